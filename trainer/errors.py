@@ -1,0 +1,8 @@
+"""The one exception for what a person can mend."""
+
+
+class UserError(Exception):
+    """Something the person can put right: says what is wrong, with which file or field, and what to do.
+
+    The command line prints it in one line, without a traceback, and exits with 2.
+    """

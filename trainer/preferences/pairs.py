@@ -1,0 +1,107 @@
+"""What a judged pair is, and what a source of pairs gives."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+
+class PictureRef(Protocol):
+    """Where the bytes of one picture are: a file, or a cell of a parquet file."""
+
+    @property
+    def sha256(self) -> str:
+        """Content hash of the bytes as stored, hexadecimal."""
+
+    @property
+    def label(self) -> str:
+        """How to name this picture to a person, e.g. ``cats/w/3.png`` or ``train.parquet row 12, jpg_0``."""
+
+    def read(self) -> bytes:
+        """The bytes as stored. Raises UserError where they cannot be read any more."""
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two pictures of one prompt, and which of them is preferred.
+
+    preference: share of the judgements that were for `chosen`, in [0.5, 1]; weight: multiplies the pair's loss.
+    """
+
+    prompt: str
+    chosen: PictureRef
+    rejected: PictureRef
+    preference: float = 1.0
+    weight: float = 1.0
+
+    @property
+    def id(self) -> str:
+        """The same two pictures under the same prompt are the same pair, wherever they lie. 16 hexadecimal digits."""
+        text = "\0".join((self.prompt, self.chosen.sha256, self.rejected.sha256))
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """Rows of a source that are not trained on, and why."""
+
+    reason: str
+    count: int
+    examples: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class PairSet:
+    """All trainable pairs of one source, in the source's order, and what was left out of it."""
+
+    pairs: tuple[Pair, ...]
+    left_out: tuple[LeftOut, ...] = ()
+    source: str = ""
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of the pairs, their preferences and weights; independent of their order and place. 16 hex digits."""
+        rows = sorted(f"{pair.id} {pair.preference!r} {pair.weight!r}" for pair in self.pairs)
+        return hashlib.sha256("\n".join(rows).encode()).hexdigest()[:16]
+
+
+class PairSource(Protocol):
+    """Something that gives judged pairs."""
+
+    def load(self) -> PairSet:
+        """Read every pair. Raises UserError naming the file, row and mend for what cannot be trained on."""
+
+
+@dataclass(frozen=True)
+class Split:
+    """Pairs to train on and pairs kept aside, divided by prompt so that no prompt is on both sides."""
+
+    train: tuple[Pair, ...]
+    held_out: tuple[Pair, ...] = field(default=())
+
+
+def split_by_prompt(pairs: Sequence[Pair], held_out_share: float) -> Split:
+    """Divide `pairs` by a hash of each prompt: a prompt stays on its side when the dataset grows.
+
+    held_out_share: in [0, 1), the expected share of prompts kept aside.
+    """
+    train: list[Pair] = []
+    held_out: list[Pair] = []
+    for pair in pairs:
+        (held_out if _position(pair.prompt) < held_out_share else train).append(pair)
+    return Split(tuple(train), tuple(held_out))
+
+
+def _position(prompt: str) -> float:
+    digest = hashlib.sha256(b"held-out\0" + prompt.encode()).digest()
+    return int.from_bytes(digest[:8], "big") / 2**64
+
+
+def left_out(reasons: Iterable[tuple[str, str]], most_examples: int = 5) -> tuple[LeftOut, ...]:
+    """Count (reason, where) by reason, keeping a few places as examples."""
+    places: dict[str, list[str]] = {}
+    for reason, where in reasons:
+        places.setdefault(reason, []).append(where)
+    return tuple(LeftOut(reason, len(at), tuple(at[:most_examples])) for reason, at in places.items())
