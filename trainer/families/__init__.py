@@ -1,0 +1,1 @@
+"""Base-model families: one file each. `open_base` in opening.py finds out which one a model is."""

@@ -1,0 +1,112 @@
+"""What a base model must be able to do, whichever family it is of."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+TextTensors = Mapping[str, Tensor]
+"""What a family's text encoders say, by name; one prompt: no batch axis; a batch: stacked along axis 0."""
+
+
+@dataclass(frozen=True)
+class Framing:
+    """How a picture was scaled and cropped, in pixels (SDXL conditions on it; other families ignore it)."""
+
+    original_height: int
+    original_width: int
+    crop_top: int
+    crop_left: int
+    target_height: int
+    target_width: int
+
+    def as_list(self) -> list[int]:
+        """SDXL's order of time ids: original size, crop corner, target size; height before width."""
+        return [
+            self.original_height,
+            self.original_width,
+            self.crop_top,
+            self.crop_left,
+            self.target_height,
+            self.target_width,
+        ]
+
+
+@dataclass(frozen=True)
+class NoiseSchedule:
+    """The forward process of a base: noisy = sqrt(a_t) * clean + sqrt(1 - a_t) * noise.
+
+    alphas_cumprod: (timesteps,) float32 on the CPU; prediction: "epsilon" or "v_prediction" (Salimans & Ho 2022).
+    """
+
+    alphas_cumprod: Tensor
+    prediction: str
+
+    @property
+    def timesteps(self) -> int:
+        return len(self.alphas_cumprod)
+
+    def add_noise(self, clean: Tensor, noise: Tensor, timestep: Tensor) -> Tensor:
+        """clean, noise: (n, c, h, w); timestep: (n,) integers. Returns (n, c, h, w)."""
+        signal, sigma = self._scales(clean, timestep)
+        return signal * clean + sigma * noise
+
+    def target(self, clean: Tensor, noise: Tensor, timestep: Tensor) -> Tensor:
+        """What the model should answer for `add_noise` of the same arguments."""
+        if self.prediction == "epsilon":
+            return noise
+        signal, sigma = self._scales(clean, timestep)
+        return signal * noise - sigma * clean
+
+    def to(self, device: torch.device) -> NoiseSchedule:
+        return NoiseSchedule(self.alphas_cumprod.to(device), self.prediction)
+
+    def _scales(self, like: Tensor, timestep: Tensor) -> tuple[Tensor, Tensor]:
+        alpha = self.alphas_cumprod.to(like.device)[timestep].to(like.dtype).view(-1, 1, 1, 1)
+        return alpha.sqrt(), (1 - alpha).sqrt()
+
+
+class TextEncoder(Protocol):
+    """The text encoders of a base, loaded onto a device."""
+
+    def __call__(self, prompts: Sequence[str]) -> list[dict[str, Tensor]]:
+        """One dict of CPU tensors (no batch axis) for each prompt; long prompts are cut as the family does."""
+
+
+class Base(Protocol):
+    """One base model on disk: opened (what it is), its parts loaded one at a time when asked for."""
+
+    family: str
+    """"sdxl" or "sd15"."""
+    path: Path
+    """The folder or the single file (a hub id has been resolved to its cached snapshot folder)."""
+    resolution: int
+    """Side in px of the square whose area the base was trained for (1024, 512; the tiny world: 64)."""
+    latent_factor: int
+    """Pixels per latent cell along each side (8; the tiny world: 4)."""
+    schedule: NoiseSchedule
+    scheduler_config: Mapping[str, Any]
+    """For samplers of diffusers."""
+
+    def identity(self, part: str = "all") -> str:
+        """Content hash, 16 hex digits, of the weights of a part: "text", "vae", "unet" or "all"."""
+
+    def load_text(self, device: torch.device, dtype: torch.dtype) -> TextEncoder: ...
+
+    def load_vae(self, device: torch.device) -> nn.Module:
+        """A diffusers AutoencoderKL in a dtype in which it cannot overflow on this device."""
+
+    def load_unet(self, device: torch.device, dtype: torch.dtype) -> nn.Module:
+        """A diffusers UNet2DConditionModel, frozen, in evaluation mode."""
+
+    def predict(self, unet: nn.Module, noisy: Tensor, timestep: Tensor, text: TextTensors, framing: Tensor) -> Tensor:
+        """The UNet's answer in the schedule's prediction type.
+
+        noisy: (n, c, h, w); timestep: (n,); text: batched, first axis n; framing: (n, 6), see Framing.as_list.
+        Returns (n, c, h, w).
+        """
