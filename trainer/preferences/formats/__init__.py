@@ -1,0 +1,1 @@
+"""Layouts of judged pairs in the wild, one file each."""
