@@ -1,0 +1,225 @@
+"""Everything a run can be told: RunConfig and its parts. The command line's flags and run.toml come from here.
+
+A misspelt key is an error. Every field says its unit and the reason to change it.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+import sys
+from pathlib import Path
+from typing import Any, Literal
+
+import tomli_w
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from .errors import UserError
+from .objectives import DPO, SFT, DPOPlusSFT, MaPO, Objective
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, use_attribute_docstrings=True)
+
+
+class DataConfig(_Part):
+    """The judged pairs, and how their pictures are shown to the model."""
+
+    pairs: str = ""
+    """Folder or file of judged pairs: Pick-a-Pic parquet, metadata.jsonl, or kohya w/ and l/ folders."""
+    bad_pairs: Literal["stop", "skip"] = "stop"
+    """A pair that cannot be trained on (missing picture, empty caption ...): stop, or skip and list it."""
+    held_out: float = Field(0.1, ge=0, lt=1)
+    """Share of prompts kept aside to measure agreement on."""
+    resolution: int | None = Field(None, ge=16)
+    """Side in px of the square whose area the pictures get; by default what the base was trained for."""
+    flip: bool = False
+    """Also show both pictures of a pair mirrored. Not for taste about left and right, or text."""
+    caption_dropout: float = Field(0.0, ge=0, lt=1)
+    """Share of pairs shown without their caption; moves the taste into the unprompted model too."""
+    workers: int = Field(2, ge=1)
+    """Threads that read and decode pictures while others are encoded."""
+
+
+class AdapterConfig(_Part):
+    """The LoRA that is trained."""
+
+    rank: int = Field(16, ge=1)
+    """Rank of the LoRA. More holds more, weighs more and overfits sooner."""
+    alpha: float | None = Field(None, gt=0)
+    """Scale numerator: the LoRA acts with alpha / rank. By default the rank."""
+    dropout: float = Field(0.0, ge=0, lt=1)
+    """Share of LoRA inputs zeroed in training, against overfitting."""
+    targets: Literal["attention", "all"] = "all"
+    """Layers that get a LoRA: attention only, or also projections and feed-forward (learns styles better)."""
+    rslora: bool = False
+    """Scale with alpha / sqrt(rank), so that high ranks learn as fast as low ones."""
+    continue_from: str | None = None
+    """A LoRA file whose weights, rank and alpha this training starts from."""
+
+
+class ObjectiveConfig(_Part):
+    """What is optimized, and how hard the rejected picture is pushed away."""
+
+    kind: Literal["mapo", "dpo", "sft", "dpo+sft"] = "mapo"
+    """mapo; the others are there to compare with."""
+    weight: float = Field(1 / 64, ge=0)
+    """mapo: weight of the margin term; dpo+sft: weight of the likelihood term."""
+    temperature: float = Field(64.0, gt=0)
+    """mapo: multiplies the margin inside the sigmoid. Higher: near ties matter more."""
+    scale: float = Field(1.0, gt=0)
+    """mapo: multiplies the errors inside the link."""
+    beta: float = Field(2000.0, gt=0)
+    """dpo, dpo+sft: strength of the pull towards the reference."""
+
+    def build(self) -> Objective:
+        """The objective that these knobs describe."""
+        if self.kind == "mapo":
+            return MaPO(self.weight, self.temperature, self.scale)
+        if self.kind == "dpo":
+            return DPO(self.beta)
+        if self.kind == "dpo+sft":
+            return DPOPlusSFT(self.beta, self.weight)
+        return SFT()
+
+
+class OptimizerConfig(_Part):
+    """How the LoRA's weights are moved."""
+
+    optimizer: Literal["adamw8bit", "adamw"] = "adamw8bit"
+    """8-bit states need a quarter of the memory of AdamW's."""
+    learning_rate: float = Field(1e-4, gt=0)
+    """Peak learning rate. Small LoRA sets want far more than the paper's 1e-7."""
+    schedule: Literal["constant", "cosine", "linear"] = "cosine"
+    """Course of the learning rate after the warm-up."""
+    warmup_steps: int = Field(10, ge=0)
+    """Steps over which the learning rate rises from zero."""
+    weight_decay: float = Field(0.01, ge=0)
+    """Decoupled decay of the LoRA's weights towards zero."""
+    beta1: float = Field(0.9, ge=0, lt=1)
+    """Decay of the running mean of gradients."""
+    beta2: float = Field(0.99, ge=0, lt=1)
+    """Decay of the running mean of squared gradients; short runs want less than 0.999."""
+    max_gradient_norm: float = Field(1.0, gt=0)
+    """Gradients are scaled down to this norm."""
+
+
+class TrainingConfig(_Part):
+    """How long, how much at a time, in which precision."""
+
+    steps: int = Field(400, ge=1)
+    """Optimizer steps."""
+    batch_size: int = Field(1, ge=1)
+    """Pairs in one forward pass (two pictures each). Memory grows with it."""
+    accumulation: int = Field(4, ge=1)
+    """Forward passes per optimizer step; acts like a larger batch without its memory."""
+    precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """Arithmetic of the base: bfloat16 where the device has it, float16 on older cards, float32 on a CPU."""
+    gradient_checkpointing: Literal["auto", "on", "off"] = "auto"
+    """Recompute activations instead of keeping them: far less memory, a third more time. auto: on for a GPU."""
+    seed: int = Field(0, ge=0, lt=2**31)
+    """All of a run's randomness follows from it."""
+    device: str = "auto"
+    """auto, cpu, cuda, cuda:1, mps or xpu."""
+
+
+class WatchConfig(_Part):
+    """What is measured, shown and kept while training. Intervals are in steps; 0 switches a thing off."""
+
+    evaluate_every: int = Field(50, ge=0)
+    """Steps between measurements on held-out pairs (and once at each end)."""
+    evaluate_pairs: int = Field(64, ge=1)
+    """Held-out pairs that are measured, at most."""
+    evaluate_timesteps: int = Field(4, ge=1)
+    """Fixed noise levels that each held-out pair is measured at."""
+    sample_every: int = Field(200, ge=0)
+    """Steps between sample pictures (and once at each end)."""
+    sample_prompts: tuple[str, ...] = ()
+    """Prompts of the sample pictures; by default four held-out ones."""
+    sample_steps: int = Field(25, ge=1)
+    """Denoising steps of a sample picture."""
+    guidance: float = Field(5.0, ge=1)
+    """Classifier-free guidance of sample pictures."""
+    checkpoint_every: int = Field(50, ge=1)
+    """Steps between states that a killed run can go on from."""
+    log_every: int = Field(5, ge=1)
+    """Steps between lines of numbers; the only moments at which the device is waited for."""
+
+
+class RunConfig(_Part):
+    """One training run."""
+
+    name: str = "my-taste"
+    """Name of the run, of its folder and of the LoRA file."""
+    base: str = ""
+    """A diffusers folder, a hub id, a .safetensors checkpoint, or 'tiny' for the embedded one."""
+    prediction: Literal["auto", "epsilon", "v_prediction"] = "auto"
+    """What the base predicts; only for checkpoints that do not say so themselves."""
+    tokenizers: str | None = None
+    """Folder with a CLIP tokenizer, for single files; by default the hub cache."""
+    data: DataConfig = DataConfig()
+    adapter: AdapterConfig = AdapterConfig()
+    objective: ObjectiveConfig = ObjectiveConfig()
+    optimization: OptimizerConfig = OptimizerConfig()
+    training: TrainingConfig = TrainingConfig()
+    watch: WatchConfig = WatchConfig()
+
+    def checked(self) -> RunConfig:
+        """Itself, where everything that has no default was given. Raises UserError naming what is missing."""
+        if not self.base:
+            raise UserError("no base model: give --base with a .safetensors checkpoint, a diffusers folder or a hub id")
+        if not self.data.pairs:
+            raise UserError("no judged pairs: give --pairs with a folder or a parquet file of them")
+        if not re.fullmatch(r"[\w][\w .+-]*", self.name) or self.name.endswith((".", " ")):
+            raise UserError(f"{self.name!r} cannot be a file name everywhere: use letters, digits, '-', '_' and '.'")
+        if self.optimization.warmup_steps > self.training.steps:
+            raise UserError(
+                f"warmup_steps ({self.optimization.warmup_steps}) is more than steps ({self.training.steps}): lower it"
+            )
+        return self
+
+
+def read_config(path: Path) -> RunConfig:
+    """The RunConfig in a TOML file. Raises UserError naming the file and the wrong key or value."""
+    try:
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"there is no settings file {path}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} is not TOML: {error}") from None
+    return parse_config(values, str(path))
+
+
+def parse_config(values: dict[str, Any], source: str) -> RunConfig:
+    """A RunConfig from nested plain values; `source` names them in the UserError of a wrong one."""
+    try:
+        return RunConfig.model_validate(values)
+    except ValidationError as error:
+        raise UserError(f"{source}: " + "; ".join(_explain(one) for one in error.errors())) from None
+
+
+def write_config(config: RunConfig) -> str:
+    """The config as TOML text that `read_config` gives back exactly."""
+    return tomli_w.dumps(config.model_dump(mode="json", exclude_none=True))
+
+
+def _explain(error: Any) -> str:
+    path = [str(part) for part in error["loc"]]
+    key = ".".join(path)
+    if error["type"] != "extra_forbidden":
+        return f"{key}: {error['msg'].lower()} (got {error['input']!r})"
+    known = _keys_beside(path)
+    near = difflib.get_close_matches(path[-1], known, n=1)
+    return f"unknown key {key}" + (f", did you mean {near[0]}?" if near else f"; known here: {', '.join(known)}")
+
+
+def _keys_beside(path: list[str]) -> list[str]:
+    model: Any = RunConfig
+    for part in path[:-1]:
+        model = model.model_fields[part].annotation
+    return list(model.model_fields)
