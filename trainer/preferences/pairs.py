@@ -16,6 +16,10 @@ class PictureRef(Protocol):
         """Content hash of the bytes as stored, hexadecimal."""
 
     @property
+    def size(self) -> tuple[int, int]:
+        """Width and height in pixels, as it is shown: its EXIF orientation applied."""
+
+    @property
     def label(self) -> str:
         """How to name this picture to a person, e.g. ``cats/w/3.png`` or ``train.parquet row 12, jpg_0``."""
 
