@@ -1,16 +1,45 @@
-"""How do judged pairs become cached latents and text, with one model at a time on the card?"""
+"""How do judged pairs become cached latents and text, with one model at a time on the card?
+
+In phases: look what the cache holds already; load the text encoders, use them, drop them; load the VAE, use it, drop
+it. A phase with nothing to do loads nothing, so a second run over the same pairs only looks.
+
+A latent's key is (content of the picture file, bucket size, how pictures are fitted, mirrored or not, identity of the
+VAE, storage dtype); a prompt's is (the prompt, identity of the text encoders, dtype). Nothing else decides what an
+entry holds, so a cache never goes stale: another crop, size or VAE looks elsewhere.
+
+What is kept of a picture is the mean and the standard deviation of the VAE's posterior, so that every training step
+draws a fresh latent, both already times the VAE's scaling_factor, so that only this file needs to know the VAE; in
+float16: scaled latents are a few units large, where float16 rounds by at most 0.002, an eighth of what the bfloat16
+arithmetic of training rounds them by, and it halves the disk space (256 KB a picture at 1024 px).
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from . import cache as entries
+from .buckets import Size, bucket_for, buckets
+from .device import release_memory
+from .errors import UserError
 from .families.base import Base, Framing
-from .preferences.pairs import Pair
+from .pictures import FIT_VERSION, Fit, apply, fit, open_picture
+from .preferences.pairs import Pair, PictureRef
+
+STORED = torch.float16
+_PROMPTS_A_BATCH = 8
+_CHECKED_A_REPORT = 100
+_PIXELS_A_BATCH = 1024 * 1024
+# One 1024 px picture already keeps a consumer card busy, and a larger batch would only ask for more memory: on Windows
+# the driver would hand out slow shared memory before torch ever saw an error.
+_MOST_A_BATCH = 16
 
 
 @dataclass(frozen=True)
@@ -22,7 +51,7 @@ class EncodedPair:
     """
 
     pair: Pair
-    bucket: tuple[int, int]
+    bucket: Size
     framing: Framing
     text: Path
     chosen: Path
@@ -52,7 +81,7 @@ class EncodedPairs:
 class EncodeProgress:
     """phase: "check" (what is cached already), "text" or "latents"; done and total count entries of that phase.
 
-    reused: entries of the whole encode that were found sound in the cache.
+    reused: entries of the whole encode that were found sound in the cache so far.
     """
 
     phase: str
@@ -76,10 +105,62 @@ def encode(
     """Encode what the cache lacks: prompts first, then pictures, and load no model that nothing needs.
 
     prompts: further prompts, for samples. resolution: side in px of the square whose area every bucket keeps within.
-    flip: mirrored pictures too. workers: threads that decode pictures while the device encodes.
+    flip: mirrored pictures too. workers: threads that decode pictures while the device encodes; the result is the same
+    for any number. progress may raise to stop: what is encoded by then stays in the cache.
     Raises UserError naming the picture that cannot be read or encoded, and the folder if the disk is full.
     """
-    raise NotImplementedError
+    device = torch.device(device)
+    text_dtype = torch.float16 if device.type == "cuda" else torch.float32
+    text_identity, vae_identity = base.identity("text"), base.identity("vae")
+    sizes = buckets(resolution, base.latent_factor)
+
+    texts = {
+        prompt: entries.entry(cache, "text", prompt, text_identity, text_dtype)
+        for prompt in dict.fromkeys(["", *prompts, *(pair.prompt for pair in pairs)])
+    }
+    works: dict[tuple[str, Size], _Work] = {}
+    upscaled: dict[str, None] = {}
+
+    def latents(picture: PictureRef, how: Fit) -> tuple[Path, Path | None]:
+        paths = [
+            entries.entry(cache, "latents", picture.sha256, how.target, FIT_VERSION, mirrored, vae_identity, STORED)
+            for mirrored in (False, True)
+        ]
+        if how.upscaled:
+            upscaled[picture.label] = None
+        wanted = tuple(enumerate(paths if flip else paths[:1]))
+        works.setdefault((picture.sha256, how.target), _Work(picture, how, tuple((bool(m), p) for m, p in wanted)))
+        return paths[0], paths[1] if flip else None
+
+    encoded: list[EncodedPair] = []
+    for pair in pairs:
+        bucket = bucket_for(*pair.chosen.size, sizes)
+        how = fit(pair.chosen.size, bucket)
+        chosen, chosen_flipped = latents(pair.chosen, how)
+        rejected, rejected_flipped = latents(pair.rejected, fit(pair.rejected.size, bucket))
+        encoded.append(
+            EncodedPair(
+                pair, bucket, how.framing, texts[pair.prompt], chosen, rejected, chosen_flipped, rejected_flipped
+            )
+        )
+
+    entries.sweep(cache)
+    paths = [*texts.values(), *(path for work in works.values() for _, path in work.entries)]
+    missing = _missing(paths, workers, progress)
+    reused = len(paths) - len(missing)
+
+    def report(phase: str) -> Callable[[int, int], None]:
+        return lambda done, total: progress(EncodeProgress(phase, done, total, reused))
+
+    new_texts = {prompt: path for prompt, path in texts.items() if path in missing}
+    if new_texts:
+        _encode_texts(base, new_texts, device, text_dtype, report("text"))
+        release_memory(device)
+    new_works = [work for work in (work.only(missing) for work in works.values()) if work.entries]
+    if new_works:
+        _encode_pictures(base, new_works, device, workers, report("latents"))
+        release_memory(device)
+    return EncodedPairs(tuple(encoded), texts, tuple(upscaled), reused, len(missing))
 
 
 def load_latent(path: Path) -> tuple[Tensor, Tensor]:
@@ -87,7 +168,8 @@ def load_latent(path: Path) -> tuple[Tensor, Tensor]:
 
     A fresh latent is `mean + std * torch.randn_like(std)`, ready for the UNet. Raises UserError on a damaged entry.
     """
-    raise NotImplementedError
+    tensors = entries.read(path)
+    return tensors["mean"].float(), tensors["std"].float()
 
 
 def load_text(path: Path) -> dict[str, Tensor]:
@@ -95,4 +177,132 @@ def load_text(path: Path) -> dict[str, Tensor]:
 
     Raises UserError on a damaged entry.
     """
-    raise NotImplementedError
+    return entries.read(path)
+
+
+@dataclass(frozen=True)
+class _Work:
+    """One picture at one size, and the entries wanted of it: (mirrored, path)."""
+
+    picture: PictureRef
+    how: Fit
+    entries: tuple[tuple[bool, Path], ...]
+
+    def only(self, missing: set[Path]) -> _Work:
+        return _Work(self.picture, self.how, tuple(one for one in self.entries if one[1] in missing))
+
+    def decode(self) -> list[_Pixels]:
+        image = open_picture(self.picture)
+        fitted = np.asarray(apply(image, self.how))
+        return [
+            _Pixels(self.picture.label, path, np.ascontiguousarray(fitted[:, ::-1]) if mirrored else fitted)
+            for mirrored, path in self.entries
+        ]
+
+
+@dataclass(frozen=True)
+class _Pixels:
+    """rgb: (height, width, 3) uint8."""
+
+    label: str
+    path: Path
+    rgb: np.ndarray
+
+
+def _missing(paths: Sequence[Path], workers: int, progress: Callable[[EncodeProgress], None]) -> set[Path]:
+    missing: set[Path] = set()
+    with ThreadPoolExecutor(max(1, workers)) as pool:
+        for done, (path, sound) in enumerate(zip(paths, pool.map(entries.is_sound, paths), strict=True), start=1):
+            if not sound:
+                missing.add(path)
+            if done % _CHECKED_A_REPORT == 0 or done == len(paths):
+                progress(EncodeProgress("check", done, len(paths), done - len(missing)))
+    return missing
+
+
+def _encode_texts(
+    base: Base, texts: Mapping[str, Path], device: torch.device, dtype: torch.dtype, report: Callable[[int, int], None]
+) -> None:
+    encoder = base.load_text(device, dtype)
+    prompts = list(texts)
+    for start in range(0, len(prompts), _PROMPTS_A_BATCH):
+        batch = prompts[start : start + _PROMPTS_A_BATCH]
+        with torch.inference_mode():
+            answers = encoder(batch)
+        for prompt, tensors in zip(batch, answers, strict=True):
+            if not all(tensor.isfinite().all() for tensor in tensors.values()):
+                raise UserError(f"the text encoders of {base.path} give no finite answer for the prompt {prompt!r}")
+            entries.write(texts[prompt], {name: tensor.cpu() for name, tensor in tensors.items()})
+        report(start + len(batch), len(prompts))
+
+
+def _encode_pictures(
+    base: Base, works: Sequence[_Work], device: torch.device, workers: int, report: Callable[[int, int], None]
+) -> None:
+    vae = base.load_vae(device)
+    done, total = 0, sum(len(work.entries) for work in works)
+    for batch in _batches(_decoded(works, workers)):
+        pixels = torch.from_numpy(np.stack([one.rgb for one in batch])).permute(0, 3, 1, 2)
+        means, stds = _posterior(vae, pixels, device, batch)
+        for one, mean, std in zip(batch, means, stds, strict=True):
+            if not (mean.isfinite().all() and std.isfinite().all()):
+                raise UserError(
+                    f"the VAE of {base.path} gives no finite latent for {one.label}; "
+                    "leave that pair out, or use a VAE that is sound in half precision"
+                )
+            entries.write(one.path, {"mean": mean, "std": std})
+        done += len(batch)
+        report(done, total)
+
+
+def _decoded(works: Sequence[_Work], workers: int) -> Iterator[_Pixels]:
+    """Pictures in the order of `works`, decoded ahead by threads: never more than a few at once, however many."""
+    workers = max(1, workers)
+    pool = ThreadPoolExecutor(workers, thread_name_prefix="decode")
+    waiting: deque[Future[list[_Pixels]]] = deque()
+    try:
+        for work in works:
+            waiting.append(pool.submit(work.decode))
+            if len(waiting) > 2 * workers:
+                yield from waiting.popleft().result()
+        while waiting:
+            yield from waiting.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _batches(pixels: Iterator[_Pixels]) -> Iterator[list[_Pixels]]:
+    """Batches of one size each. What waits for its batch to fill is at most one batch a bucket."""
+    filling: dict[tuple[int, ...], list[_Pixels]] = {}
+    for one in pixels:
+        size = one.rgb.shape
+        batch = filling.setdefault(size, [])
+        batch.append(one)
+        if len(batch) >= min(_MOST_A_BATCH, max(1, _PIXELS_A_BATCH // (size[0] * size[1]))):
+            yield filling.pop(size)
+    yield from filling.values()
+
+
+def _posterior(vae: nn.Module, rgb: Tensor, device: torch.device, batch: Sequence[_Pixels]) -> tuple[Tensor, Tensor]:
+    """Scaled means and standard deviations, (n, c, h, w) in the storage dtype on the CPU, of uint8 rgb (n, 3, H, W).
+
+    Out of memory halves the batch; a single picture that does not fit raises UserError naming it.
+    """
+    try:
+        with torch.inference_mode():
+            pixels = rgb.to(device).to(vae.dtype) / 127.5 - 1
+            posterior = vae.encode(pixels).latent_dist
+            scale = vae.config.scaling_factor
+            return tuple((part.float() * scale).to(STORED).cpu() for part in (posterior.mean, posterior.std))
+    except torch.OutOfMemoryError:
+        if len(batch) == 1:
+            size = f"{rgb.shape[3]} x {rgb.shape[2]} px"
+            raise UserError(
+                f"not enough memory on {device} to encode {batch[0].label} at {size}; "
+                "close what else uses the card, or choose a smaller resolution"
+            ) from None
+    # Outside the handler: while the error lives, so does everything that filled the memory.
+    release_memory(device)
+    half = len(batch) // 2
+    parts = [_posterior(vae, rgb[:half], device, batch[:half]), _posterior(vae, rgb[half:], device, batch[half:])]
+    return torch.cat([parts[0][0], parts[1][0]]), torch.cat([parts[0][1], parts[1][1]])

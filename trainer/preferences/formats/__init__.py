@@ -1,1 +1,1 @@
-"""Layouts of judged pairs in the wild, one file each."""
+"""Layouts in which judged pairs lie on disk."""

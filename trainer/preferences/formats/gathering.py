@@ -1,0 +1,136 @@
+"""What do the rows of a data set add up to: pairs, rows left out, or an error that lists what is broken?
+
+A format reader hands every row to one `Gathering`; what counts as a preference is decided here, for all formats:
+
+- two scores become the first picture's share, score_0 / (score_0 + score_1): 1/0 and true/false say 1, 0.7/0.3 says
+  0.7, three votes to one say 0.75;
+- several judgements of the same two pictures under the same prompt are one pair, whose preference is the mean of their
+  shares (a tie among them counts as one half), weighted by their weights, and whose weight is the largest of theirs: a
+  pair shown to ten people is not ten times as important, only better known;
+- a share of one half is a tie. Ties and rows without a judgement are counted, named and never trained on.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from ...errors import UserError
+from ..pairs import LeftOut, Pair, PairSet, PictureRef, left_out
+
+BAD_CHOICES = ("stop", "skip")
+TIE = "tie: neither picture is preferred"
+UNLABELLED = "not labelled"
+REPEATED = "further judgement of a pair that is already there; combined into one"
+_NAMED = 5
+
+
+@dataclass
+class _Judged:
+    """All judgements of two pictures under one prompt; `first` is the one whose hash sorts first."""
+
+    prompt: str
+    first: PictureRef
+    second: PictureRef
+    where: str
+    shares: list[tuple[float, float]] = field(default_factory=list)
+
+
+class Gathering:
+    """Takes rows in the source's order. bad: "stop" makes `pairs` raise if anything is broken, "skip" leaves it out."""
+
+    def __init__(self, bad: str = "stop"):
+        if bad not in BAD_CHOICES:
+            raise UserError(f"broken pairs can be met with {' or '.join(BAD_CHOICES)}, not with {bad!r}")
+        self._bad = bad
+        self._judged: dict[tuple[str, str, str], _Judged] = {}
+        self._left_out: list[tuple[str, str]] = []
+        self._broken: list[tuple[str, str]] = []
+
+    def judged(
+        self, prompt: str, picture_0: PictureRef, picture_1: PictureRef, share_0: float, where: str, weight: float = 1.0
+    ) -> None:
+        """A judgement: share_0, in [0, 1], is how far it is for picture_0; where: names the row to a person."""
+        prompt = " ".join(prompt.split())
+        if not prompt:
+            return self.broken("the caption is empty", where)
+        if picture_0.sha256 == picture_1.sha256:
+            return self.broken("the two pictures are identical", where)
+        if picture_1.sha256 < picture_0.sha256:
+            picture_0, picture_1, share_0 = picture_1, picture_0, 1 - share_0
+        key = (prompt, picture_0.sha256, picture_1.sha256)
+        known = self._judged.setdefault(key, _Judged(prompt, picture_0, picture_1, where))
+        if known.shares:
+            self.leave_out(REPEATED, where)
+        known.shares.append((share_0, weight))
+        return None
+
+    def leave_out(self, reason: str, where: str) -> None:
+        """A sound row that is not trained on."""
+        self._left_out.append((reason, where))
+
+    def broken(self, reason: str, where: str) -> None:
+        """A row that somebody should mend."""
+        self._broken.append((reason, where))
+
+    def pairs(self, source: str) -> PairSet:
+        """Everything handed in so far. Raises UserError for broken rows (if bad is "stop") and if no pair is left."""
+        if self._broken and self._bad == "stop":
+            raise UserError(self._broken_sentence(source))
+        pairs: list[Pair] = []
+        others = [*self._left_out, *self._broken]
+        for judged in self._judged.values():
+            pair = _pair(judged)
+            if pair is None:
+                others.append((TIE, judged.where))
+            else:
+                pairs.append(pair)
+        without = left_out(others)
+        if not pairs:
+            raise UserError(f"{source} holds no pair to train on: {counts(without) or 'it is empty'}")
+        return PairSet(tuple(pairs), without, source)
+
+    def _broken_sentence(self, source: str) -> str:
+        named = "; ".join(f"{where}: {reason}" for reason, where in self._broken[:_NAMED])
+        more = len(self._broken) - _NAMED
+        rest = f"; and {more} more" if more > 0 else ""
+        number = "1 pair is" if len(self._broken) == 1 else f"{len(self._broken)} pairs are"
+        return (
+            f"{number} broken in {source}: {named}{rest}. "
+            "Mend or remove them, or choose `skip` for broken pairs: it leaves them out and lists them"
+        )
+
+
+def share(score_0: object, score_1: object) -> float | None:
+    """The first picture's share in [0, 1] of two scores: one half for a tie, None if either is missing (None or NaN).
+
+    Raises ValueError for scores that mean nothing: text, negative or infinite numbers.
+    """
+    scores = []
+    for score in (score_0, score_1):
+        if score is None or score != score:
+            return None
+        if not isinstance(score, (bool, int, float)) or not 0 <= score < math.inf:
+            raise ValueError(f"the scores {score_0!r} and {score_1!r} mean nothing: numbers of 0 or more are needed")
+        scores.append(float(score))
+    total = sum(scores)
+    return scores[0] / total if total else 0.5
+
+
+def counts(without: Iterable[LeftOut]) -> str:
+    """In words: ``3 tie: neither picture is preferred; 1 not labelled``."""
+    return "; ".join(f"{one.count} x {one.reason}" for one in without)
+
+
+def _pair(judged: _Judged) -> Pair | None:
+    total = sum(weight for _, weight in judged.shares)
+    for_first = sum(share * weight for share, weight in judged.shares) / total
+    if math.isclose(for_first, 0.5, abs_tol=1e-9):
+        return None
+    chosen, rejected = judged.first, judged.second
+    if for_first < 0.5:
+        chosen, rejected = rejected, chosen
+    # Rounded: 0.7/0.3 must not become 0.7000000000000001 when the pictures' hashes sort the other way round.
+    preference = round(max(for_first, 1 - for_first), 9)
+    return Pair(judged.prompt, chosen, rejected, preference, max(weight for _, weight in judged.shares))
