@@ -1,0 +1,90 @@
+"""How well the model agrees with judgements that it was not trained on."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from .batches import PairBatch, draw_pair, seeded, stack
+from .encode import EncodedPair
+from .families.base import Base
+from .objectives import Objective
+from .pair_errors import pair_errors
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """Measured on held-out pairs at fixed noise and noise levels, so that two moments of a run can be compared.
+
+    agreement: share of pairs whose margin, averaged over the noise levels, is positive; low, high: its 95 % interval.
+    winner_error, loser_error: mean squared errors on the chosen and the rejected pictures; margin: their mean margin.
+    """
+
+    pairs: int
+    agreement: float
+    low: float
+    high: float
+    winner_error: float
+    loser_error: float
+    margin: float
+
+
+class HeldOut:
+    """The held-out pairs of a run, with noise and noise levels that depend on nothing but the pair."""
+
+    def __init__(self, pairs: Sequence[EncodedPair], *, timesteps: int, levels: int, batch_size: int):
+        """timesteps: of the base's schedule; levels: how many of them are measured; batch_size: forwards at once."""
+        self._pairs = pairs
+        self._batch_size = batch_size
+        # The middles of equal parts of the schedule: every kind of error counts, none twice.
+        self._levels = [int((level + 0.5) * timesteps / levels) for level in range(levels)]
+
+    def __len__(self) -> int:
+        return len(self._pairs)
+
+    @torch.no_grad()
+    def measure(self, base: Base, unet: nn.Module, objective: Objective, device: torch.device) -> Agreement:
+        """Leaves the model in the mode it was in; the device is waited for once, at the end."""
+        training = unet.training
+        unet.eval()
+        rows = [self._measure_pair(pair, base, unet, objective, device) for pair in self._pairs]
+        unet.train(training)
+        winner, loser, margin = torch.stack(rows).cpu().T
+        agreeing = int((margin > 0).sum())
+        low, high = wilson_interval(agreeing, len(rows))
+        return Agreement(
+            len(rows), agreeing / len(rows), low, high, winner.mean().item(), loser.mean().item(), margin.mean().item()
+        )
+
+    def _measure_pair(
+        self, encoded: EncodedPair, base: Base, unet: nn.Module, objective: Objective, device: torch.device
+    ) -> Tensor:
+        """(3,): winner error, loser error and margin, averaged over the noise levels."""
+        seen = []
+        for batch in self._batches(encoded):
+            errors = pair_errors(base, unet, batch.to(device), reference=objective.needs_reference)
+            seen.append(torch.stack([errors.chosen, errors.rejected, objective(errors).margin.to(errors.chosen)]))
+        return torch.cat(seen, dim=1).mean(dim=1)
+
+    def _batches(self, encoded: EncodedPair) -> list[PairBatch]:
+        rows = [
+            draw_pair(encoded, torch.tensor([level]), seeded("held-out", encoded.pair.id, level))
+            for level in self._levels
+        ]
+        most = self._batch_size
+        return [stack(rows[i : i + most]) for i in range(0, len(rows), most)]
+
+
+def wilson_interval(hits: int, trials: int, z: float = 1.96) -> tuple[float, float]:
+    """The 95 % interval of a share (Wilson 1927), which stays inside [0, 1] and is honest for few trials."""
+    if not trials:
+        return 0.0, 1.0
+    share = hits / trials
+    centre = share + z * z / (2 * trials)
+    spread = z * math.sqrt(share * (1 - share) / trials + z * z / (4 * trials * trials))
+    whole = 1 + z * z / trials
+    return max(0.0, (centre - spread) / whole), min(1.0, (centre + spread) / whole)

@@ -1,0 +1,100 @@
+"""The model that learns: base, LoRA, optimizer and precision put together, and one optimizer step of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import nullcontext
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+
+from . import adapters
+from .batches import PairBatch, seeded
+from .checkpoints import Origin, State
+from .config import RunConfig
+from .device import DTYPES, pick_precision
+from .families.base import Base
+from .lora_file import read_lora
+from .meter import Meter
+from .optimizers import build_optimizer, lr_factor
+from .pair_errors import pair_errors
+
+_MIXED = {"float32": "no", "bfloat16": "bf16", "float16": "fp16"}
+
+
+class Learner:
+    """Holds the UNet with its LoRA on `device`. `note` is a sentence where something else than asked for was taken."""
+
+    def __init__(self, config: RunConfig, base: Base, device: torch.device):
+        """Load the UNet, freeze it, put a LoRA onto it (the one to continue from, if any) and build the optimizer."""
+        training = config.training
+        self.base = base
+        self.objective = config.objective.build()
+        self.settings, initial = lora_settings(config)
+        self.precision = pick_precision(training.precision, device)
+        self._config = config
+
+        unet = base.load_unet(device, DTYPES[self.precision])
+        if training.gradient_checkpointing == "on" or (
+            training.gradient_checkpointing == "auto" and device.type != "cpu"
+        ):
+            unet.enable_gradient_checkpointing()
+        self._parameters = adapters.attach(unet, self.settings, training.seed)
+        if initial is not None:
+            adapters.load_state(unet, initial)
+        optimizer, self.note = build_optimizer(config.optimization, self._parameters)
+
+        AcceleratorState._reset_state()  # precision is this run's, not that of a run before it in this process
+        self._accelerator = Accelerator(cpu=device.type == "cpu", mixed_precision=_MIXED[self.precision])
+        self.unet, self._optimizer = self._accelerator.prepare(unet, optimizer)
+        self.unet.train()
+
+    def learn(self, step: int, batches: Sequence[PairBatch], meter: Meter) -> None:
+        """Optimizer step number `step`, from 0, on the mean loss over all pairs of `batches`.
+
+        Does not wait for the device: the numbers go to `meter`, which reads them later.
+        """
+        config = self._config
+        # LoRA dropout draws from the global generators; seeding them makes a step a function of its number.
+        torch.manual_seed(seeded(config.training.seed, "step", step).initial_seed())
+        pairs = sum(map(len, batches))
+        for number, batch in enumerate(batches, 1):
+            last = number == len(batches)
+            with nullcontext() if last else self._accelerator.no_sync(self.unet):
+                errors = pair_errors(self.base, self.unet, batch, reference=self.objective.needs_reference)
+                judged = self.objective(errors)
+                share = len(batch) / pairs
+                self._accelerator.backward(judged.loss.to(errors.chosen.device) * share)
+            meter.add(judged, errors, share)
+        norm = self._accelerator.clip_grad_norm_(self._parameters, config.optimization.max_gradient_norm)
+        rate = config.optimization.learning_rate * lr_factor(config.optimization, step, config.training.steps)
+        for group in self._optimizer.param_groups:
+            group["lr"] = rate
+        self._optimizer.step()
+        self._optimizer.zero_grad()
+        meter.end_step(step + 1, rate, norm, batches)
+
+    def state(self, step: int, origin: Origin) -> State:
+        """Everything needed to go on after `step` steps."""
+        optimizer = {"optimizer": self._optimizer.state_dict()}
+        if self._accelerator.scaler is not None:
+            optimizer["scaler"] = self._accelerator.scaler.state_dict()
+        return State(step, adapters.state(self.unet), optimizer, origin)
+
+    def restore(self, state: State) -> None:
+        """Go back to a saved state."""
+        adapters.load_state(self.unet, state.adapter)
+        self._optimizer.load_state_dict(state.optimizer["optimizer"])
+        if self._accelerator.scaler is not None and "scaler" in state.optimizer:
+            self._accelerator.scaler.load_state_dict(state.optimizer["scaler"])
+
+
+def lora_settings(config: RunConfig) -> tuple[adapters.LoraSettings, dict[str, torch.Tensor] | None]:
+    """The shape of the LoRA and its first weights: those of the file to continue from, else as configured and None."""
+    if config.adapter.continue_from:
+        file = read_lora(Path(config.adapter.continue_from))
+        return file.settings, file.state
+    asked = config.adapter
+    return adapters.LoraSettings(asked.rank, asked.alpha, asked.dropout, asked.targets, asked.rslora), None

@@ -1,0 +1,232 @@
+"""The training of one run, from judged pairs to a LoRA file: read `_train` top to bottom, like a recipe."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+
+import torch
+from filelock import FileLock, Timeout
+
+from .batches import BatchSettings, PairBatches, batches_by_step
+from .checkpoints import load_state, save_state
+from .config import RunConfig
+from .device import pick_device
+from .encode import load_text
+from .errors import UserError
+from .evaluate import Agreement, HeldOut
+from .learner import Learner
+from .lora_file import write_lora
+from .meter import Meter
+from .preparation import Material, prepare
+from .report import write_report
+from .runs import Run
+from .samples import Samples
+from .stopping import StopRequest, StopRequested
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a training ended: after `step` of `steps` steps, with what was learned in the LoRA file `lora`.
+
+    agreement: the last measurement on held-out pairs, None where there are none.
+    """
+
+    step: int
+    steps: int
+    lora: Path
+    agreement: Agreement | None
+
+    @property
+    def finished(self) -> bool:
+        return self.step == self.steps
+
+
+def train(run: Run, stop: StopRequest) -> Outcome:
+    """Train `run` from its newest state, or from the start where it has none.
+
+    Raises UserError for what a person can mend, StopRequested where it was asked to stop before the first step.
+    """
+    with _alone(run), stop.listening():
+        try:
+            return _train(run, run.config().checked(), stop)
+        except StopRequested:
+            run.log("stopped", step=0)
+            raise
+        except Exception as error:
+            run.log("failed", error=str(error) or type(error).__name__)
+            raise
+
+
+def _train(run: Run, config: RunConfig, stop: StopRequest) -> Outcome:
+    steps, watch = config.training.steps, config.watch
+    device = pick_device(config.training.device)
+
+    # Everything is encoded before the UNet is loaded, so that one model is on the device at a time.
+    material = prepare(config, run.workspace, device, run, stop)
+    learner = Learner(config, material.base, device)
+    start = 0
+    if state := load_state(run.state_folder, material.origin):
+        learner.restore(state)
+        start = state.step
+        run.log("resumed", step=start)
+
+    batches = _batches(config, material)
+    held_out = _held_out(config, material)
+    samples = Samples(run, config, material, device)
+    meter = Meter(run, steps, loss_scaling=learner.precision == "float16")
+    _log_start(run, config, material, learner, batches, device)
+
+    def measure(step: int) -> None:
+        if len(held_out):
+            agreement = held_out.measure(learner.base, learner.unet, learner.objective, device)
+            run.log("evaluation", step=step, **asdict(agreement))
+
+    def save(step: int) -> None:
+        meter.read()  # raises on numbers that are not finite: such a state is never saved
+        save_state(run.state_folder, learner.state(step, material.origin))
+        run.log("checkpoint", step=step)
+
+    if start == 0:
+        measure(0)
+        samples.paint(learner.unet, 0)
+
+    step = start
+    meter.restart()
+    for micro_batches in batches_by_step(batches, config.training.accumulation, start, steps, device):
+        learner.learn(step, micro_batches, meter)
+        step += 1
+        if step % watch.log_every == 0:
+            meter.read()
+        if stop or step == steps:
+            break
+        with meter.paused():
+            # The state comes last: a run killed in here measures and paints again when it goes on.
+            if _due(step, watch.evaluate_every):
+                measure(step)
+            if _due(step, watch.sample_every):
+                samples.paint(learner.unet, step)
+            if _due(step, watch.checkpoint_every):
+                save(step)
+
+    meter.read()
+    finished = step == steps
+    if finished and watch.evaluate_every:
+        measure(step)
+    if finished and watch.sample_every:
+        samples.paint(learner.unet, step)
+    save(step)
+    agreement = _last_agreement(run)
+    facts = _facts(run, config, material, step, agreement)
+    write_lora(run.lora_file, learner.unet, learner.settings, material.base.family, facts)
+    run.log(
+        "finished" if finished else "stopped",
+        step=step,
+        lora=run.lora_file,
+        report=run.report_file,
+        agreement=agreement and agreement.agreement,
+    )
+    write_report(run)
+    return Outcome(step, steps, run.lora_file, agreement)
+
+
+def _batches(config: RunConfig, material: Material) -> PairBatches:
+    return PairBatches(
+        material.train,
+        load_text(material.encoded.text("")),
+        BatchSettings(
+            batch_size=config.training.batch_size,
+            timesteps=material.base.schedule.timesteps,
+            seed=config.training.seed,
+            flip=config.data.flip,
+            caption_dropout=config.data.caption_dropout,
+        ),
+    )
+
+
+def _held_out(config: RunConfig, material: Material) -> HeldOut:
+    return HeldOut(
+        material.held_out,
+        timesteps=material.base.schedule.timesteps,
+        levels=config.watch.evaluate_timesteps,
+        batch_size=config.training.batch_size,
+    )
+
+
+def _due(step: int, every: int) -> bool:
+    return every > 0 and step % every == 0
+
+
+def _last_agreement(run: Run) -> Agreement | None:
+    """The newest measurement, which may have been taken before the run was resumed."""
+    wanted = [one.name for one in fields(Agreement)]
+    measured = [event for event in run.events() if event["event"] == "evaluation"]
+    return Agreement(**{name: measured[-1][name] for name in wanted}) if measured else None
+
+
+def _log_start(
+    run: Run, config: RunConfig, material: Material, learner: Learner, batches: PairBatches, device: torch.device
+) -> None:
+    for text in _warnings(config, material, learner):
+        run.log("warning", text=text)
+    run.log(
+        "started",
+        base=config.base,
+        family=material.base.family,
+        device=str(device),
+        precision=learner.precision,
+        pairs=len(material.train),
+        held_out=len(material.held_out),
+        left_out=[asdict(one) for one in material.pair_set.left_out],
+        steps=config.training.steps,
+        batches_per_epoch=batches.per_epoch,
+        objective=str(learner.objective),
+        reused=material.encoded.reused,
+        encoded=material.encoded.made,
+    )
+
+
+def _warnings(config: RunConfig, material: Material, learner: Learner) -> Iterator[str]:
+    if learner.note:
+        yield learner.note
+    if not material.held_out:
+        yield "no held-out pairs: agreement cannot be measured; collect pairs of more prompts, or raise --held-out"
+    if upscaled := material.encoded.upscaled:
+        named = ", ".join(upscaled[:5]) + (" ..." if len(upscaled) > 5 else "")
+        yield f"{len(upscaled)} pictures are smaller than what they are trained at and were enlarged: {named}"
+
+
+def _facts(
+    run: Run, config: RunConfig, material: Material, step: int, agreement: Agreement | None
+) -> dict[str, object]:
+    """What the LoRA file says of itself."""
+    resolution = config.data.resolution or material.base.resolution
+    facts: dict[str, object] = {
+        "modelspec.title": run.name,
+        "modelspec.resolution": f"{resolution}x{resolution}",
+        "base": Path(config.base).name,
+        "base_hash": material.base.identity(),
+        "pairs": len(material.train),
+        "pairs_hash": material.pair_set.fingerprint,
+        "steps": step,
+        "seed": config.training.seed,
+        "learning_rate": config.optimization.learning_rate,
+        "objective": config.objective.kind,
+        "objective_knobs": str(config.objective.build()),
+    }
+    if agreement:
+        facts["agreement"] = round(agreement.agreement, 4)
+        facts["agreement_pairs"] = agreement.pairs
+    return facts
+
+
+@contextmanager
+def _alone(run: Run) -> Iterator[None]:
+    """One process trains a run; the lock is gone when that process is, however it ended."""
+    try:
+        with FileLock(run.lock_file, timeout=0):
+            yield
+    except Timeout:
+        raise UserError(f"{run.name} is being trained by another process: wait for it, or stop it first") from None

@@ -1,0 +1,86 @@
+"""The numbers of every step, gathered on the device and read all at once, so that no step waits for them."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+
+from .batches import PairBatch
+from .errors import UserError
+from .objectives import Judged, PairErrors
+from .runs import Run
+
+_NAMES = ("loss", "winner_error", "loser_error", "margin", "agreement", "gradient_norm")
+
+
+class Meter:
+    """Collects each step's numbers and writes them as `step` events of the run."""
+
+    def __init__(self, run: Run, steps: int, *, loss_scaling: bool):
+        """steps: of the whole run. loss_scaling: float16 training, where a gradient that overflows is skipped by the
+        scaler and only the errors themselves must be finite."""
+        self._run = run
+        self._steps = steps
+        self._must_be_finite = 5 if loss_scaling else len(_NAMES)
+        self._micro: list[Tensor] = []
+        self._waiting: list[tuple[int, float, Tensor, Sequence[PairBatch]]] = []
+        self._since = time.perf_counter()
+
+    def add(self, judged: Judged, errors: PairErrors, share: float) -> None:
+        """One forward pass; share: the part of the step's pairs that it had."""
+        means = [one.mean() for one in (judged.loss, errors.chosen, errors.rejected, judged.margin, judged.agreement)]
+        self._micro.append(share * torch.stack([one.detach().to(errors.chosen.device, torch.float32) for one in means]))
+
+    def end_step(self, step: int, learning_rate: float, gradient_norm: Tensor, batches: Sequence[PairBatch]) -> None:
+        """The step is complete: `step` of them are done now."""
+        numbers = torch.cat([torch.stack(self._micro).sum(0), gradient_norm.detach().float().view(1)])
+        self._micro.clear()
+        self._waiting.append((step, learning_rate, numbers, batches))
+
+    def read(self) -> None:
+        """Wait for the device, write what was gathered. Raises UserError where a number is not finite."""
+        if not self._waiting:
+            return
+        rows = torch.stack([numbers for _, _, numbers, _ in self._waiting]).cpu().tolist()
+        now = time.perf_counter()
+        seconds = (now - self._since) / len(rows)
+        for (step, learning_rate, _, batches), row in zip(self._waiting, rows, strict=True):
+            self._run.log(
+                "step",
+                step=step,
+                **dict(zip(_NAMES, row, strict=True)),
+                learning_rate=learning_rate,
+                seconds=round(seconds, 4),
+                remaining=round(seconds * (self._steps - step), 1),
+            )
+            if not all(map(math.isfinite, row[: self._must_be_finite])):
+                raise UserError(_not_finite(self._run, step, batches))
+        self._waiting.clear()
+        self._since = now
+
+    def restart(self) -> None:
+        """The first step begins now."""
+        self._since = time.perf_counter()
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """What happens inside does not count as time of a step."""
+        begun = time.perf_counter()
+        yield
+        self._since += time.perf_counter() - begun
+
+
+def _not_finite(run: Run, step: int, batches: Sequence[PairBatch]) -> str:
+    pairs = [pair.pair for batch in batches for pair in batch.pairs]
+    named = "; ".join(f"{pair.id} ({pair.chosen.label} over {pair.rejected.label})" for pair in pairs[:8])
+    more = f" and {len(pairs) - 8} more" if len(pairs) > 8 else ""
+    return (
+        f"step {step} gave a loss or gradient that is not a finite number, with the pairs {named}{more}. The last good "
+        f"state is kept in {run.state_folder}: look at these pictures, or lower learning_rate in {run.settings_file}, "
+        f"then `mapo resume {run.name}`"
+    )

@@ -1,0 +1,91 @@
+"""What must be there before the first step: the base opened, the pairs read and divided, everything encoded."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from .checkpoints import Origin
+from .config import RunConfig
+from .encode import EncodedPair, EncodedPairs, EncodeProgress, encode
+from .errors import UserError
+from .families.base import Base
+from .families.opening import open_base
+from .preferences.formats.opening import open_pairs
+from .preferences.pairs import PairSet, Split, split_by_prompt
+from .runs import Run
+from .stopping import StopRequest
+
+_SAMPLES = 4
+
+
+@dataclass(frozen=True)
+class Material:
+    """Everything a training reads. `sample_prompts` have their text encoded, as has the empty prompt."""
+
+    base: Base
+    pair_set: PairSet
+    train: tuple[EncodedPair, ...]
+    held_out: tuple[EncodedPair, ...]
+    encoded: EncodedPairs
+    sample_prompts: tuple[str, ...]
+
+    @property
+    def origin(self) -> Origin:
+        return Origin(base=self.base.identity(), pairs=self.pair_set.fingerprint)
+
+
+def prepare(config: RunConfig, workspace: Path, device: torch.device, run: Run | None, stop: StopRequest) -> Material:
+    """Open, read, divide and encode. Tells `run` of its progress. Raises UserError for whatever a person can mend."""
+    base = open_base(config.base, tokenizers=_path(config.tokenizers), prediction=config.prediction)
+    pair_set = open_pairs(Path(config.data.pairs), bad=config.data.bad_pairs).load()
+    split = divided(pair_set, config)
+    prompts = config.watch.sample_prompts or _some_prompts(split)
+
+    def tell(progress: EncodeProgress) -> None:
+        stop.check()
+        if run:
+            run.log("encoding", phase=progress.phase, done=progress.done, total=progress.total, reused=progress.reused)
+
+    held_out = split.held_out[: config.watch.evaluate_pairs]
+    encoded = encode(
+        base,
+        (*split.train, *held_out),
+        prompts,
+        workspace / "cache",
+        device,
+        resolution=config.data.resolution or base.resolution,
+        flip=config.data.flip,
+        workers=config.data.workers,
+        progress=tell,
+    )
+    return Material(
+        base=base,
+        pair_set=pair_set,
+        train=encoded.pairs[: len(split.train)],
+        held_out=encoded.pairs[len(split.train) :],
+        encoded=encoded,
+        sample_prompts=prompts,
+    )
+
+
+def divided(pair_set: PairSet, config: RunConfig) -> Split:
+    """The pairs to train on and to measure on. Raises UserError where none are left to train on."""
+    split = split_by_prompt(pair_set.pairs, config.data.held_out)
+    if not split.train:
+        raise UserError(
+            f"all {len(pair_set.pairs)} pairs of {pair_set.source or config.data.pairs} have held-out prompts: "
+            "collect pairs of more prompts, or lower --held-out"
+        )
+    return split
+
+
+def _some_prompts(split: Split) -> tuple[str, ...]:
+    """A few prompts to paint: held-out ones where there are any, since they show what was understood."""
+    return tuple(dict.fromkeys(pair.prompt for pair in (*split.held_out, *split.train)))[:_SAMPLES]
+
+
+def _path(text: str | None) -> Path | None:
+    return None if text is None else Path(text)

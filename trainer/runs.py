@@ -1,0 +1,151 @@
+"""A run's folder: what is in it, and the events a run tells of itself.
+
+<workspace>/runs/<name>/
+    run.toml            the settings, complete
+    events.jsonl        one JSON object a line, see Run.log
+    state/              what a killed run goes on from, see checkpoints.py
+    samples/            pictures painted while training
+    <name>.safetensors  the LoRA
+    report.html         what was learned, for a person
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from .config import RunConfig, read_config, write_config
+from .errors import UserError
+from .files import no_room_explained, write_text
+
+Event = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training run on disk. `listeners` are called with every event after it has been written."""
+
+    folder: Path
+    listeners: list[Callable[[Event], None]] = field(default_factory=list, compare=False)
+
+    @classmethod
+    def create(cls, workspace: Path, config: RunConfig) -> Run:
+        """Make the folder of a new run. Raises UserError where a run of that name exists."""
+        run = cls(workspace / "runs" / config.checked().name)
+        with no_room_explained(run.folder):
+            run.folder.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                run.folder.mkdir()
+            except FileExistsError:
+                raise UserError(
+                    f"a run named {run.name} exists in {run.folder.parent}: "
+                    f"choose another --name, or go on with it by `mapo resume {run.name}`"
+                ) from None
+        write_text(run.settings_file, write_config(config))
+        return run
+
+    @classmethod
+    def open(cls, workspace: Path, name: str) -> Run:
+        """An existing run. Raises UserError naming the runs that there are."""
+        run = cls(workspace / "runs" / name)
+        if not run.settings_file.is_file():
+            there = ", ".join(other.name for other in all_runs(workspace)) or "none"
+            raise UserError(f"there is no run named {name} in {run.folder.parent} (there: {there})")
+        return run
+
+    @property
+    def name(self) -> str:
+        return self.folder.name
+
+    @property
+    def workspace(self) -> Path:
+        return self.folder.parent.parent
+
+    @property
+    def settings_file(self) -> Path:
+        return self.folder / "run.toml"
+
+    @property
+    def events_file(self) -> Path:
+        return self.folder / "events.jsonl"
+
+    @property
+    def state_folder(self) -> Path:
+        return self.folder / "state"
+
+    @property
+    def samples_folder(self) -> Path:
+        return self.folder / "samples"
+
+    @property
+    def lora_file(self) -> Path:
+        return self.folder / f"{self.name}.safetensors"
+
+    @property
+    def report_file(self) -> Path:
+        return self.folder / "report.html"
+
+    @property
+    def stop_file(self) -> Path:
+        """Its existence asks the run to save and stop: the one request that works on every system."""
+        return self.folder / "stop"
+
+    @property
+    def lock_file(self) -> Path:
+        """Locked by the process that trains, for as long as it lives."""
+        return self.folder / "lock"
+
+    def config(self) -> RunConfig:
+        return read_config(self.settings_file)
+
+    def log(self, event: str, **values: Any) -> None:
+        """Append an event and tell the listeners.
+
+        started, resumed, encoding, step, evaluation, sample, checkpoint, warning, stopped, failed, finished;
+        `time` is seconds since 1970. A number that is not finite is written as null, as JSON wants it.
+        """
+        line: Event = {"time": round(time.time(), 3), "event": event, **values}
+        with no_room_explained(self.events_file), self.events_file.open("a+b") as file:
+            # A line cut short by a kill must not swallow the next one.
+            file.seek(0, 2)
+            if file.tell():
+                file.seek(-1, 2)
+                if file.read(1) != b"\n":
+                    file.write(b"\n")
+            file.write(json.dumps(_plain(line), ensure_ascii=False, allow_nan=False).encode() + b"\n")
+        for listener in self.listeners:
+            listener(line)
+
+    def events(self) -> Iterator[Event]:
+        """All events so far, the oldest first; steps that were taken again after a resume only as last taken."""
+        lines: list[Event] = []
+        if self.events_file.is_file():
+            for text in self.events_file.read_text(encoding="utf-8", errors="replace").splitlines():
+                try:
+                    line = json.loads(text)
+                except json.JSONDecodeError:
+                    continue
+                if line.get("event") == "resumed":
+                    lines = [one for one in lines if one.get("step", 0) <= line["step"] or one["event"] == "started"]
+                lines.append(line)
+        yield from lines
+
+
+def all_runs(workspace: Path) -> list[Run]:
+    """Every run of a workspace, the newest first."""
+    settings = (workspace / "runs").glob("*/run.toml")
+    return [Run(file.parent) for file in sorted(settings, key=lambda file: file.stat().st_mtime, reverse=True)]
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if abs(value) < float("inf") else None
+    if isinstance(value, dict):
+        return {key: _plain(one) for key, one in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(one) for one in value]
+    return str(value) if isinstance(value, Path) else value

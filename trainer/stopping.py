@@ -1,0 +1,52 @@
+"""How a run is asked to stop: by a signal, or by a file in its folder."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from types import FrameType
+
+_SIGNALS = [signal.SIGINT, signal.SIGTERM]
+
+
+class StopRequested(Exception):
+    """Raised where a phase that keeps nothing but caches is left early."""
+
+
+class StopRequest:
+    """Whether the run was asked to stop. True once a signal came or the file exists; a step in progress is finished."""
+
+    def __init__(self, file: Path):
+        self._file = file
+        self.signal: int | None = None
+
+    def __bool__(self) -> bool:
+        return self.signal is not None or self._file.exists()
+
+    def check(self) -> None:
+        """Raise StopRequested if the run was asked to stop."""
+        if self:
+            raise StopRequested
+
+    @contextmanager
+    def listening(self) -> Iterator[None]:
+        """Take SIGINT (Ctrl-C) and SIGTERM as requests; a second Ctrl-C interrupts at once, as usual."""
+        with suppress(FileNotFoundError):
+            self._file.unlink()  # left from the stop before a resume
+        if threading.current_thread() is not threading.main_thread():
+            yield  # Python gives signals to the main thread only; the file still works
+            return
+        before = {number: signal.signal(number, self._take) for number in _SIGNALS}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def _take(self, number: int, _frame: FrameType | None) -> None:
+        if self.signal is not None and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self.signal = number
