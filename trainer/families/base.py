@@ -67,8 +67,9 @@ class NoiseSchedule:
         return NoiseSchedule(self.alphas_cumprod.to(device), self.prediction)
 
     def _scales(self, like: Tensor, timestep: Tensor) -> tuple[Tensor, Tensor]:
-        alpha = self.alphas_cumprod.to(like.device)[timestep].to(like.dtype).view(-1, 1, 1, 1)
-        return alpha.sqrt(), (1 - alpha).sqrt()
+        # In float32 up to the root: in bfloat16, 1 - alpha near alpha = 1 would keep two or three bits.
+        alpha = self.alphas_cumprod.to(like.device)[timestep].view(-1, 1, 1, 1)
+        return alpha.sqrt().to(like.dtype), (1 - alpha).sqrt().to(like.dtype)
 
 
 class TextEncoder(Protocol):
@@ -108,5 +109,6 @@ class Base(Protocol):
         """The UNet's answer in the schedule's prediction type.
 
         noisy: (n, c, h, w); timestep: (n,); text: batched, first axis n; framing: (n, 6), see Framing.as_list.
+        Dtypes are mended here: the UNet computes in its own dtype, the answer comes back in that of `noisy`.
         Returns (n, c, h, w).
         """

@@ -1,0 +1,58 @@
+"""What the families share: a base whose parts lie on disk, opened cheaply and loaded one part at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from .base import NoiseSchedule
+from .identity import identity_of
+from .schedule import noise_schedule
+from .sources import PARTS, Source
+
+
+class OnDisk:
+    """Everything of `Base` that does not depend on the family. Making one reads configurations, no weights."""
+
+    family: str
+
+    def __init__(self, source: Source, scheduler_config: Mapping[str, Any], *, memo: Path | None = None) -> None:
+        """scheduler_config: as `schedule.settled` gives it; memo: see `identity_of`."""
+        self.source = source
+        self.path = source.path
+        self.scheduler_config = dict(scheduler_config)
+        self.schedule: NoiseSchedule = noise_schedule(scheduler_config)
+        # Each block of the VAE but the last halves both sides; sample_size counts latent cells.
+        self.latent_factor = 2 ** (len(source.config("vae")["block_out_channels"]) - 1)
+        self.resolution = int(source.config("unet")["sample_size"]) * self.latent_factor
+        self._memo = memo
+
+    def identity(self, part: str = "all") -> str:
+        """See `Base.identity`. For a single file all parts share the file's hash."""
+        parts = PARTS if part == "all" else (part,)
+        files = dict.fromkeys(file for name in parts for file in self.source.files(name))
+        return identity_of(list(files), self._memo)
+
+    def load_vae(self, device: torch.device) -> nn.Module:
+        """A diffusers AutoencoderKL in `vae_dtype(device)`."""
+        return self.source.vae(device, vae_dtype(device))
+
+    def load_unet(self, device: torch.device, dtype: torch.dtype) -> nn.Module:
+        """A diffusers UNet2DConditionModel, frozen, in evaluation mode."""
+        return self.source.unet(device, dtype)
+
+
+def vae_dtype(device: torch.device) -> torch.dtype:
+    """bfloat16 where the card computes in it, else float32; never float16.
+
+    Activations inside SDXL's VAE exceed float16's largest number, 65504, and come out as NaN: a black picture, or a
+    latent that poisons a training run. bfloat16 has float32's range at half its memory. Cards that merely emulate it
+    (before Ampere) are slower with it than with float32.
+    """
+    if device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False):
+        return torch.bfloat16
+    return torch.float32
