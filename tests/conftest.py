@@ -1,0 +1,98 @@
+"""What several tests need: UNets, small ones that compute and real ones that only have shapes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from diffusers import UNet2DConditionModel
+from torch import Tensor, nn
+
+# The models here are too small to share out: a second thread mostly waits, for minutes where another process is busy.
+torch.set_num_threads(1)
+
+CONFIGS = Path(__file__).parents[1] / "trainer" / "families" / "configs"
+FEW_BLOCKS = {
+    "sd15": {
+        "block_out_channels": (16, 32),
+        "down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D"),
+        "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D"),
+        "attention_head_dim": 4,
+    },
+    "sdxl": {
+        "block_out_channels": (16, 32),
+        "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D"),
+        "up_block_types": ("CrossAttnUpBlock2D", "UpBlock2D"),
+        "attention_head_dim": (2, 4),
+        "transformer_layers_per_block": (1, 2),
+        "use_linear_projection": True,
+        "addition_embed_type": "text_time",
+        "addition_time_embed_dim": 8,
+        "projection_class_embeddings_input_dim": 24 + 6 * 8,
+    },
+}
+
+
+@pytest.fixture(scope="session")
+def small_unet() -> Callable[..., UNet2DConditionModel]:
+    """small_unet(family, seed=0): a few blocks of a family's kind, with random weights."""
+
+    def make(family: str, seed: int = 0) -> UNet2DConditionModel:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            return UNet2DConditionModel(
+                **FEW_BLOCKS[family], layers_per_block=1, cross_attention_dim=24, norm_num_groups=8, sample_size=8
+            ).eval()
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def real_unet() -> Callable[[str], UNet2DConditionModel]:
+    """real_unet(family): the published model's modules and shapes on the meta device, without weights."""
+
+    def make(family: str) -> UNet2DConditionModel:
+        config = json.loads((CONFIGS / family / "unet" / "config.json").read_text())
+        with torch.device("meta"):
+            return UNet2DConditionModel.from_config(config)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def answer() -> Callable[[nn.Module], Tensor]:
+    """answer(unet): what a UNet of any family says to one fixed question, (2, 4, 8, 8)."""
+
+    def ask(unet: nn.Module) -> Tensor:
+        generator = torch.Generator().manual_seed(1)
+        dtype, config = unet.dtype, unet.config
+        noisy = torch.randn(2, 4, 8, 8, generator=generator).to(dtype)
+        text = torch.randn(2, 5, config.cross_attention_dim, generator=generator).to(dtype)
+        added = None
+        if config.addition_embed_type == "text_time":
+            pooled = config.projection_class_embeddings_input_dim - 6 * config.addition_time_embed_dim
+            added = {
+                "text_embeds": torch.randn(2, pooled, generator=generator).to(dtype),
+                "time_ids": torch.tensor([[64.0, 48, 0, 8, 64, 64]] * 2, dtype=dtype),
+            }
+        return unet(noisy, torch.tensor([300, 700]), text, added_cond_kwargs=added).sample
+
+    return ask
+
+
+@pytest.fixture(scope="session")
+def random_lora() -> Callable[..., dict[str, Tensor]]:
+    """random_lora(unet, seed=0): a state in which B is not zero, for a UNet that carries a LoRA (meta: too)."""
+
+    def make(unet: nn.Module, seed: int = 0) -> dict[str, Tensor]:
+        generator = torch.Generator().manual_seed(seed)
+        return {
+            name.replace(".mapo.", "."): torch.randn(weight.shape, generator=generator) * 0.1
+            for name, weight in unet.named_parameters()
+            if ".lora_" in name
+        }
+
+    return make
