@@ -9,9 +9,10 @@ import difflib
 import re
 import sys
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import tomli_w
+import tyro
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from .errors import UserError
@@ -66,25 +67,27 @@ class AdapterConfig(_Part):
 class ObjectiveConfig(_Part):
     """What is optimized, and how hard the rejected picture is pushed away."""
 
-    kind: Literal["mapo", "dpo", "sft", "dpo+sft"] = "mapo"
+    kind: Annotated[Literal["mapo", "dpo", "sft", "dpo+sft"], tyro.conf.arg(name="objective")] = "mapo"
     """mapo; the others are there to compare with."""
-    weight: float = Field(1 / 64, ge=0)
-    """mapo: weight of the margin term; dpo+sft: weight of the likelihood term."""
+    margin_weight: float = Field(1 / 64, ge=0)
+    """mapo: weight of the margin term beside the likelihood term. Higher pushes the rejected picture harder."""
     temperature: float = Field(64.0, gt=0)
-    """mapo: multiplies the margin inside the sigmoid. Higher: near ties matter more."""
-    scale: float = Field(1.0, gt=0)
+    """mapo: multiplies the margin inside the sigmoid. Higher: only near ties still push."""
+    error_scale: float = Field(1.0, gt=0)
     """mapo: multiplies the errors inside the link."""
     beta: float = Field(2000.0, gt=0)
     """dpo, dpo+sft: strength of the pull towards the reference."""
+    likelihood_weight: float = Field(1.0, ge=0)
+    """dpo+sft: weight of the likelihood term beside DPO's."""
 
     def build(self) -> Objective:
         """The objective that these knobs describe."""
         if self.kind == "mapo":
-            return MaPO(self.weight, self.temperature, self.scale)
+            return MaPO(self.margin_weight, self.temperature, self.error_scale)
         if self.kind == "dpo":
             return DPO(self.beta)
         if self.kind == "dpo+sft":
-            return DPOPlusSFT(self.beta, self.weight)
+            return DPOPlusSFT(self.beta, self.likelihood_weight)
         return SFT()
 
 
@@ -177,11 +180,18 @@ class RunConfig(_Part):
             raise UserError("no judged pairs: give --pairs with a folder or a parquet file of them")
         if not re.fullmatch(r"[\w][\w .+-]*", self.name) or self.name.endswith((".", " ")):
             raise UserError(f"{self.name!r} cannot be a file name everywhere: use letters, digits, '-', '_' and '.'")
-        if self.optimization.warmup_steps > self.training.steps:
-            raise UserError(
-                f"warmup_steps ({self.optimization.warmup_steps}) is more than steps ({self.training.steps}): lower it"
-            )
         return self
+
+    def with_whole_paths(self) -> RunConfig:
+        """Itself with every path made absolute, so that the run can be resumed from any folder."""
+        return self.model_copy(
+            update={
+                "base": _whole(self.base),
+                "tokenizers": _whole(self.tokenizers),
+                "data": self.data.model_copy(update={"pairs": _whole(self.data.pairs)}),
+                "adapter": self.adapter.model_copy(update={"continue_from": _whole(self.adapter.continue_from)}),
+            }
+        )
 
 
 def read_config(path: Path) -> RunConfig:
@@ -206,6 +216,14 @@ def parse_config(values: dict[str, Any], source: str) -> RunConfig:
 def write_config(config: RunConfig) -> str:
     """The config as TOML text that `read_config` gives back exactly."""
     return tomli_w.dumps(config.model_dump(mode="json", exclude_none=True))
+
+
+def _whole(text: str | None) -> str | None:
+    """An existing path made absolute; anything else (a hub id, "tiny", a mistake to be named as typed) as it is."""
+    if not text:
+        return text
+    path = Path(text).expanduser()
+    return str(path.resolve()) if path.exists() else text
 
 
 def _explain(error: Any) -> str:

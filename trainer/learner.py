@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
+from torch import Tensor
 
 from . import adapters
 from .batches import PairBatch, seeded
@@ -17,7 +18,7 @@ from .config import RunConfig
 from .device import DTYPES, pick_precision
 from .families.base import Base
 from .lora_file import read_lora
-from .meter import Meter
+from .objectives import Judged, PairErrors
 from .optimizers import build_optimizer, lr_factor
 from .pair_errors import pair_errors
 
@@ -51,15 +52,16 @@ class Learner:
         self.unet, self._optimizer = self._accelerator.prepare(unet, optimizer)
         self.unet.train()
 
-    def learn(self, step: int, batches: Sequence[PairBatch], meter: Meter) -> None:
+    def learn(self, step: int, batches: Sequence[PairBatch]) -> Tensor:
         """Optimizer step number `step`, from 0, on the mean loss over all pairs of `batches`.
 
-        Does not wait for the device: the numbers go to `meter`, which reads them later.
+        Returns the step's numbers in the order of meter.NAMES, float32, still on the device: nothing waits for it here.
         """
         config = self._config
         # LoRA dropout draws from the global generators; seeding them makes a step a function of its number.
         torch.manual_seed(seeded(config.training.seed, "step", step).initial_seed())
         pairs = sum(map(len, batches))
+        numbers = []
         for number, batch in enumerate(batches, 1):
             last = number == len(batches)
             with nullcontext() if last else self._accelerator.no_sync(self.unet):
@@ -67,14 +69,18 @@ class Learner:
                 judged = self.objective(errors)
                 share = len(batch) / pairs
                 self._accelerator.backward(judged.loss.to(errors.chosen.device) * share)
-            meter.add(judged, errors, share)
+            numbers.append(share * _numbers(judged, errors))
         norm = self._accelerator.clip_grad_norm_(self._parameters, config.optimization.max_gradient_norm)
-        rate = config.optimization.learning_rate * lr_factor(config.optimization, step, config.training.steps)
         for group in self._optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = self.learning_rate(step)
         self._optimizer.step()
         self._optimizer.zero_grad()
-        meter.end_step(step + 1, rate, norm, batches)
+        return torch.cat([torch.stack(numbers).sum(0), norm.detach().float().view(1)])
+
+    def learning_rate(self, step: int) -> float:
+        """The rate that step number `step`, from 0, is taken with."""
+        optimization = self._config.optimization
+        return optimization.learning_rate * lr_factor(optimization, step, self._config.training.steps)
 
     def state(self, step: int, origin: Origin) -> State:
         """Everything needed to go on after `step` steps."""
@@ -91,7 +97,12 @@ class Learner:
             self._accelerator.scaler.load_state_dict(state.optimizer["scaler"])
 
 
-def lora_settings(config: RunConfig) -> tuple[adapters.LoraSettings, dict[str, torch.Tensor] | None]:
+def _numbers(judged: Judged, errors: PairErrors) -> Tensor:
+    means = [one.mean() for one in (judged.loss, errors.chosen, errors.rejected, judged.margin, judged.agreement)]
+    return torch.stack([one.detach().to(errors.chosen.device, torch.float32) for one in means])
+
+
+def lora_settings(config: RunConfig) -> tuple[adapters.LoraSettings, dict[str, Tensor] | None]:
     """The shape of the LoRA and its first weights: those of the file to continue from, else as configured and None."""
     if config.adapter.continue_from:
         file = read_lora(Path(config.adapter.continue_from))

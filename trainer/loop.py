@@ -65,7 +65,7 @@ def _train(run: Run, config: RunConfig, stop: StopRequest) -> Outcome:
     device = pick_device(config.training.device)
 
     # Everything is encoded before the UNet is loaded, so that one model is on the device at a time.
-    material = prepare(config, run.workspace, device, run, stop)
+    material = prepare(config, run.workspace, device, run.log, stop)
     learner = Learner(config, material.base, device)
     start = 0
     if state := load_state(run.state_folder, material.origin):
@@ -96,8 +96,10 @@ def _train(run: Run, config: RunConfig, stop: StopRequest) -> Outcome:
     step = start
     meter.restart()
     for micro_batches in batches_by_step(batches, config.training.accumulation, start, steps, device):
-        learner.learn(step, micro_batches, meter)
+        numbers = learner.learn(step, micro_batches)
+        rate = learner.learning_rate(step)
         step += 1
+        meter.add(step, numbers, rate, micro_batches)
         if step % watch.log_every == 0:
             meter.read()
         if stop or step == steps:

@@ -12,10 +12,10 @@ from torch import Tensor
 
 from .batches import PairBatch
 from .errors import UserError
-from .objectives import Judged, PairErrors
 from .runs import Run
 
-_NAMES = ("loss", "winner_error", "loser_error", "margin", "agreement", "gradient_norm")
+# One step's numbers, in this order: means over its pairs, and the norm of its gradient before clipping.
+NAMES = ("loss", "winner_error", "loser_error", "margin", "agreement", "gradient_norm")
 
 
 class Meter:
@@ -26,20 +26,12 @@ class Meter:
         scaler and only the errors themselves must be finite."""
         self._run = run
         self._steps = steps
-        self._must_be_finite = 5 if loss_scaling else len(_NAMES)
-        self._micro: list[Tensor] = []
+        self._must_be_finite = 5 if loss_scaling else len(NAMES)
         self._waiting: list[tuple[int, float, Tensor, Sequence[PairBatch]]] = []
         self._since = time.perf_counter()
 
-    def add(self, judged: Judged, errors: PairErrors, share: float) -> None:
-        """One forward pass; share: the part of the step's pairs that it had."""
-        means = [one.mean() for one in (judged.loss, errors.chosen, errors.rejected, judged.margin, judged.agreement)]
-        self._micro.append(share * torch.stack([one.detach().to(errors.chosen.device, torch.float32) for one in means]))
-
-    def end_step(self, step: int, learning_rate: float, gradient_norm: Tensor, batches: Sequence[PairBatch]) -> None:
-        """The step is complete: `step` of them are done now."""
-        numbers = torch.cat([torch.stack(self._micro).sum(0), gradient_norm.detach().float().view(1)])
-        self._micro.clear()
+    def add(self, step: int, numbers: Tensor, learning_rate: float, batches: Sequence[PairBatch]) -> None:
+        """Step number `step`, from 1, was taken with these batches; numbers: in the order of NAMES, on the device."""
         self._waiting.append((step, learning_rate, numbers, batches))
 
     def read(self) -> None:
@@ -53,7 +45,7 @@ class Meter:
             self._run.log(
                 "step",
                 step=step,
-                **dict(zip(_NAMES, row, strict=True)),
+                **dict(zip(NAMES, row, strict=True)),
                 learning_rate=learning_rate,
                 seconds=round(seconds, 4),
                 remaining=round(seconds * (self._steps - step), 1),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +16,6 @@ from .families.base import Base
 from .families.opening import open_base
 from .preferences.formats.opening import open_pairs
 from .preferences.pairs import PairSet, Split, split_by_prompt
-from .runs import Run
 from .stopping import StopRequest
 
 _SAMPLES = 4
@@ -37,17 +37,21 @@ class Material:
         return Origin(base=self.base.identity(), pairs=self.pair_set.fingerprint)
 
 
-def prepare(config: RunConfig, workspace: Path, device: torch.device, run: Run | None, stop: StopRequest) -> Material:
-    """Open, read, divide and encode. Tells `run` of its progress. Raises UserError for whatever a person can mend."""
+def prepare(
+    config: RunConfig, workspace: Path, device: torch.device, tell: Callable[..., None], stop: StopRequest
+) -> Material:
+    """Open, read, divide and encode. `tell` is called as Run.log is, with the progress.
+
+    Raises UserError for whatever a person can mend, StopRequested when asked to stop; what was encoded stays cached.
+    """
     base = open_base(config.base, tokenizers=_path(config.tokenizers), prediction=config.prediction)
     pair_set = open_pairs(Path(config.data.pairs), bad=config.data.bad_pairs).load()
     split = divided(pair_set, config)
     prompts = config.watch.sample_prompts or _some_prompts(split)
 
-    def tell(progress: EncodeProgress) -> None:
+    def report(progress: EncodeProgress) -> None:
         stop.check()
-        if run:
-            run.log("encoding", phase=progress.phase, done=progress.done, total=progress.total, reused=progress.reused)
+        tell("encoding", phase=progress.phase, done=progress.done, total=progress.total, reused=progress.reused)
 
     held_out = split.held_out[: config.watch.evaluate_pairs]
     encoded = encode(
@@ -59,7 +63,7 @@ def prepare(config: RunConfig, workspace: Path, device: torch.device, run: Run |
         resolution=config.data.resolution or base.resolution,
         flip=config.data.flip,
         workers=config.data.workers,
-        progress=tell,
+        progress=report,
     )
     return Material(
         base=base,

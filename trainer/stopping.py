@@ -26,6 +26,11 @@ class StopRequest:
     def __bool__(self) -> bool:
         return self.signal is not None or self._file.exists()
 
+    @property
+    def exit_code(self) -> int:
+        """Of a process that stopped for this: what the shell expects after a signal, 0 where a face asked by the file."""
+        return 0 if self.signal is None else 128 + self.signal
+
     def check(self) -> None:
         """Raise StopRequested if the run was asked to stop."""
         if self:

@@ -1,0 +1,228 @@
+"""The `mapo` command: its verbs, thin. What a verb does is in the module it calls."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, make_dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
+
+import tyro
+
+from .errors import UserError
+
+if TYPE_CHECKING:
+    from .config import RunConfig
+    from .runs import Run
+
+
+class Verb(NamedTuple):
+    run: Callable[[list[str]], int]
+    summary: str
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line. Returns the exit code: 0, 2 for what the person can mend, 130 after Ctrl-C."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    if not words or words[0] in ("-h", "--help", "help"):
+        _say(_help())
+        return 0
+    try:
+        if words[0] not in VERBS:
+            raise UserError(f"there is no command {words[0]!r}: use {', '.join(VERBS)}")
+        return VERBS[words[0]].run(words[1:])
+    except UserError as error:
+        _say(f"mapo {words[0]}: {error}", to=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+
+
+def _default_workspace() -> Path:
+    return Path(os.environ.get("MAPO_WORKSPACE", "workspace"))
+
+
+Workspace = Annotated[Path, tyro.conf.arg(help="Folder of runs and caches (or set MAPO_WORKSPACE).")]
+Json = Annotated[bool, tyro.conf.arg(help="End with one JSON object on a line of its own.")]
+
+
+def _demo(words: list[str]) -> int:
+    @dataclass
+    class Demo:
+        """Watch a small model learn a taste from judged pairs, on any computer, in a few minutes."""
+
+        workspace: Workspace
+        seed: Annotated[int, tyro.conf.arg(help="Another seed draws other pairs and trains another LoRA.")] = 0
+        json: Json = False
+
+    asked = _parse(Demo, words, "demo", Demo(_default_workspace()))
+    from .demo.show import show
+    from .progress import watching
+
+    result = show(asked.workspace, asked.seed, watching)
+    _say(result.summary())
+    if asked.json:
+        _say(json.dumps(result.as_dict()))
+    return 0
+
+
+def _train(words: list[str]) -> int:
+    config, asked = _settings(words, "train", "Train a LoRA from judged pairs.")
+    from .runs import Run
+
+    return _train_run(Run.create(asked.workspace.resolve(), config), asked.json)
+
+
+def _resume(words: list[str]) -> int:
+    @dataclass
+    class Resume:
+        """Go on with a run that was stopped or killed."""
+
+        name: tyro.conf.Positional[str]
+        workspace: Workspace
+        json: Json = False
+
+    asked = _parse(Resume, words, "resume", Resume(tyro.MISSING, _default_workspace()))
+    from .runs import Run
+
+    return _train_run(Run.open(asked.workspace.resolve(), asked.name), asked.json)
+
+
+def _encode(words: list[str]) -> int:
+    config, asked = _settings(words, "encode", "Encode the pictures and captions of judged pairs into the cache.")
+    from .device import pick_device
+    from .preparation import prepare
+    from .progress import watching
+    from .stopping import StopRequest
+
+    workspace, device = asked.workspace.resolve(), pick_device(config.training.device)
+    with watching() as listen:
+        material = prepare(config.checked(), workspace, device, _told_to(listen), StopRequest(workspace / "stop"))
+    counts = {"pairs": len(material.encoded.pairs), "made": material.encoded.made, "reused": material.encoded.reused}
+    _say("{pairs} pairs are encoded: {made} entries made, {reused} reused".format(**counts))
+    if asked.json:
+        _say(json.dumps(counts))
+    return 0
+
+
+def _plan(words: list[str]) -> int:
+    config, asked = _settings(words, "plan", "Say what a training would take here, after trying a few steps of it.")
+    from .plan import make_plan
+
+    plan = make_plan(config.checked())
+    _say(plan.summary())
+    if asked.json:
+        _say(json.dumps(asdict(plan)))
+    return 0
+
+
+def _lora(words: list[str]) -> int:
+    @dataclass
+    class Show:
+        """Say what is in a LoRA file."""
+
+        file: tyro.conf.Positional[Path]
+        json: Json = False
+
+    if words[:1] != ["show"]:
+        raise UserError("say `mapo lora show FILE`")
+    asked = _parse(Show, words[1:], "lora show")
+    from .lora_description import describe
+
+    description = describe(asked.file)
+    _say(json.dumps(description.as_dict()) if asked.json else description.text())
+    return 0
+
+
+def _doctor(words: list[str]) -> int:
+    @dataclass
+    class Doctor:
+        """Look for what is missing on this machine, and say the mend."""
+
+        workspace: Workspace
+        json: Json = False
+
+    asked = _parse(Doctor, words, "doctor", Doctor(_default_workspace()))
+    from . import doctor
+
+    findings = doctor.examine(asked.workspace.resolve())
+    if asked.json:
+        _say(json.dumps([asdict(finding) for finding in findings]))
+    else:
+        doctor.print_findings(findings)
+    return int(any(finding.status == "missing" for finding in findings))
+
+
+VERBS = {
+    "demo": Verb(_demo, "watch a small model learn a taste, on any computer, in a few minutes"),
+    "train": Verb(_train, "train a LoRA from judged pairs"),
+    "resume": Verb(_resume, "go on with a run that was stopped or killed"),
+    "encode": Verb(_encode, "encode pictures and captions into the cache, without training"),
+    "plan": Verb(_plan, "say what a training would take on this machine"),
+    "lora": Verb(_lora, "lora show FILE: say what is in a LoRA file"),
+    "doctor": Verb(_doctor, "look for what is missing on this machine"),
+}
+
+
+def _settings(words: list[str], verb: str, description: str) -> tuple[RunConfig, Any]:
+    """The RunConfig and the other flags of a verb that takes both: an optional TOML file, then flags over it."""
+    from .config import RunConfig, read_config
+
+    given = read_config(Path(words.pop(0))) if words and not words[0].startswith("-") else RunConfig()
+    fields = [("run", tyro.conf.OmitArgPrefixes[RunConfig]), ("workspace", Workspace), ("json", Json, False)]
+    flags = make_dataclass("Flags", fields)
+    flags.__doc__ = description + " A TOML file of settings may come first; flags go over it."
+    asked = _parse(flags, words, f"{verb} [FILE.toml]", flags(given, _default_workspace()))
+    return asked.run, asked
+
+
+def _parse(kind: Any, words: list[str], verb: str, default: Any = None) -> Any:
+    """`words` as a `kind`. tyro itself prints what is wrong with a flag and exits with 2."""
+    given = {} if default is None else {"default": default}
+    return tyro.cli(kind, args=words, prog=f"mapo {verb}", **given)
+
+
+def _train_run(run: Run, as_json: bool) -> int:
+    from .loop import train
+    from .progress import watching
+    from .stopping import StopRequest, StopRequested
+
+    stop = StopRequest(run.stop_file)
+    again = f"go on with it by `mapo resume {run.name}`" + _workspace_flag(run.workspace)
+    try:
+        with watching() as listen:
+            run.listeners.append(listen)
+            outcome = train(run, stop)
+    except StopRequested:
+        _say(f"stopped before the first step; {again}")
+        return stop.exit_code
+    if outcome.finished:
+        _say(f"the LoRA is {outcome.lora}\nwhat it learned: {run.report_file}")
+    else:
+        _say(f"stopped after step {outcome.step} of {outcome.steps}, saved; {again}\nthe LoRA so far: {outcome.lora}")
+    if as_json:
+        agreement = outcome.agreement and outcome.agreement.agreement
+        facts = {"finished": outcome.finished, "step": outcome.step, "agreement": agreement}
+        _say(json.dumps({**facts, "lora": str(outcome.lora), "report": str(run.report_file)}))
+    return 0 if outcome.finished else stop.exit_code
+
+
+def _workspace_flag(workspace: Path) -> str:
+    return "" if workspace == _default_workspace().resolve() else f" --workspace {workspace}"
+
+
+def _told_to(listen: Callable[[dict[str, Any]], None]) -> Callable[..., None]:
+    return lambda event, **values: listen({"event": event, **values})
+
+
+def _help() -> str:
+    width = max(map(len, VERBS))
+    verbs = "\n".join(f"  {name:{width}}  {verb.summary}" for name, verb in VERBS.items())
+    return f"usage: mapo COMMAND ...\n\n{verbs}\n\n`mapo COMMAND --help` says more."
+
+
+def _say(text: str, to: Any = None) -> None:
+    print(text, file=to or sys.stdout, flush=True)

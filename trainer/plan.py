@@ -1,0 +1,122 @@
+"""What will a training take on this machine: how much is trained, how often each pair is seen, how long it lasts."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from .batches import PairBatch, seeded
+from .config import RunConfig
+from .device import pick_device, release_memory
+from .encode import EncodedPair
+from .families.base import Base, Framing
+from .families.opening import open_base
+from .learner import Learner
+from .preferences.formats.opening import open_pairs
+from .preferences.pairs import Pair
+from .preparation import divided
+from .progress import as_time
+
+_TIMED = 3
+
+
+@dataclass(frozen=True)
+class Plan:
+    """seconds_a_step: median of three real optimizer steps on this machine, after one that warms up.
+
+    seconds: all steps, without encoding, measuring and sample pictures. times_each_pair: how often a pair is seen.
+    """
+
+    family: str
+    device: str
+    precision: str
+    base_parameters: int
+    lora_parameters: int
+    train_pairs: int
+    held_out_pairs: int
+    steps: int
+    pairs_a_step: int
+    times_each_pair: float
+    seconds_a_step: float
+    seconds: float
+
+    def summary(self) -> str:
+        """For a person, a few lines."""
+        return (
+            f"{self.family} on {self.device} in {self.precision}: {self.base_parameters:,} parameters frozen, "
+            f"{self.lora_parameters:,} trained\n"
+            f"{self.train_pairs} pairs to train on, {self.held_out_pairs} held out; {self.steps} steps of "
+            f"{self.pairs_a_step} pairs show each pair {self.times_each_pair:.1f} times\n"
+            f"{self.seconds_a_step:.2f} s a step here, about {as_time(self.seconds)} in all "
+            "(without encoding, measuring and sample pictures)"
+        )
+
+
+def make_plan(config: RunConfig) -> Plan:
+    """Read the pairs, load the base and take a few steps on noise of the right shape. Writes nothing.
+
+    Raises UserError for whatever would stop the training itself.
+    """
+    pair_set = open_pairs(Path(config.data.pairs), bad=config.data.bad_pairs).load()
+    split = divided(pair_set, config)
+    device = pick_device(config.training.device)
+    tokenizers = Path(config.tokenizers) if config.tokenizers else None
+    base = open_base(config.base, tokenizers=tokenizers, prediction=config.prediction)
+    batch = _noise_batch(base, config, split.train[0], device)
+    learner = Learner(config, base, device)
+    seconds = _time_steps(learner, batch, config, device)
+    pairs_a_step = config.training.batch_size * config.training.accumulation
+    steps = config.training.steps
+    trained = sum(p.numel() for p in learner.unet.parameters() if p.requires_grad)
+    return Plan(
+        family=base.family,
+        device=str(device),
+        precision=learner.precision,
+        base_parameters=sum(p.numel() for p in learner.unet.parameters()) - trained,
+        lora_parameters=trained,
+        train_pairs=len(split.train),
+        held_out_pairs=len(split.held_out),
+        steps=steps,
+        pairs_a_step=pairs_a_step,
+        times_each_pair=steps * pairs_a_step / len(split.train),
+        seconds_a_step=seconds,
+        seconds=seconds * steps,
+    )
+
+
+def _noise_batch(base: Base, config: RunConfig, pair: Pair, device: torch.device) -> PairBatch:
+    """A batch of the right shapes whose pictures are noise: the arithmetic does not care what they show."""
+    encoder = base.load_text(device, torch.float32)
+    text = encoder([pair.prompt])[0]
+    del encoder
+    release_memory(device)
+    side = config.data.resolution or base.resolution
+    pairs, cells = config.training.batch_size, side // base.latent_factor
+    nowhere = Path()
+    encoded = EncodedPair(pair, (side, side), Framing(side, side, 0, 0, side, side), nowhere, nowhere, nowhere)
+    noise = torch.randn(3, pairs, 4, cells, cells, generator=seeded("plan"))
+    return PairBatch(
+        pairs=(encoded,) * pairs,
+        chosen=noise[0],
+        rejected=noise[1],
+        noise=noise[2],
+        timestep=torch.full((pairs,), base.schedule.timesteps // 2),
+        text={name: tensor.expand(pairs, *tensor.shape) for name, tensor in text.items()},
+        framing=torch.tensor([encoded.framing.as_list()] * pairs, dtype=torch.float32),
+        preference=torch.ones(pairs),
+        weight=torch.ones(pairs),
+    ).to(device)
+
+
+def _time_steps(learner: Learner, batch: PairBatch, config: RunConfig, device: torch.device) -> float:
+    times = []
+    for step in range(_TIMED + 1):
+        began = time.perf_counter()
+        numbers = learner.learn(step, [batch] * config.training.accumulation)
+        numbers.cpu()  # waits for the device
+        times.append(time.perf_counter() - began)
+    return statistics.median(times[1:])

@@ -1,0 +1,90 @@
+"""The sample pictures of a run: the same prompts and seeds with and without the LoRA, side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from PIL import Image
+from torch import nn
+
+from . import adapters
+from .config import RunConfig
+from .device import release_memory
+from .encode import load_text
+from .files import written_whole
+from .generate import decode, grid, sample
+from .preparation import Material
+from .runs import Run
+
+
+class Samples:
+    """Paints `material.sample_prompts` into <run>/samples/: base-0.png ... once, step-00000200.png as a sheet."""
+
+    def __init__(self, run: Run, config: RunConfig, material: Material, device: torch.device):
+        self._run = run
+        self._watch = config.watch
+        self._seed = config.training.seed
+        self._size = config.data.resolution or material.base.resolution
+        self._material = material
+        self._device = device
+
+    def paint(self, unet: nn.Module, step: int) -> None:
+        """Paint every prompt with the LoRA as it is after `step` steps; does nothing where samples are switched off."""
+        prompts = self._material.sample_prompts
+        if not prompts or not self._watch.sample_every:
+            return
+        training = unet.training
+        unet.eval()
+        base = self._base_pictures(unet)
+        painted = base if step == 0 else self._pictures(unet)
+        unet.train(training)
+        sheet = grid(list(zip(base, painted, strict=True)), captions=prompts, header=("base", f"LoRA, step {step}"))
+        file = self._run.samples_folder / f"step-{step:08d}.png"
+        with written_whole(file) as part:
+            sheet.save(part, "PNG")
+        self._run.log("sample", step=step, file=file.name)
+
+    def _base_pictures(self, unet: nn.Module) -> list[Image.Image]:
+        files = [self._run.samples_folder / f"base-{i}.png" for i in range(len(self._material.sample_prompts))]
+        if all(file.is_file() for file in files):
+            return [Image.open(file).convert("RGB") for file in files]
+        with adapters.disabled(unet):
+            pictures = self._pictures(unet)
+        for file, picture in zip(files, pictures, strict=True):
+            with written_whole(file) as part:
+                picture.save(part, "PNG")
+        return pictures
+
+    def _pictures(self, unet: nn.Module) -> list[Image.Image]:
+        material = self._material
+        empty = load_text(material.encoded.text(""))
+        texts = [(load_text(material.encoded.text(prompt)), empty) for prompt in material.sample_prompts]
+        latents = sample(
+            material.base,
+            unet,
+            texts,
+            (self._size, self._size),
+            [self._seed + i for i in range(len(texts))],
+            steps=self._watch.sample_steps,
+            guidance=self._watch.guidance,
+        )
+        with _parked(unet, self._device):
+            vae = material.base.load_vae(self._device)
+            return decode(vae, latents)
+
+
+@contextmanager
+def _parked(unet: nn.Module, device: torch.device) -> Iterator[None]:
+    """The UNet out of the device's memory while the VAE is in it."""
+    if device.type == "cpu":
+        yield
+        return
+    unet.to("cpu")
+    release_memory(device)
+    try:
+        yield
+    finally:
+        release_memory(device)
+        unet.to(device)
