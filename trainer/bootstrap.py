@@ -207,7 +207,8 @@ def make_venv(steps: Steps, stamp: dict) -> None:
     HALF_MADE.touch()
     # _base_executable: this process may run on the environment that it has just removed.
     base = getattr(sys, "_base_executable", None) or sys.executable
-    steps.run(f"[1/4] .venv with Python {running_version()}: some seconds", [base, "-I", "-m", "venv", str(VENV)])
+    steps.begin(f"[1/4] .venv with Python {running_version()}: some seconds")
+    steps.run([base, "-I", "-m", "venv", str(VENV)])
     HALF_MADE.unlink()
 
 
@@ -242,12 +243,12 @@ def put_torch(steps: Steps, graphics: torch_choice.Graphics, kind: str) -> None:
             return  # a CUDA build without its card still works; this source would only bring it again
         if not torch_choice.offers(source, venv_version()):
             continue
-        say(f"[2/4] {source.title}: a minute for a CPU build, up to an hour for a CUDA build (3 GB)")
+        steps.begin(f"[2/4] {source.title}: a minute for a CPU build, up to an hour for a CUDA build (3 GB)")
         replace = ("--force-reinstall", "--no-deps") if torch else ()
         try:
-            steps.run("", pip("install", *source.options, *replace, source.requirement))
+            steps.run(pip("install", *source.options, *replace, source.requirement))
             if replace:
-                steps.run("", pip("install", *source.options, source.requirement))
+                steps.run(pip("install", *source.options, source.requirement))
         except StepFailedError as error:
             failure = error
         if torch_choice.keeps(torch_choice.installed_torch(site_packages()), graphics, limits):
@@ -262,14 +263,14 @@ def put_mapo(steps: Steps, extras: list[str]) -> None:
     constraint = VENV / "torch-stays.txt"
     constraint.write_text(f"torch==={torch.version}\n", encoding="utf-8")
     named = f"[{','.join(extras)}]" if extras else ""
-    say(f"[3/4] mapo{named} and what it builds on: one to five minutes")
-    steps.run("", pip("install", "--constraint", str(constraint), "--editable", f".{named}"))
+    steps.begin(f"[3/4] mapo{named} and what it builds on: one to five minutes")
+    steps.run(pip("install", "--constraint", str(constraint), "--editable", f".{named}"))
 
 
 def check_torch(steps: Steps, graphics: torch_choice.Graphics) -> None:
-    say("[4/4] Does PyTorch start?")
+    steps.begin("[4/4] Does PyTorch start?")
     ask = "import torch; print('CUDA', 'works' if torch.cuda.is_available() else 'is not available')"
-    works = steps.run("", [str(PYTHON), "-I", "-c", ask]).endswith("CUDA works")
+    works = steps.run([str(PYTHON), "-I", "-c", ask]).endswith("CUDA works")
     torch = torch_choice.installed_torch(site_packages())
     if works or not graphics.card or torch.kind in ("rocm", "xpu"):
         return
@@ -293,6 +294,7 @@ class Steps:
 
     def __init__(self, lock: int) -> None:
         self.lock = lock
+        self.title = ""
 
     def __enter__(self) -> Steps:
         import signal
@@ -311,17 +313,19 @@ class Steps:
 
     def succeeds(self, command: list[str]) -> bool:
         try:
-            self.run("", command)
+            self.run(command)
         except StepFailedError:
             return False
         return True
 
-    def run(self, title: str, command: list[str]) -> str:
+    def begin(self, title: str) -> None:
+        self.title = title
+        say(title)
+
+    def run(self, command: list[str]) -> str:
         """What the program printed. It holds the lock too: one that outlives a killed start is waited for."""
         import subprocess
 
-        if title:
-            say(title)
         start = self.path.stat().st_size
         # A user install fails in an environment, whatever a person's settings prefer elsewhere.
         settings = {**os.environ, "PIP_USER": "0", "PIP_PROGRESS_BAR": "off", "PIP_DISABLE_PIP_VERSION_CHECK": "1"}
@@ -344,7 +348,7 @@ class Steps:
         if code:
             told = "".join(f"\n    {line}" for line in output.splitlines()[-12:])
             log_path = VENV / "install.log" if VENV.is_dir() else self.path
-            raise StepFailedError(f"This failed (exit code {code}): {' '.join(command)}{told}\nAll of it: {log_path}")
+            raise StepFailedError(f"Failed with exit code {code} at {self.title}{told}\n      All of it: {log_path}")
         return output
 
     def watch(self, child: Popen, start: int) -> int:
