@@ -38,7 +38,7 @@ def unet(file: Checkpoint, config: Mapping[str, Any], device: torch.device, dtyp
     from diffusers import UNet2DConditionModel
     from diffusers.loaders.single_file_utils import convert_ldm_unet_checkpoint
 
-    state = convert_ldm_unet_checkpoint(dict(file.read("model.diffusion_model.")), dict(config))
+    state = _translated(convert_ldm_unet_checkpoint, file, "model.diffusion_model.", config)
     return filled(lambda: UNet2DConditionModel.from_config(dict(config)), state, file, device, dtype)
 
 
@@ -47,7 +47,7 @@ def vae(file: Checkpoint, config: Mapping[str, Any], device: torch.device, dtype
     from diffusers import AutoencoderKL
     from diffusers.loaders.single_file_utils import convert_ldm_vae_checkpoint
 
-    state = convert_ldm_vae_checkpoint(dict(file.read("first_stage_model.")), dict(config))
+    state = _translated(convert_ldm_vae_checkpoint, file, "first_stage_model.", config)
     return filled(lambda: AutoencoderKL.from_config(dict(config)), state, file, device, dtype)
 
 
@@ -102,6 +102,14 @@ def from_open_clip(raw: State) -> State:
     return state
 
 
+def _translated(names: Callable[..., State], file: Checkpoint, prefix: str, config: Mapping[str, Any]) -> State:
+    try:
+        state = names(dict(file.read(prefix)), dict(config))
+    except (KeyError, AttributeError, IndexError) as error:  # how the translation stumbles over a missing tensor
+        raise _unfit(file, "model", f"cannot be read in full (near {error})") from error
+    return {name: tensor for name, tensor in state.items() if tensor is not None}
+
+
 def filled(
     build: Callable[[], nn.Module], state: State, file: Checkpoint, device: torch.device, dtype: torch.dtype
 ) -> nn.Module:
@@ -123,11 +131,15 @@ def filled(
     if missing or odd:
         name = (missing or odd)[0]
         ails = f"lacks {len(missing)} weights" if missing else f"has other shapes for {len(odd)} weights"
-        raise UserError(
-            f"{file.path}: its {type(model).__name__} {ails} (the first: {name}). It may be a slimmed variant "
-            "(such as SSD-1B) or damaged; give the model as a diffusers folder, or another checkpoint."
-        )
+        raise _unfit(file, type(model).__name__, f"{ails} (the first: {name})")
     for name in wanted:
         state[name] = state[name].to(device=device, dtype=dtype, copy=True).contiguous()
     model.load_state_dict({name: state[name] for name in wanted}, strict=True, assign=True)
     return model.to(device).eval().requires_grad_(False)
+
+
+def _unfit(file: Checkpoint, model: str, ails: str) -> UserError:
+    return UserError(
+        f"{file.path}: its {model} {ails}. It may be a slimmed variant (such as SSD-1B) or damaged; "
+        "give the model as a diffusers folder, or another checkpoint."
+    )
