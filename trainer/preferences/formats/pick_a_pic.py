@@ -52,7 +52,8 @@ class Shard:
     """One parquet file, read a few rows at a time. Safe to share between threads.
 
     Cells are cheap to read in ascending order, give or take a few rows, as the encoder does; going back means reading
-    the row group again from its start, because parquet cannot jump to a row.
+    the row group again from its start, because parquet cannot jump to a row. Memory: a few rows, or one page of each
+    column where the writer made its pages larger than that.
     """
 
     def __init__(self, path: Path):
@@ -84,7 +85,7 @@ class Shard:
             return file.metadata.num_rows
 
     def cell(self, row_group: int, row: int, column: str) -> bytes | None:
-        """The picture's bytes in a cell; None if it has none. Raises UserError if the file cannot be read any more."""
+        """The picture's bytes in a cell; None if there is none (any more). Raises UserError if it cannot be read."""
         with self._lock:
             start = row // _ROWS_AT_ONCE * _ROWS_AT_ONCE
             if row_group != self._row_group or (start not in self._kept and start < self._next_row):
@@ -93,12 +94,13 @@ class Shard:
             while start not in self._kept:
                 batch = next(self._batches, None)
                 if batch is None:
-                    raise UserError(f"{self.path} has changed since the pairs were read; start again")
+                    return None
                 self._kept[self._next_row] = batch
                 self._next_row += _ROWS_AT_ONCE
                 while len(self._kept) > _BATCHES_KEPT:
                     del self._kept[min(self._kept)]
-            return picture_bytes(self._kept[start][row - start][column])
+            batch = self._kept[start]
+            return picture_bytes(batch[row - start][column]) if row - start < len(batch) else None
 
     def _pictures_of(self, row_group: int) -> Iterator[list[dict[str, Any]]]:
         with self._open() as file:
