@@ -10,6 +10,7 @@ Randomness needs no saving: every draw of a run is a function of (seed, step), s
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import shutil
@@ -60,7 +61,10 @@ def save_state(folder: Path, state: State) -> Path:
             save_file(
                 {name: tensor.contiguous() for name, tensor in state.adapter.items()}, part / "adapter.safetensors"
             )
-            torch.save(state.optimizer, part / "optimizer.pt")
+            # Through memory: torch's own file writer hides that the disk is full behind an error of its own.
+            optimizer = io.BytesIO()
+            torch.save(state.optimizer, optimizer)
+            (part / "optimizer.pt").write_bytes(optimizer.getbuffer())
             progress = {"step": state.step, "origin": asdict(state.origin)}
             (part / "progress.json").write_text(json.dumps(progress), encoding="utf-8")
             for file in part.iterdir():

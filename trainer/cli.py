@@ -170,13 +170,15 @@ VERBS = {
 def _settings(words: list[str], verb: str, description: str) -> tuple[RunConfig, Any]:
     """The RunConfig and the other flags of a verb that takes both: an optional TOML file, then flags over it."""
     from .config import RunConfig, read_config
+    from .flags import checked, unchecked
 
     given = read_config(Path(words.pop(0))) if words and not words[0].startswith("-") else RunConfig()
-    fields = [("run", tyro.conf.OmitArgPrefixes[RunConfig]), ("workspace", Workspace), ("json", Json, False)]
-    flags = make_dataclass("Flags", fields)
+    defaults = unchecked(given)
+    run_flags = tyro.conf.OmitArgPrefixes[type(defaults)]
+    flags = make_dataclass("Flags", [("run", run_flags), ("workspace", Workspace), ("json", Json, False)])
     flags.__doc__ = description + " A TOML file of settings may come first; flags go over it."
-    asked = _parse(flags, words, f"{verb} [FILE.toml]", flags(given, _default_workspace()))
-    return asked.run, asked
+    asked = _parse(flags, words, f"{verb} [FILE.toml]", flags(defaults, _default_workspace()))
+    return checked(asked.run, "settings"), asked
 
 
 def _parse(kind: Any, words: list[str], verb: str, default: Any = None) -> Any:

@@ -28,7 +28,7 @@ class StopRequest:
 
     @property
     def exit_code(self) -> int:
-        """Of a process that stopped for this: what the shell expects after a signal, 0 where a face asked by the file."""
+        """Of a process that stopped for this: what shells expect after a signal, 0 where a face asked by the file."""
         return 0 if self.signal is None else 128 + self.signal
 
     def check(self) -> None:
