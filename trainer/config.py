@@ -56,7 +56,7 @@ class AdapterConfig(_Part):
     """Scale numerator: the LoRA acts with alpha / rank. By default the rank."""
     dropout: float = Field(0.0, ge=0, lt=1)
     """Share of LoRA inputs zeroed in training, against overfitting."""
-    targets: Literal["attention", "attention+mlp"] = "attention+mlp"
+    targets: Literal["attention", "all"] = "all"
     """Layers that get a LoRA: attention only, or also projections and feed-forward, which hold more of a style."""
     rslora: bool = False
     """Scale with alpha / sqrt(rank), so that high ranks learn as fast as low ones."""

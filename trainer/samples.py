@@ -14,9 +14,10 @@ from .config import RunConfig
 from .device import release_memory
 from .encode import load_text
 from .files import written_whole
-from .generate import decode, grid, sample
+from .generate import decode, sample
 from .preparation import Material
 from .runs import Run
+from .sheet import grid
 
 
 class Samples:
