@@ -1,0 +1,346 @@
+"""What did a run learn? One HTML file that says it to a person, made from the run's folder alone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+from html import escape
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel
+
+from .charts import Chart, Line, draw
+from .files import write_text
+from .progress import as_time
+from .report_page import Html, element, facts, page, paragraph, picture, section, table, text
+from .runs import Run
+from .summary import (
+    Summary,
+    course,
+    damage,
+    headline,
+    how_it_ended,
+    how_sure,
+    number,
+    percent,
+    summarise,
+)
+
+Extra = tuple[str, str | Path | Sequence[Sequence[object]]]
+"""A section's title, and in it one paragraph, one picture file, or the rows of a table (the first is its header)."""
+
+_STATES = {"finished": "Finished", "stopped": "Stopped", "failed": "Failed", "open": "Not finished"}
+
+
+def write_report(run: Run, extra: Sequence[Extra] = ()) -> Path:
+    """Write `run.report_file` and return it; extra sections stand right below the headline.
+
+    Whatever the run has not come to (no events, no pictures, no measurement) is said so in its place. Raises UserError
+    where run.toml cannot be read or the report not be written.
+    """
+    summary = summarise(run)
+    body = [
+        _top(summary),
+        *(_extra(title, content) for title, content in extra),
+        _samples(run, summary),
+        _curves(summary),
+        _data(summary),
+        _loading(run, summary),
+        _files(run),
+        _settings(summary),
+    ]
+    write_text(run.report_file, page(f"{run.name} - MaPO Studio", body))
+    return run.report_file
+
+
+def _top(summary: Summary) -> Html:
+    sentence = text(headline(summary) + ".")
+    measured = course(summary.evaluations, "agreement")
+    if measured:
+        share = percent(measured[-1][1])
+        sentence = Html(sentence.replace(f"you on {share} of", f"you on <em>{share}</em> of", 1))
+    state = [element("b", text(_STATES[summary.ending])), text(f" · {summary.name} · MaPO Studio")]
+    words = element(
+        "div",
+        element("p", *state, kind=f"eyebrow {summary.ending}"),
+        element("h1", sentence),
+        *(paragraph(one) for one in how_sure(summary)),
+        paragraph(how_it_ended(summary), "soft"),
+    )
+    alarm = damage(summary)
+    return Html(
+        element("header", words, _chart(_agreement(summary), summary.steps), kind="hero")
+        + (paragraph(alarm, "alarm") if alarm else "")
+        + "".join(paragraph(_sentence(warning), "note") for warning in summary.warnings)
+    )
+
+
+def _extra(title: str, content: str | Path | Sequence[Sequence[object]]) -> Html:
+    if isinstance(content, Path):
+        return section(title, picture(content, title))
+    return section(title, paragraph(content) if isinstance(content, str) else table(content))
+
+
+def _samples(run: Run, summary: Summary) -> Html:
+    sheets = sorted(run.samples_folder.glob("step-*.png")) if run.samples_folder.is_dir() else []
+    if not sheets:
+        return section("What it paints", paragraph("No sample pictures were painted.", "empty"))
+    shown = list(dict.fromkeys([sheets[0], sheets[len(sheets) // 2], sheets[-1]]))
+    figures = [
+        element("figure", picture(sheet, f"Sample pictures, {said}"), element("figcaption", text(said)))
+        for sheet in shown
+        for said in [_moment(sheet, summary)]
+    ]
+    how = "The same prompts and the same noise each time: what changes is what was learned."
+    if prompts := summary.config.watch.sample_prompts:
+        how += " The prompts: " + "; ".join(prompts) + "."
+    return section("What it paints", paragraph(how, "soft"), element("div", *figures, kind="strip"))
+
+
+def _moment(sheet: Path, summary: Summary) -> str:
+    step = sheet.stem.removeprefix("step-").lstrip("0") or "0"
+    if step == "0":
+        return "Before training"
+    return f"Step {step}, the end" if step == str(summary.steps) else f"Step {step}"
+
+
+def _curves(summary: Summary) -> Html:
+    if not summary.taken and not summary.evaluations:
+        return section("How it went", paragraph("Not one step was taken.", "empty"))
+    charts = (_errors(summary), _margin(summary), _loss(summary), _learning_rate(summary))
+    return section(
+        "How it went",
+        paragraph(
+            "Pale lines are single steps, which jump because each sees other pairs at other noise levels; "
+            "the strong line is their running mean.",
+            "soft",
+        ),
+        element("div", *(_chart(chart, summary.steps) for chart in charts), kind="charts"),
+    )
+
+
+def _chart(chart: Chart, steps: int) -> Html:
+    names = [Html(f'<li class="{line.tone}">{escape(line.label)}</li>') for line in chart.lines]
+    return element(
+        "div",
+        element("h3", text(chart.title)),
+        paragraph(chart.good),
+        element("ul", *names, kind="key") if len(names) > 1 else Html(""),
+        Html(draw(chart, steps)),
+        kind="card",
+    )
+
+
+def _agreement(summary: Summary) -> Chart:
+    return Chart(
+        title="Agreement with you",
+        good="On pairs kept aside. Good: it rises and stays. Half is what tossing a coin gives; the pale band is how "
+        "exactly so many pairs can tell.",
+        lines=[Line("agreement", course(summary.evaluations, "agreement"))],
+        band=course(summary.evaluations, "low", "high"),
+        guide=(0.5, "tossing a coin"),
+        share=True,
+    )
+
+
+def _errors(summary: Summary) -> Chart:
+    held_out = len(course(summary.evaluations, "winner_error")) > 1
+    events = summary.evaluations if held_out else summary.taken
+    return Chart(
+        title="Errors" + (", pairs kept aside" if held_out else ", training pairs"),
+        good="How far off the model is when it paints the two pictures. Good: that of your choices falls or stays, "
+        "the other ends above it. Bad: both rise.",
+        lines=[
+            Line("pictures you chose", course(events, "winner_error"), "one", rough=not held_out),
+            Line("pictures you rejected", course(events, "loser_error"), "two", rough=not held_out),
+        ],
+    )
+
+
+def _margin(summary: Summary) -> Chart:
+    held_out = len(course(summary.evaluations, "margin")) > 1
+    return Chart(
+        title="Margin" + (", pairs kept aside" if held_out else ", training pairs"),
+        good="How clearly the two pictures of a pair are told apart. Good: it climbs above zero, then levels off.",
+        lines=[
+            Line("margin", course(summary.evaluations if held_out else summary.taken, "margin"), rough=not held_out),
+        ],
+        guide=(0.0, "no preference"),
+    )
+
+
+def _loss(summary: Summary) -> Chart:
+    return Chart(
+        title="Loss",
+        good="What the training makes smaller. Good: it falls a little, however unevenly; its height means nothing.",
+        lines=[Line("loss", course(summary.taken, "loss"), "three", rough=True)],
+    )
+
+
+def _learning_rate(summary: Summary) -> Chart:
+    return Chart(
+        title="Learning rate",
+        good="How large the steps are, as set. Good: just this shape, without a jump where a run was resumed.",
+        lines=[Line("learning rate", course(summary.taken, "learning_rate"), "three")],
+        from_zero=True,
+    )
+
+
+def _data(summary: Summary) -> Html:
+    left_out = [one for one in summary.started.get("left_out") or () if isinstance(one, dict)]
+    rows = [
+        ("Left out because", "Pairs", "For example"),
+        *((one.get("reason"), one.get("count"), ", ".join(map(str, one.get("examples") or ()))) for one in left_out),
+    ]
+    return section(
+        "Data and time",
+        element(
+            "div",
+            element("div", element("h3", text("Pairs")), _pairs(summary, left_out), kind="card"),
+            element("div", element("h3", text("Machine")), _machine(summary), kind="card"),
+            kind="columns",
+        ),
+        table(rows) if left_out else Html(""),
+    )
+
+
+def _pairs(summary: Summary, left_out: Sequence[dict[str, Any]]) -> Html:
+    started = summary.started
+    if not started:
+        return paragraph("The run did not come as far as reading its pairs.", "empty")
+    rows: list[tuple[str, object]] = [
+        ("From", summary.config.data.pairs),
+        ("Trained on", _count(started, "pairs")),
+        ("Kept aside to measure", _count(started, "held_out")),
+        ("Left out", f"{sum(int(number(one, 'count') or 0) for one in left_out)}"),
+    ]
+    upscaled = started.get("upscaled")
+    if isinstance(upscaled, list):
+        rows.append(("Pictures enlarged", f"{len(upscaled)} (too small: " + ", ".join(map(str, upscaled[:3])) + ")"))
+    if per_epoch := number(started, "batches_per_epoch"):
+        shown = summary.step * summary.config.training.accumulation / per_epoch
+        rows.append(("Each pair was shown", f"{shown:.1f} times"))
+    rows.append(("Encoded", f"{_count(started, 'encoded')} pictures and captions, {_count(started, 'reused')} reused"))
+    return facts(rows)
+
+
+def _machine(summary: Summary) -> Html:
+    started, seconds = summary.started, summary.seconds_a_step
+    rows: list[tuple[str, object]] = []
+    if started:
+        rows += [("Device", started.get("device", "?")), ("Arithmetic", started.get("precision", "?"))]
+    if seconds is not None:
+        rows += [("One step", _seconds(seconds)), ("All steps", as_time(summary.seconds))]
+    if not rows:
+        return paragraph("Nothing was computed yet.", "empty")
+    return facts(rows)
+
+
+def _loading(run: Run, summary: Summary) -> Html:
+    if not run.lora_file.is_file():
+        return section("How to use it", paragraph("There is no LoRA file yet.", "empty"))
+    file, base = run.lora_file.name, Path(summary.config.base).name
+    if summary.config.base == "tiny":
+        return section(
+            "How to use it",
+            paragraph(
+                f"`{file}` fits the small model that comes with MaPO Studio, and ComfyUI and Forge do not know it. "
+                "A LoRA trained on SDXL or SD 1.5 is written in the same form, for those programs."
+            ),
+        )
+    hosts = {
+        "ComfyUI": (
+            f"Copy `{file}` into `ComfyUI/models/loras` and press R.",
+            "Put a Load LoRA node behind Load Checkpoint; strength_model 1.0 is what was trained.",
+        ),
+        "Forge, AUTOMATIC1111": (
+            f"Copy `{file}` into `models/Lora` and press Refresh in the Lora tab.",
+            f"Click its card, or write `<lora:{run.name}:1>` into the prompt.",
+        ),
+        "diffusers": (
+            f"`pipe.load_lora_weights({str(run.folder)!r}, weight_name={file!r}, adapter_name='taste')`",
+            "`pipe.set_adapters('taste', 1.0)`",
+        ),
+    }
+    cards = [
+        element("div", element("h3", text(host)), *(paragraph(line) for line in lines), kind="card hosts")
+        for host, lines in hosts.items()
+    ]
+    fits = f"It belongs to {base}; on relatives of that model it works the better, the closer they are."
+    return section("How to use it", paragraph(fits, "soft"), element("div", *cards, kind="columns three"))
+
+
+def _files(run: Run) -> Html:
+    what = {
+        run.lora_file: "the LoRA",
+        run.settings_file: "the settings",
+        run.events_file: "everything that happened, one line of JSON each",
+        run.samples_folder: "sample pictures",
+        run.state_folder: "what a stopped run goes on from",
+    }
+    rows = [(file.name, _size(file), meaning) for file, meaning in what.items() if file.exists()]
+    where = paragraph(f"In `{run.folder}`, as of {datetime.now().astimezone():%Y-%m-%d %H:%M}.", "soft")
+    return section("Files", where, table(rows, header=False))
+
+
+def _settings(summary: Summary) -> Html:
+    config, defaults = summary.config, type(summary.config)()
+    parts = [name for name in type(config).model_fields if isinstance(getattr(config, name), BaseModel)]
+    cards = [_settings_of("run", config, defaults)]
+    cards += [_settings_of(part, getattr(config, part), getattr(defaults, part)) for part in parts]
+    return section(
+        "Settings",
+        paragraph("What was changed stands out; the rest is as it comes.", "soft"),
+        element("div", *cards, kind="settings"),
+    )
+
+
+def _settings_of(title: str, part: BaseModel, default: BaseModel) -> Html:
+    rows = ""
+    for name, field in type(part).model_fields.items():
+        value = getattr(part, name)
+        if isinstance(value, BaseModel):
+            continue
+        changed = value != getattr(default, name)
+        kind = "changed" if changed else "default"
+        rows += element("dt", text(name), kind=kind) + element("dd", text(_plainly(value)), kind=kind)
+        if changed and field.description:
+            rows += element("dd", text(field.description), kind="why")
+    return element("div", element("h3", text(title.capitalize())), element("dl", Html(rows)), kind="card")
+
+
+def _plainly(value: object) -> str:
+    if value is None or value == () or value == "":
+        return "-"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:g}"
+    return "; ".join(map(str, value)) if isinstance(value, tuple) else str(value)
+
+
+def _count(event: dict[str, Any], name: str) -> str:
+    value = number(event, name)
+    return "?" if value is None else f"{value:.0f}"
+
+
+def _seconds(seconds: float) -> str:
+    return f"{seconds:.2f} s" if seconds < 10 else as_time(seconds)
+
+
+def _size(file: Path) -> str:
+    if file.is_dir():
+        return ""
+    size = float(file.stat().st_size)
+    for unit in ("B", "KB", "MB"):
+        if size < 1000:
+            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
+        size /= 1000
+    return f"{size:.1f} GB"
+
+
+def _sentence(words: str) -> str:
+    """A warning as the log has it, begun and ended as a sentence."""
+    words = words.strip()
+    return words[:1].upper() + words[1:] + ("" if words.endswith((".", "!", "?")) else ".")
