@@ -61,8 +61,13 @@ def _demo(words: list[str]) -> int:
     asked = _parse(Demo, words, "demo", Demo(_default_workspace()))
     from .demo.show import show
     from .progress import watching
+    from .stopping import StopRequested
 
-    result = show(asked.workspace, asked.seed, watching)
+    try:
+        result = show(asked.workspace, asked.seed, watching)
+    except StopRequested as stopped:
+        _say(str(stopped) or "stopped")
+        return 130
     _say(result.summary())
     if asked.json:
         _say(json.dumps(result.as_dict()))

@@ -57,6 +57,8 @@ class _Bar:
         kind = event["event"]
         if kind == "encoding":
             self._show(_PHASES[event["phase"]], event["done"], event["total"], "")
+        elif kind == "painting":
+            self._show(f"painting {event['what']}", event["done"], event["total"], "")
         elif kind == "started":
             self._steps = event["steps"]
             self._show("training", 0, self._steps, "")
@@ -87,11 +89,13 @@ class _Lines:
         kind = event["event"]
         if kind == "started":
             self._steps = event["steps"]
-        if kind in ("encoding", "step"):
+        if kind in ("encoding", "painting", "step"):
             if time.monotonic() - self._last < _QUIET_SECONDS:
                 return
             self._last = time.monotonic()
-            if kind == "encoding":
+            if kind == "painting":
+                self._print(f"painting {event['what']}: step {event['done']} of {event['total']}")
+            elif kind == "encoding":
                 self._print(f"{_PHASES[event['phase']]}: {event['done']} of {event['total']}")
             else:
                 left = as_time(event["remaining"])

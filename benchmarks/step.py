@@ -1,0 +1,117 @@
+"""How much does our loop add to a bare forward and backward pass of the same UNet?
+
+    python benchmarks/step.py [--rounds 15] [--pairs 4] [--json]
+
+Three ways of taking a training step on the same base, pairs and LoRA, in one process and in turn, round by round, so
+that a machine that slows down slows all of them:
+
+    bare    forward and backward of the UNet on one kept batch: the arithmetic that cannot be avoided
+    step    our step on one kept batch: objective, clipping and 8-bit AdamW as well
+    loop    our step as the loop takes it: batches read from the cache and drawn, numbers gathered, events written
+
+What is printed are medians over the rounds. The UNet is wider than the tiny base's, so that a step takes about half a
+second on two cores; its weights are random, which the arithmetic does not care about.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from diffusers import UNet2DConditionModel
+from mapo_studio.trainer.batches import BatchSettings, PairBatches, batches_by_step
+from mapo_studio.trainer.config import parse_config
+from mapo_studio.trainer.demo.pairs import write_pairs
+from mapo_studio.trainer.encode import encode, load_text
+from mapo_studio.trainer.families.base import Base
+from mapo_studio.trainer.families.opening import TINY, open_base
+from mapo_studio.trainer.learner import Learner
+from mapo_studio.trainer.meter import Meter
+from mapo_studio.trainer.pair_errors import pair_errors
+from mapo_studio.trainer.preferences.formats.opening import open_pairs
+from mapo_studio.trainer.runs import Run
+
+CPU = torch.device("cpu")
+_WIDTHS = (96, 192, 288)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=15, help="how often each way is timed")
+    parser.add_argument("--pairs", type=int, default=4, help="pairs a step")
+    parser.add_argument("--json", action="store_true", help="end with one JSON object on a line of its own")
+    asked = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        seconds = measure(Path(folder), asked.rounds, asked.pairs)
+    bare = seconds["bare"]
+    machine = f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, torch {torch.__version__}"
+    print(f"{machine}; {asked.pairs} pairs a step, medians of {asked.rounds} rounds")
+    for way, median in seconds.items():
+        print(f"  {way:5} {median * 1000:7.1f} ms   {median / bare - 1:+6.1%} over bare")
+    print(f"  data and bookkeeping (loop over step): {seconds['loop'] / seconds['step'] - 1:+.1%}")
+    if asked.json:
+        print(json.dumps({"machine": machine, "pairs": asked.pairs, "rounds": asked.rounds, "seconds": seconds}))
+
+
+def measure(folder: Path, rounds: int, pairs: int) -> dict[str, float]:
+    """Median seconds of each way to take a step."""
+    base = _wider(open_base(TINY))
+    write_pairs(folder / "pairs", 16 * pairs, seed=0)
+    config = parse_config(
+        {
+            "name": "step",
+            "base": TINY,
+            "data": {"pairs": str(folder / "pairs")},
+            "training": {"steps": rounds, "batch_size": pairs, "accumulation": 1},
+        },
+        "benchmark",
+    )
+    found = open_pairs(folder / "pairs").load().pairs
+    encoded = encode(base, found, (), folder / "cache", CPU, resolution=base.resolution)
+    settings = BatchSettings(pairs, base.schedule.timesteps, seed=0)
+    batches = PairBatches(encoded.pairs, load_text(encoded.text("")), settings)
+    learner, run = Learner(config, base, CPU), Run.create(folder, config)
+    meter, kept = Meter(run, rounds, loss_scaling=False), batches[0]
+    # One round more than is timed: the first warms up.
+    ahead = enumerate(batches_by_step(batches, 1, 0, rounds + 1, CPU))
+
+    def bare() -> None:
+        errors = pair_errors(base, learner.unet, kept, reference=False)
+        errors.chosen.mean().add(errors.rejected.mean()).backward()
+        learner.unet.zero_grad()
+
+    def loop() -> None:
+        step, micro_batches = next(ahead)
+        meter.add(step + 1, learner.learn(step, micro_batches), learner.learning_rate(step), micro_batches)
+        if (step + 1) % config.watch.log_every == 0:
+            meter.read()
+
+    ways: dict[str, Callable[[], object]] = {"bare": bare, "step": lambda: learner.learn(0, [kept]), "loop": loop}
+    times: dict[str, list[float]] = {way: [] for way in ways}
+    for _ in range(rounds + 1):
+        for way, take in ways.items():
+            began = time.perf_counter()
+            take()
+            times[way].append(time.perf_counter() - began)
+    return {way: statistics.median(taken[1:]) for way, taken in times.items()}
+
+
+def _wider(base: Base) -> Base:
+    """The tiny base with a wider UNet of random weights."""
+    narrow = base.load_unet(CPU, torch.float32).config
+    torch.manual_seed(0)
+    wide = UNet2DConditionModel.from_config({**narrow, "block_out_channels": _WIDTHS})
+    base.load_unet = lambda device, dtype: wide.to(device, dtype)  # type: ignore[method-assign]
+    return base
+
+
+if __name__ == "__main__":
+    main()
