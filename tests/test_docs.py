@@ -1,0 +1,63 @@
+"""Do the documents for people say what is true of the files and commands that there are?"""
+
+import re
+from pathlib import Path
+
+import pytest
+from mapo_studio.trainer.cli import VERBS
+from mapo_studio.trainer.config import RunConfig
+from mapo_studio.trainer.preferences.formats.opening import open_pairs
+from PIL import Image
+from pydantic import BaseModel
+
+ROOT = Path(__file__).resolve().parents[1]
+DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+COMMAND = re.compile(r"(?:\./mapo\.sh|mapo\.bat) ([a-z]+)([^`\n#]*)")
+
+
+def flags(model=RunConfig):
+    """Of every setting, as the command line writes it."""
+    for name, field in model.model_fields.items():
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            yield from flags(field.annotation)
+        else:
+            renamed = [one.name for one in field.metadata if getattr(one, "name", None)]
+            yield "--" + (renamed[0] if renamed else name).replace("_", "-")
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_commands_and_flags_exist(document):
+    known = {*flags(), "--workspace", "--json", "--help"}
+    for verb, rest in COMMAND.findall(document.read_text(encoding="utf-8")):
+        assert verb in {*VERBS, "test"}
+        assert verb == "test" or set(re.findall(r"--[a-z][a-z-]*", rest)) <= known
+    flags_in_text = re.findall(r"`(--[a-z][a-z-]*)[^`]*`", document.read_text(encoding="utf-8"))
+    assert set(flags_in_text) <= known
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_links_lead_to_files(document):
+    links = re.findall(r"\]\((?!https?:)([^)#]+)", document.read_text(encoding="utf-8"))
+    assert [link for link in links if not (document.parent / link).exists()] == []
+
+
+def test_the_map_names_every_file_of_the_trainer_and_no_other():
+    words = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    named = {Path(name).name for name in re.findall(r"`([\w/]+\.py)`", words.partition("## The map")[2])}
+    there = {file.name for file in (ROOT / "trainer").rglob("*.py") if file.name != "__init__.py"}
+    tests = {"test_objectives.py", "test_report.py"}
+    assert there - named == set()
+    assert named - there - tests - {"__init__.py"} == set()
+
+
+def test_the_first_layout_of_the_readme_is_read(tmp_path):
+    for side, colour in (("w", "red"), ("l", "blue")):
+        (tmp_path / "my-pairs" / side).mkdir(parents=True)
+        Image.new("RGB", (64, 64), colour).save(tmp_path / "my-pairs" / side / "001.png")
+    (tmp_path / "my-pairs" / "w" / "001.txt").write_text("its prompt")
+    [pair] = open_pairs(tmp_path / "my-pairs").load().pairs
+    assert (pair.prompt, pair.chosen.label, pair.rejected.label) == (
+        "its prompt",
+        "my-pairs/w/001.png",
+        "my-pairs/l/001.png",
+    )
