@@ -67,3 +67,14 @@ def test_a_turned_picture_gets_the_turned_bucket_unless_two_are_equally_near(bas
 def test_a_picture_of_a_buckets_size_gets_that_bucket(base):
     sizes = buckets(*base)
     assert all(bucket_for(*size, sizes) == size for size in sizes)
+
+
+@pytest.mark.parametrize(("width", "wanted"), [(141, (64, 64)), (142, (128, 64)), (145, (128, 64))])
+def test_nearest_means_the_ratio_of_aspects_and_not_their_difference(width, wanted):
+    sizes = ((64, 64), (128, 64), (64, 128))
+    assert bucket_for(width, 100, sizes) == wanted
+    assert bucket_for(100, width, sizes) == wanted[::-1]
+
+
+def test_of_two_equally_near_buckets_the_larger_is_taken():
+    assert bucket_for(100, 100, ((64, 128), (96, 96), (128, 128))) == (128, 128)

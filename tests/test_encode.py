@@ -413,6 +413,18 @@ def test_a_killed_encode_leaves_only_entries_that_can_be_trusted(tmp_path):
     assert (again.reused, again.made) == (len(kept), 452 - len(kept))
 
 
+def test_an_entry_gets_its_name_only_once_it_is_whole(pairs, tmp_path, monkeypatch):
+    moved, move = [], os.replace
+
+    def watched(beside, path):
+        moved.append((entries.is_sound(beside), path.exists()))
+        move(beside, path)
+
+    monkeypatch.setattr(entries.os, "replace", watched)
+    assert run(SmallBase(), pairs, tmp_path).made == len(moved)
+    assert set(moved) == {(True, False)}
+
+
 def test_half_written_leftovers_are_swept_once_they_are_old(pairs, tmp_path):
     run(SmallBase(), pairs, tmp_path)
     folder = files(tmp_path)[0].parent

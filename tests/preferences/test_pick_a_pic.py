@@ -213,4 +213,4 @@ def test_a_large_row_group_is_never_held_whole(tmp_path):
     told = subprocess.run([sys.executable, "-c", READ_ALL, str(file)], capture_output=True, text=True, check=True)
     count, grown_mb = told.stdout.split()
     assert int(count) == 300
-    assert float(grown_mb) < 100, "300 MB of pictures were not streamed"
+    assert float(grown_mb) < 150, "300 MB of pictures were not streamed"
