@@ -280,8 +280,8 @@ def _files(run: Run) -> Html:
         run.state_folder: "what a stopped run goes on from",
     }
     rows = [(file.name, _size(file), meaning) for file, meaning in what.items() if file.exists()]
-    where = paragraph(f"In `{run.folder}`, as of {datetime.now().astimezone():%Y-%m-%d %H:%M}.", "soft")
-    return section("Files", where, table(rows, header=False))
+    when = paragraph(f"As of {datetime.now().astimezone():%Y-%m-%d %H:%M}, in", "soft")
+    return section("Files", when, paragraph(f"`{run.folder}`"), table(rows, header=False))
 
 
 def _settings(summary: Summary) -> Html:
