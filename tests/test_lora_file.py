@@ -63,7 +63,7 @@ def test_keys_are_the_kohya_names_of_every_trained_module_and_nothing_else(famil
     unet, path = real_file(family, targets)
     trained = [name for name, module in unet.named_modules() if isinstance(module, LoraLayer)]
     assert len(trained) == modules
-    # kohya's rule, which A1111 inverts by building the same table: lora_unet_ + the path with "." as "_".
+    # kohya's rule: lora_unet_ + the path with "." as "_".
     expected = {
         f"lora_unet_{path_.replace('.', '_')}.{part}"
         for path_ in trained

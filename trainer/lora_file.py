@@ -183,7 +183,7 @@ def _metadata(
         "modelspec.date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         **{name if "." in name or name.startswith("ss_") else f"mapo.{name}": fact for name, fact in more.items()},
         "modelspec.hash_sha256": f"0x{digest}",
-        "sshs_model_hash": digest,  # A1111 writes it into pictures, and would otherwise compute it at each start
+        "sshs_model_hash": digest,  # A1111 writes it into pictures; without it, it hashes the file itself
         "ss_output_name": f"{title}-{digest[:8]}",  # A1111 and Forge offer it as <lora:...>: no two files may share it
         "ss_network_module": "networks.lora",
         "ss_network_dim": settings.rank,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from copy import deepcopy
 
 import pytest
@@ -56,6 +57,10 @@ def test_comfyui_maps_every_module_of_the_real_models_with_no_key_left_over(
         assert lora["left_over"] == []
         assert len(lora["mapped"]) == modules
         assert all(weight == change for weight, change in lora["mapped"].values())
+    for path, lora in zip(paths, ours, strict=False):
+        names = {key.split(".")[0] for key in safetensors.torch.load_file(path)}
+        weights = {key.removesuffix(".weight").replace(".", "_") for key in lora["mapped"]}
+        assert {as_a1111_finds(name) for name in names} == weights, "A1111 would look for other modules than ComfyUI"
     assert "nothing" in str(unknown["left_over"]), "without this complaint, none about our files would mean nothing"
 
 
@@ -90,6 +95,16 @@ def test_trainer_diffusers_and_comfyui_paint_the_same_with_a_lora(family, tmp_pa
         assert distance(diffusers[index], ours) < 1e-4
         assert distance(comfyui[str(index)], ours) < 1e-4
         assert distance(ours, untrained) > 0.01, "the LoRA does too little for this test to notice a fault"
+
+
+def as_a1111_finds(name: str) -> str:
+    """A1111's rule, said anew: it counts blocks through, three to a level, the very first input block being conv_in."""
+    match = re.fullmatch(r"lora_unet_(down|mid|up)_blocks?_(?:(\d+)_)?attentions_(\d)_(.+)", name)
+    where, level, attention, rest = match.groups()
+    if where == "mid":
+        return f"diffusion_model_middle_block_1_{rest}"
+    block = 3 * int(level) + int(attention)
+    return f"diffusion_model_{f'input_blocks_{1 + block}' if where == 'down' else f'output_blocks_{block}'}_1_{rest}"
 
 
 def distance(one: torch.Tensor, other: torch.Tensor) -> float:
