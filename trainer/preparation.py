@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
@@ -19,6 +20,7 @@ from .preferences.pairs import PairSet, Split, split_by_prompt
 from .stopping import StopRequest
 
 _SAMPLES = 4
+_SECONDS_BETWEEN = 0.5
 
 
 @dataclass(frozen=True)
@@ -49,9 +51,15 @@ def prepare(
     split = divided(pair_set, config)
     prompts = config.watch.sample_prompts or _some_prompts(split)
 
+    told = 0.0
+
     def report(progress: EncodeProgress) -> None:
+        nonlocal told
         stop.check()
-        tell("encoding", phase=progress.phase, done=progress.done, total=progress.total, reused=progress.reused)
+        # Ten thousand pictures must not become ten thousand lines of the run's events.
+        if progress.done == progress.total or time.monotonic() - told > _SECONDS_BETWEEN:
+            told = time.monotonic()
+            tell("encoding", **asdict(progress))
 
     held_out = split.held_out[: config.watch.evaluate_pairs]
     encoded = encode(
