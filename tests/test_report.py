@@ -254,10 +254,10 @@ def test_the_page_needs_nothing_but_itself(new_run):
     paint(run, 0)
     run.lora_file.write_bytes(b"lora")
     page = report_of(run)
-    assert not [tag for tag, _ in page.tags if tag in ("script", "link", "iframe", "object", "base", "a")]
+    assert not [tag for tag, _ in page.tags if tag in ("script", "link", "iframe", "object", "base")]
     sources = [attrs[name] for _, attrs in page.tags for name in ("src", "href", "srcset", "data") if name in attrs]
     assert sources
-    assert all(source.startswith("data:image/") for source in sources)
+    assert all(source.startswith(("data:image/", "#")) for source in sources)
     assert "url(" not in page.html
     assert "@import" not in page.html
     assert "prefers-color-scheme: dark" in page.html
@@ -274,6 +274,16 @@ def test_first_middle_and_last_samples_are_shown(new_run):
     for caption in ("Before training", "Step 200", "Step 400, the end"):
         assert caption in page.words
     assert "Step 100" not in page.words
+
+
+def test_a_click_on_a_sample_leads_to_its_own_figure(new_run):
+    run = new_run()
+    for step in (0, 200, 400):
+        paint(run, step)
+    page = report_of(run)
+    figures = [attrs["id"] for attrs in page.all("figure")]
+    assert len(set(figures)) == 3
+    assert [attrs["href"] for attrs in page.all("a") if attrs["class"] == "larger"] == [f"#{name}" for name in figures]
 
 
 def test_one_sample_is_shown_once(new_run):

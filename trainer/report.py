@@ -13,7 +13,7 @@ from pydantic import BaseModel
 from .charts import Chart, Line, draw
 from .files import write_text
 from .progress import as_time
-from .report_page import Html, element, facts, page, paragraph, picture, section, table, text
+from .report_page import Html, element, enlargeable, facts, page, paragraph, picture, section, table, text
 from .runs import Run
 from .summary import (
     Summary,
@@ -87,14 +87,14 @@ def _samples(run: Run, summary: Summary) -> Html:
     if not sheets:
         return section("What it paints", paragraph("No sample pictures were painted.", "empty"))
     shown = list(dict.fromkeys([sheets[0], sheets[len(sheets) // 2], sheets[-1]]))
-    figures = [
-        element("figure", picture(sheet, f"Sample pictures, {said}"), element("figcaption", text(said)))
+    how = (
+        "The same prompts and the same noise each time: what changes is what was learned. Click a sheet to enlarge it."
+    )
+    figures = (
+        enlargeable(picture(sheet, f"Sample pictures: {said}"), said)
         for sheet in shown
         for said in [_moment(sheet, summary)]
-    ]
-    how = "The same prompts and the same noise each time: what changes is what was learned."
-    if prompts := summary.config.watch.sample_prompts:
-        how += " The prompts: " + "; ".join(prompts) + "."
+    )
     return section("What it paints", paragraph(how, "soft"), element("div", *figures, kind="strip"))
 
 

@@ -83,6 +83,16 @@ def picture(file: Path, description: str) -> Html:
     return Html(f'<img class="{kind}" src="{source}" alt="{escape(description, quote=True)}">')
 
 
+def enlargeable(image: Html, caption: str) -> Html:
+    """A picture with its caption; a click makes it as wide as the page, which needs no script, only a target."""
+    name = "large-" + "".join(sign if sign.isalnum() else "-" for sign in caption.lower())
+    smaller = f'<a class="smaller" href="#{name}-not">make it smaller</a>'
+    return Html(
+        f'<figure id="{name}"><a class="larger" href="#{name}">{image}</a>'
+        f"<figcaption>{text(caption)} {smaller}</figcaption></figure>"
+    )
+
+
 def _inlined(image: Image.Image) -> tuple[str, int]:
     """A data URI, and the picture's width: small ones exactly, large ones as a good JPEG."""
     image = image.convert("RGB")
@@ -161,8 +171,11 @@ svg .whisker { stroke: var(--one); opacity: .35; stroke-width: 6; }
 .strip { display: grid; grid-template-columns: repeat(auto-fit, minmax(190px, 1fr)); gap: 18px; align-items: start; }
 figure { margin: 0; max-width: 520px; min-width: 0; }
 figcaption { font-size: 14px; color: var(--soft); margin-top: 6px; }
-img { display: block; width: 100%; height: auto; border-radius: 6px; border: 1px solid var(--hair); }
-img.pixels { image-rendering: pixelated; max-width: 480px; }
+figure:target { grid-column: 1 / -1; max-width: none; }
+.larger { cursor: zoom-in; } :target .larger { cursor: default; }
+.smaller { display: none; color: var(--one); } :target .smaller { display: inline; }
+img { display: block; max-width: 100%; height: auto; border-radius: 6px; border: 1px solid var(--hair); }
+img.pixels { width: 480px; image-rendering: pixelated; } .strip img { width: 100%; }
 .columns { display: grid; grid-template-columns: repeat(2, minmax(0, 1fr)); gap: 18px; align-items: start; }
 .three { grid-template-columns: repeat(auto-fit, minmax(260px, 1fr)); }
 dl { display: grid; grid-template-columns: minmax(0, max-content) minmax(0, 1fr); gap: 5px 20px; margin: 0;
