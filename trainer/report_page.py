@@ -185,7 +185,7 @@ dt { color: var(--soft); } dd { margin: 0; overflow-wrap: anywhere; font-variant
 table { border-collapse: collapse; font-size: 15px; min-width: 50%; }
 th, td { text-align: left; vertical-align: top; padding: 7px 18px 7px 0; border-bottom: 1px solid var(--hair);
   font-variant-numeric: tabular-nums; overflow-wrap: anywhere; }
-th { font-weight: 600; color: var(--soft); font-size: 14px; }
+th { font-weight: 600; color: var(--soft); font-size: 14px; white-space: nowrap; }
 .hosts p { margin: 0 0 4px; color: var(--ink); }
 .settings { columns: 2; column-gap: 18px; }
 .settings .card { break-inside: avoid; margin: 0 0 18px; }
