@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import shutil
+
 import pytest
 import torch
 from mapo_studio.tests.tiny_models import TOKENS
@@ -66,7 +69,17 @@ def test_no_prompts_give_no_text(sdxl, sd15):
 def test_a_long_prompt_is_cut_and_said_so(sdxl, caplog):
     text = sdxl.load_text(CPU, torch.float32)
     assert torch.equal(text(["a" * 100])[0]["hidden"], text(["a" * 200])[0]["hidden"])
-    assert f"{TOKENS - 2} tokens" in caplog.text
+    assert [f"{TOKENS - 2} tokens" in record.message for record in caplog.records] == [True, True]
+
+
+def test_a_tokenizer_that_claims_more_tokens_than_the_encoder_has_is_not_believed(sdxl_folder, tmp_path):
+    folder = shutil.copytree(sdxl_folder, tmp_path / "model")
+    for name in ("tokenizer", "tokenizer_2"):
+        config = json.loads((folder / name / "tokenizer_config.json").read_text())
+        (folder / name / "tokenizer_config.json").write_text(json.dumps(config | {"model_max_length": 8192}))
+    for prompt in ("a", "a " * 100):
+        said, expected = (open_base(f).load_text(CPU, torch.float32)([prompt])[0] for f in (folder, sdxl_folder))
+        torch.testing.assert_close(said, expected)
 
 
 def test_sdxl_prediction_is_the_unets_answer_to_text_and_framing(sdxl):
@@ -122,8 +135,6 @@ def test_vae_is_float32_without_a_card_and_never_float16(sdxl, monkeypatch):
 
 
 def test_identity_follows_the_weights_of_its_part_alone(sd15_folder, tmp_path):
-    import shutil
-
     copy = shutil.copytree(sd15_folder, tmp_path / "copy")
     memo = tmp_path / "memo.json"
     before = {part: open_base(copy, memo=memo).identity(part) for part in ("text", "vae", "unet", "all")}

@@ -48,8 +48,9 @@ class SDXLText:
         if not prompts:
             return []
         hidden, pooled = [], None
-        for tokenizer, encoder in self._pairs:
-            ids = token_ids(tokenizer, prompts, encoder.config.max_position_embeddings).to(self._device)
+        for number, (tokenizer, encoder) in enumerate(self._pairs):
+            longest = encoder.config.max_position_embeddings
+            ids = token_ids(tokenizer, prompts, longest, say_cut=number == 0).to(self._device)
             said = encoder(ids, output_hidden_states=True)
             hidden.append(said.hidden_states[-2])
             pooled = said[0]  # of the last encoder, the only one with a projection: text_embeds

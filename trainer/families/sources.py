@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -97,11 +98,10 @@ class Folder:
     @staticmethod
     def _loaded(kind: Any, folder: Path, options: dict[str, Any]) -> tuple[Any, Mapping[str, Any]]:
         try:
-            return kind.from_pretrained(
-                str(folder), local_files_only=True, use_safetensors=True, output_loading_info=True, **options
-            )
-        except UserError:
-            raise
+            with _no_progress_bars():
+                return kind.from_pretrained(
+                    str(folder), local_files_only=True, use_safetensors=True, output_loading_info=True, **options
+                )
         except Exception as error:  # a short file, a stray shape: every loader has its own exception for these
             reason = " ".join(str(error).split())[:200]
             raise UserError(f"{folder} could not be loaded ({reason}). Download the model again.") from error
@@ -178,6 +178,20 @@ def weight_files(folder: Path) -> list[Path]:
     return sorted(
         file for file in folder.glob("*.safetensors") if (".fp16" in file.name) == half and ".non_ema" not in file.name
     )
+
+
+@contextmanager
+def _no_progress_bars() -> Iterator[None]:
+    """Silences transformers' bar for the weights of each text encoder; the phases have a progress of their own."""
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
 
 
 def read_json(path: Path) -> dict[str, Any]:

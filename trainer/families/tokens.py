@@ -36,17 +36,26 @@ def clip_tokenizer(folder: Path | None, pad: str | None = None) -> Any:
     return CLIPTokenizer.from_pretrained(str(place), **({} if pad is None else {"pad_token": pad}))
 
 
-def token_ids(tokenizer: Any, prompts: Sequence[str], longest: int) -> Tensor:
+def token_ids(tokenizer: Any, prompts: Sequence[str], longest: int, *, say_cut: bool = True) -> Tensor:
     """(prompts, tokens) int64: start and end token added, padded to full length, cut where too long.
 
-    longest: the text encoder's number of positions; a tokenizer may know a smaller one.
+    longest: the text encoder's number of positions. A tokenizer may know a smaller one, or a far larger one: ComfyUI's
+    says 8192. say_cut: log the prompts that were cut; once is enough where two encoders read the same prompt.
     """
     length = min(tokenizer.model_max_length, longest)
     ids = tokenizer(list(prompts), padding="max_length", max_length=length, truncation=True, return_tensors="pt")
-    cut = [p for p in prompts if len(p) > length and len(tokenizer(p).input_ids) > length]
+    cut = [p for p in prompts if say_cut and _longer(tokenizer, p, length)]
     for prompt in cut:
         log.warning("Prompt cut after %d tokens, the encoder's limit: %.60s...", length - 2, prompt)
     return ids.input_ids
+
+
+def _longer(tokenizer: Any, prompt: str, length: int) -> bool:
+    # A token is at least one letter, so most prompts need not be counted. Counting stops one past the limit: without
+    # truncation the tokenizer would warn, wrongly, of indexing errors to come.
+    if len(prompt) <= length - 2:
+        return False
+    return len(tokenizer(prompt, truncation=True, max_length=length + 1).input_ids) > length
 
 
 def _from_hub() -> Path:
