@@ -196,6 +196,7 @@ def make_venv(steps: Steps, stamp: dict) -> None:
         raise StepFailedError(
             f"{sys.executable} lacks ensurepip, which .venv needs. Debian, Ubuntu: apt install python3-venv"
         ) from None
+    base = base_python()  # asked now: this process may run on the environment that is about to go
     for old in ROOT.glob(".venv.old-*"):
         shutil.rmtree(old, ignore_errors=True)
     if VENV.exists():
@@ -205,11 +206,15 @@ def make_venv(steps: Steps, stamp: dict) -> None:
         shutil.rmtree(old, ignore_errors=True)
     VENV.mkdir()
     HALF_MADE.touch()
-    # _base_executable: this process may run on the environment that it has just removed.
-    base = getattr(sys, "_base_executable", None) or sys.executable
     steps.begin(f"[1/4] .venv with Python {running_version()}: some seconds")
     steps.run([base, "-I", "-m", "venv", str(VENV)])
     HALF_MADE.unlink()
+
+
+def base_python() -> str:
+    """The interpreter below the one that runs this; Python 3.10 names the environment's own as its base."""
+    base = getattr(sys, "_base_executable", None) or sys.executable
+    return os.path.realpath(base) if Path(base).is_relative_to(VENV) else base
 
 
 def whole_venv(steps: Steps, stamp: dict) -> bool:
