@@ -546,14 +546,18 @@ def test_second_start_waits_for_the_first_even_after_it_was_killed(tiny: Path, t
     """pip outlives a start that is killed; installing beside it would spoil the environment."""
     run(tiny, "demo")
     stamp_of(tiny).unlink()
-    slow = BACKEND.replace("metadata_directory=None):", "metadata_directory=None):\n    import time; time.sleep(5)")
-    (tiny / "backend.py").write_text(slow)
-    first = subprocess.Popen([tiny / "mapo.sh", "one"], stderr=subprocess.PIPE, text=True)
-    with first.stderr:
-        assert any(line.startswith("[3/4]") for line in first.stderr)
-        time.sleep(0.5)  # pip is started after its line
-        first.kill()
-        first.wait()
-        second = run(tiny, "two")
-    assert second.stdout.startswith("mapo ['two']")
-    assert second.stderr.startswith("Another start is installing; waiting for it.")
+    building, go = tiny / "building", tiny / "go"
+    wait = f"open({str(building)!r}, 'w'), [time.sleep(0.1) for _ in range(600) if not os.path.exists({str(go)!r})]"
+    hook = "metadata_directory=None):"
+    (tiny / "backend.py").write_text(BACKEND.replace(hook, f"{hook}\n    import os, time; {wait}"))
+    first = subprocess.Popen([tiny / "mapo.sh", "one"], stderr=subprocess.DEVNULL)
+    while not building.exists():
+        assert first.poll() is None
+        time.sleep(0.1)
+    first.kill()
+    first.wait()
+    second = subprocess.Popen([tiny / "mapo.sh", "two"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert second.stderr.readline() == "Another start is installing; waiting for it.\n"
+    go.touch()
+    said, told = second.communicate(timeout=120)
+    assert said.startswith("mapo ['two']"), told
