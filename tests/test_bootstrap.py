@@ -433,7 +433,7 @@ def tiny(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def run(root: Path, *words: str, cwd: Path | None = None) -> subprocess.CompletedProcess:
     command = [root / "mapo.sh", *words]
-    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=120, stdin=subprocess.DEVNULL)
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=300, stdin=subprocess.DEVNULL)
 
 
 def stamp_of(root: Path) -> Path:
@@ -559,5 +559,5 @@ def test_second_start_waits_for_the_first_even_after_it_was_killed(tiny: Path, t
     second = subprocess.Popen([tiny / "mapo.sh", "two"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert second.stderr.readline() == "Another start is installing; waiting for it.\n"
     go.touch()
-    said, told = second.communicate(timeout=120)
+    said, told = second.communicate(timeout=300)
     assert said.startswith("mapo ['two']"), told
