@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, make_dataclass
@@ -78,7 +79,13 @@ def _train(words: list[str]) -> int:
     config, asked = _settings(words, "train", "Train a LoRA from judged pairs.")
     from .runs import Run
 
-    return _train_run(Run.create(asked.workspace.resolve(), config), asked.json)
+    run = Run.create(asked.workspace.resolve(), config)
+    try:
+        return _train_run(run, asked.json)
+    except UserError:
+        if not run.has_begun():
+            shutil.rmtree(run.folder, ignore_errors=True)  # so that the same command works once the mistake is mended
+        raise
 
 
 def _resume(words: list[str]) -> int:
@@ -138,7 +145,7 @@ def _lora(words: list[str]) -> int:
     from .lora_description import describe
 
     description = describe(asked.file)
-    _say(json.dumps(description.as_dict()) if asked.json else description.text())
+    _say(json.dumps(description.as_json()) if asked.json else description.text())
     return 0
 
 

@@ -57,6 +57,8 @@ def train(run: Run, stop: StopRequest) -> Outcome:
             raise
         except Exception as error:
             run.log("failed", error=str(error) or type(error).__name__)
+            if run.has_begun():
+                write_report(run)
             raise
 
 
@@ -187,6 +189,7 @@ def _log_start(
         objective=str(learner.objective),
         reused=material.encoded.reused,
         encoded=material.encoded.made,
+        upscaled=material.encoded.upscaled,
     )
 
 

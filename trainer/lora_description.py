@@ -53,6 +53,21 @@ class LoraDescription:
         """Plain dicts, texts and numbers."""
         return {"modules": self.modules, **asdict(self)}
 
+    def text(self) -> str:
+        """For a person, a few lines."""
+        spread = "\n".join(
+            f"  {kind:14} {norms.modules:4} modules   norm {norms.smallest:.3g} to {norms.largest:.3g}"
+            for kind, norms in self.norms.items()
+        )
+        facts = "\n".join(f"  {name:32} {value}" for name, value in sorted(self.metadata.items()))
+        trained = any(norms.largest for norms in self.norms.values())
+        untrained = "" if trained else "\nEvery norm is 0: this file changes nothing."
+        return (
+            f"{self.path}\n{self.family} LoRA, rank {self.rank}, alpha {self.alpha:g}{' (rsLoRA)' * self.rslora}, "
+            f"scale {self.scale:g}, {self.modules} modules, {self.parameters:,} numbers in {self.dtype}, "
+            f"{self.size_bytes / 2**20:.1f} MB\n{spread}{untrained}\n{facts}"
+        )
+
 
 def describe(path: Path) -> LoraDescription:
     """Read a LoRA file and sum it up. Raises UserError for what `read_lora` does not read."""

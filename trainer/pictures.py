@@ -17,6 +17,7 @@
 from __future__ import annotations
 
 import io
+import warnings
 from dataclasses import dataclass
 
 import numpy as np
@@ -151,13 +152,17 @@ def _rounded(numerator: int, denominator: int) -> int:
     return (2 * numerator + denominator) // (2 * denominator)
 
 
+# Sizes are judged right after opening, with a sentence that names the picture; Pillow's warning names nothing.
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+
+
 def _header(data: bytes, label: str) -> Image.Image:
     if not data:
         raise UserError(f"{label} is empty (0 bytes); replace it or leave its pair out")
     try:
         Image.init()
         image = Image.open(io.BytesIO(data), formats=[name for name in _FORMATS if name in Image.OPEN])
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+    except Image.DecompressionBombError as error:
         raise UserError(f"{label} is too large ({error}); the most is {MOST_PIXELS // 10**6} megapixels") from None
     except MemoryError:
         raise

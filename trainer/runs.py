@@ -102,6 +102,10 @@ class Run:
     def config(self) -> RunConfig:
         return read_config(self.settings_file)
 
+    def has_begun(self) -> bool:
+        """Whether there is anything in it that would be missed: a first step was about to be taken, or was."""
+        return any(event["event"] == "started" for event in self.events())
+
     def log(self, event: str, **values: Any) -> None:
         """Append an event and tell the listeners.
 

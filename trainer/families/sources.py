@@ -79,7 +79,9 @@ class Folder:
 
     def text_encoder(self, name: str, device: torch.device, dtype: torch.dtype) -> nn.Module:
         from transformers import CLIPTextModel, CLIPTextModelWithProjection
+        from transformers.utils.logging import disable_progress_bar
 
+        disable_progress_bar()  # a bar for each encoder would break ours, and takes longer to read than it lasts
         kind = CLIPTextModelWithProjection if name == "text_encoder_2" else CLIPTextModel
         folder = self.path / name
         model, info = self._loaded(kind, folder, {"variant": variant(folder)})

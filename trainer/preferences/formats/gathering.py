@@ -98,7 +98,7 @@ class Gathering:
         number = "1 pair is" if len(self._broken) == 1 else f"{len(self._broken)} pairs are"
         return (
             f"{number} broken in {source}: {named}{rest}. "
-            "Mend or remove them, or choose `skip` for broken pairs: it leaves them out and lists them"
+            "Mend or remove them, or say `--bad-pairs skip`: it leaves them out and lists them"
         )
 
 
