@@ -238,7 +238,6 @@ def test_a_folder_with_fp16_files_alone_loads_from_them(part, sd15_folder, tmp_p
     assert base.identity() == open_base(sd15_folder, memo=tmp_path / "memo.json").identity()
 
 
-@pytest.mark.skipif(not (TINY_PATH / "model_index.json").is_file(), reason="the tiny base has not been made yet")
 def test_the_tiny_base_opens_by_its_name():
     base = open_base("tiny")
     assert (base.path, base.resolution, base.latent_factor) == (TINY_PATH, 64, 4)
