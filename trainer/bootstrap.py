@@ -15,14 +15,12 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import IO, TYPE_CHECKING
+from typing import IO
 
 # At the end: no neighbour of this file may stand in for a module of the standard library.
 sys.path.append(str(Path(__file__).resolve().parent))
 import torch_choice
-
-if TYPE_CHECKING:
-    from subprocess import Popen
+from install_steps import StepFailedError, Steps, elapsed, say
 
 ROOT = Path(__file__).resolve().parent.parent
 VENV = ROOT / ".venv"
@@ -33,10 +31,6 @@ SUFFIX = ".exe" if os.name == "nt" else ""
 PYTHON = BIN / f"python{SUFFIX}"
 SUPPORTED = ("3.10", "3.11", "3.12", "3.13")
 EXTRAS_OF_WORD = {"test": ("dev",)}
-
-
-class StepFailedError(Exception):
-    """A step of the installation failed; the message is for the person."""
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -173,7 +167,7 @@ def install(stamp: dict, extras: set[str], lock: int) -> None:
     graphics = torch_choice.find_card()
     kind = torch_choice.wanted_kind(graphics)
     began = time.monotonic()
-    with Steps(lock) as steps:
+    with Steps(ROOT, VENV, lock) as steps:
         make_venv(steps, stamp)
         STAMP.unlink(missing_ok=True)
         put_torch(steps, graphics, kind)
@@ -294,106 +288,6 @@ def pip(*arguments: str) -> list[str]:
     return [str(PYTHON), "-I", "-m", "pip", "--no-input", *arguments]
 
 
-class Steps:
-    """Runs programs one after the other. What they print goes to the log, the last line of it to a terminal."""
-
-    def __init__(self, lock: int) -> None:
-        self.lock = lock
-        self.title = ""
-
-    def __enter__(self) -> Steps:
-        import signal
-        import tempfile
-
-        # .venv may not exist yet, and may be made anew: the log moves there in the end.
-        handle, name = tempfile.mkstemp(prefix="mapo-install-", suffix=".log")
-        os.close(handle)
-        self.path = Path(name)
-        signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        if VENV.is_dir():
-            shutil.move(self.path, VENV / "install.log")
-
-    def succeeds(self, command: list[str]) -> bool:
-        try:
-            self.run(command)
-        except StepFailedError:
-            return False
-        return True
-
-    def begin(self, title: str) -> None:
-        self.title = title
-        say(title)
-
-    def run(self, command: list[str]) -> str:
-        """What the program printed. It holds the lock too: one that outlives a killed start is waited for."""
-        import subprocess
-
-        start = self.path.stat().st_size
-        # A user install fails in an environment, whatever a person's settings prefer elsewhere.
-        settings = {**os.environ, "PIP_USER": "0", "PIP_PROGRESS_BAR": "off", "PIP_DISABLE_PIP_VERSION_CHECK": "1"}
-        with open(self.path, "ab") as log:
-            child = subprocess.Popen(
-                command,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                cwd=ROOT,
-                env=settings,
-                pass_fds=() if os.name == "nt" else (self.lock,),
-            )
-        try:
-            code = self.watch(child, start)
-        except BaseException as error:
-            end(child, heard=isinstance(error, KeyboardInterrupt))
-            raise
-        output = self.output_since(start)
-        if code:
-            told = "".join(f"\n    {line}" for line in output.splitlines()[-12:])
-            log_path = VENV / "install.log" if VENV.is_dir() else self.path
-            raise StepFailedError(f"Failed with exit code {code} at {self.title}{told}\n      All of it: {log_path}")
-        return output
-
-    def watch(self, child: Popen, start: int) -> int:
-        import subprocess
-
-        began = time.monotonic()
-        live = sys.stderr.isatty()
-        while True:
-            try:
-                code = child.wait(0.25 if live else None)
-            except subprocess.TimeoutExpired:
-                last = (self.output_since(start).splitlines() or [""])[-1].strip()
-                width = shutil.get_terminal_size().columns - 1
-                sys.stderr.write("\r\x1b[2K" + f"      {elapsed(began)}  {last}"[:width])
-                sys.stderr.flush()
-                continue
-            if live:
-                sys.stderr.write("\r\x1b[2K")
-            return code
-
-    def output_since(self, start: int) -> str:
-        with open(self.path, "rb") as log:
-            log.seek(start)
-            return log.read().decode("utf-8", "replace").strip()
-
-
-def end(child: Popen, heard: bool) -> None:
-    """Let pip clean up: it does on an interrupt, not when it is killed. A Ctrl+C it has heard by itself."""
-    import signal
-    import subprocess
-
-    if not heard:
-        child.terminate() if os.name == "nt" else child.send_signal(signal.SIGINT)
-    try:
-        child.wait(10)
-    except subprocess.TimeoutExpired:
-        child.kill()
-        child.wait()
-
-
 @contextlib.contextmanager
 def alone() -> Iterator[int]:
     """One installation at a time. The system frees the lock when its holders die, so none is ever left over."""
@@ -428,16 +322,6 @@ def read_text(path: Path) -> str:
         return path.read_text(encoding="utf-8")
     except OSError:
         return ""
-
-
-def elapsed(began: float) -> str:
-    seconds = int(time.monotonic() - began)
-    return f"{seconds // 60}:{seconds % 60:02d}"
-
-
-def say(line: str) -> None:
-    """Progress goes to stderr: what mapo prints may be piped somewhere."""
-    print(line, file=sys.stderr, flush=True)  # noqa: T201
 
 
 if __name__ == "__main__":
