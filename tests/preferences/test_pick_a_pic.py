@@ -155,7 +155,7 @@ BROKEN = {
 def test_a_broken_row_stops_with_its_number_or_is_skipped_and_listed(tmp_path, row, what):
     change, why = BROKEN[what]
     file = written(tmp_path / "a.parquet", [row(0), {**row(1), **change}, row(2)])
-    with pytest.raises(UserError, match=rf"1 pair is broken.*a\.parquet row 1: .*{why}.*`skip`"):
+    with pytest.raises(UserError, match=rf"1 pair is broken.*a\.parquet row 1: .*{why}.*--bad-pairs skip"):
         PickAPic(file).load()
     found = PickAPic(file, "skip").load()
     assert [pair.prompt for pair in found.pairs] == ["prompt 0", "prompt 2"]
