@@ -97,7 +97,7 @@ MISTAKES = {
     "truncated picture": (bad_picture(half), ["3a.png"]),
     "100 megapixels": (too_many_pixels, ["3a.png", "100 megapixels"]),
     "empty caption": (changed(lambda i, row: row | ({"prompt": "  "} if i == 3 else {})), ["line 4", "caption"]),
-    "one picture twice": (changed(lambda i, row: row | ({"image_1": "3a.png"} if i == 3 else {})), ["line 4", "identical"]),
+    "one picture twice": (changed(lambda i, row: row | ({"image_1": "3a.png"} if i == 3 else {})), ["identical"]),
     "parquet without columns": (parquet_without_columns, ["p.parquet", "jpg_1", "label_0"]),
     "no pairs": (nothing, ["empty"]),
     "no such folder": (lambda folder: folder / "nowhere", ["nowhere"]),

@@ -1,0 +1,61 @@
+"""Which optimizer is built, and what is said where another one had to be taken."""
+
+import sys
+
+import pytest
+import torch
+from mapo_studio.trainer import device
+from mapo_studio.trainer.config import OptimizerConfig
+from mapo_studio.trainer.device import pick_device, pick_precision
+from mapo_studio.trainer.errors import UserError
+from mapo_studio.trainer.optimizers import build_optimizer
+
+
+@pytest.fixture
+def parameters():
+    return [torch.nn.Parameter(torch.zeros(64, 128))]
+
+
+def test_eight_bit_states_are_really_kept_in_eight_bits(parameters):
+    optimizer, note = build_optimizer(OptimizerConfig(), parameters)
+    parameters[0].grad = torch.ones_like(parameters[0])
+    optimizer.step()
+    assert note is None
+    assert optimizer.state[parameters[0]]["state1"].dtype == torch.uint8
+
+
+def test_without_bitsandbytes_torchs_adamw_is_taken_and_said(parameters, monkeypatch):
+    monkeypatch.setitem(sys.modules, "bitsandbytes", None)
+    monkeypatch.setitem(sys.modules, "bitsandbytes.optim", None)
+    optimizer, note = build_optimizer(OptimizerConfig(), parameters)
+    assert type(optimizer) is torch.optim.AdamW
+    assert "8-bit AdamW cannot be had" in note
+    assert "\n" not in note
+
+
+def test_settings_reach_the_optimizer(parameters):
+    config = OptimizerConfig(optimizer="adamw", learning_rate=0.5, beta1=0.1, beta2=0.2, weight_decay=0.3)
+    optimizer, _ = build_optimizer(config, parameters)
+    (group,) = optimizer.param_groups
+    assert (group["lr"], group["betas"], group["weight_decay"]) == (0.5, (0.1, 0.2), 0.3)
+
+
+def test_a_device_that_is_not_there_is_refused(monkeypatch):
+    monkeypatch.setattr(device, "_available", lambda kind: False)
+    assert pick_device().type == "cpu"
+    with pytest.raises(UserError, match="sees no cuda device"):
+        pick_device("cuda")
+    with pytest.raises(UserError, match="not known"):
+        pick_device("abacus")
+
+
+@pytest.mark.parametrize(("kind", "bf16", "precision"), [("cpu", False, "float32"), ("cuda", True, "bfloat16")])
+def test_precision_follows_the_device(monkeypatch, kind, bf16, precision):
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: bf16)
+    assert pick_precision("auto", torch.device(kind)) == precision
+    assert pick_precision("float16", torch.device(kind)) == "float16"
+
+
+def test_cards_without_bfloat16_compute_in_float16(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: including_emulation)
+    assert pick_precision("auto", torch.device("cuda")) == "float16"

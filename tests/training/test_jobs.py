@@ -1,0 +1,54 @@
+"""A run as a process of its own, started and stopped from outside."""
+
+import time
+
+import pytest
+from mapo_studio.trainer import jobs
+from mapo_studio.trainer.checkpoints import latest_step
+from mapo_studio.trainer.errors import UserError
+from mapo_studio.trainer.runs import Run
+
+
+def until(condition, seconds=240):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
+@pytest.mark.slow
+def test_a_started_job_is_watched_stopped_and_resumed_from_outside(tmp_path, settings):
+    endless = settings(training={"steps": 10_000}, watch={"log_every": 1, "evaluate_every": 0})
+    run = jobs.start(tmp_path, endless)
+    assert jobs.status(run).phase in ("waiting", "running")
+    until(lambda: jobs.status(run).step >= 2)
+    watched = jobs.status(run)
+    assert (watched.phase, watched.steps) == ("running", 10_000)
+    assert watched.seconds_left > 0
+    with pytest.raises(UserError, match="exists"):
+        jobs.start(tmp_path, endless)
+
+    jobs.stop(run)
+    until(lambda: not jobs.is_alive(run))
+    stopped = jobs.status(run)
+    assert stopped.phase == "stopped"
+    assert latest_step(run.state_folder) == stopped.step
+    assert run.lora_file.is_file()
+    assert "mapo resume cats" in (run.folder / "log.txt").read_text()
+
+
+@pytest.mark.slow
+def test_a_job_that_fails_says_why_in_its_status_and_log(tmp_path, settings, base_folder):
+    run = jobs.start(tmp_path, settings(data={"pairs": str(tmp_path / "nowhere")}))
+    until(lambda: jobs.status(run).phase == "failed")
+    assert "nowhere does not exist" in jobs.status(run).message
+    until(lambda: "nowhere does not exist" in (run.folder / "log.txt").read_text())
+
+
+def test_a_run_that_nobody_trains_is_waiting_or_died(tmp_path, settings):
+    run = Run.create(tmp_path, settings())
+    assert jobs.status(run).phase == "waiting"
+    run.log("started", steps=8)
+    run.log("step", step=3, remaining=5.0)
+    status = jobs.status(run)
+    assert (status.phase, status.step, status.steps) == ("died", 3, 8)
