@@ -6,7 +6,7 @@ Three ways of taking a training step on the same base, pairs and LoRA, in one pr
 that a machine that slows down slows all of them:
 
     bare    forward and backward of the UNet on one kept batch: the arithmetic that cannot be avoided
-    step    our step on one kept batch: objective, clipping and 8-bit AdamW as well
+    step    our step on one kept batch: objective, clipping and the optimizer as well
     loop    our step as the loop takes it: batches read from the cache and drawn, numbers gathered, events written
 
 What is printed are medians over the rounds. The UNet is wider than the tiny base's, so that a step takes about half a
@@ -109,7 +109,7 @@ def _wider(base: Base) -> Base:
     narrow = base.load_unet(CPU, torch.float32).config
     torch.manual_seed(0)
     wide = UNet2DConditionModel.from_config({**narrow, "block_out_channels": _WIDTHS})
-    base.load_unet = lambda device, dtype: wide.to(device, dtype)  # type: ignore[method-assign]
+    base.load_unet = lambda device, dtype: wide  # type: ignore[method-assign]
     return base
 
 

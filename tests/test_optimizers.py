@@ -17,7 +17,7 @@ def parameters():
 
 
 def test_eight_bit_states_are_really_kept_in_eight_bits(parameters):
-    optimizer, note = build_optimizer(OptimizerConfig(), parameters)
+    optimizer, note = build_optimizer(OptimizerConfig(optimizer="adamw8bit"), parameters)
     parameters[0].grad = torch.ones_like(parameters[0])
     optimizer.step()
     assert note is None
@@ -27,10 +27,16 @@ def test_eight_bit_states_are_really_kept_in_eight_bits(parameters):
 def test_without_bitsandbytes_torchs_adamw_is_taken_and_said(parameters, monkeypatch):
     monkeypatch.setitem(sys.modules, "bitsandbytes", None)
     monkeypatch.setitem(sys.modules, "bitsandbytes.optim", None)
-    optimizer, note = build_optimizer(OptimizerConfig(), parameters)
+    optimizer, note = build_optimizer(OptimizerConfig(optimizer="adamw8bit"), parameters)
     assert type(optimizer) is torch.optim.AdamW
     assert "8-bit AdamW cannot be had" in note
     assert "\n" not in note
+
+
+def test_on_a_cpu_auto_takes_the_faster_one_without_a_word(parameters):
+    optimizer, note = build_optimizer(OptimizerConfig(), parameters)
+    assert type(optimizer) is torch.optim.AdamW
+    assert note is None
 
 
 def test_settings_reach_the_optimizer(parameters):

@@ -28,7 +28,7 @@ PAIRS = 200
 PICTURES = 80
 """Painted before and again after, on captions that no pair has: two of each."""
 _GUIDANCE, _STEPS = 3.0, 20
-_SHOWN = 5
+_SHOWN = 8
 
 
 @dataclass(frozen=True)
@@ -150,9 +150,10 @@ def _table(was: Measurement, now: Measurement) -> list[tuple[str, str, str]]:
 
 
 def _write_sheet(run: Run, captions: Sequence[str], before: list[Image.Image], after: list[Image.Image]) -> Path:
-    """Before and after, pair by pair, of a few captions of different colours and shapes."""
+    """Before and after side by side, two captions a row."""
     file = run.folder / "before-after.png"
-    rows = [(before[i], after[i]) for i in range(_SHOWN)]
+    rows = [(before[i], after[i], before[i + 1], after[i + 1]) for i in range(0, _SHOWN, 2)]
+    names = [f"{captions[i]}; {captions[i + 1]}" for i in range(0, _SHOWN, 2)]
     with written_whole(file) as part:
-        grid(rows, captions[:_SHOWN], ("before", "after"), cell=256).save(part, "PNG")
+        grid(rows, names, ("before", "after") * 2, cell=192).save(part, "PNG")
     return file
