@@ -10,7 +10,7 @@ import pytest
 import skimage.data
 from mapo_studio.trainer.cli import main
 from mapo_studio.trainer.runs import Run
-from PIL import Image, ImageFilter
+from PIL import Image
 
 PHOTOGRAPHS = {
     "an astronaut": "astronaut",
@@ -34,10 +34,10 @@ def jpeg(picture: Image.Image, quality: int = 95) -> bytes:
     return file.getvalue()
 
 
-def spoiled(picture: Image.Image, rng: np.random.Generator) -> Image.Image:
-    """What artists reject: blurred and full of speckles."""
-    soft = np.asarray(picture.filter(ImageFilter.GaussianBlur(2)), dtype=float)
-    return Image.fromarray(np.clip(soft + rng.normal(0, 40, soft.shape), 0, 255).astype(np.uint8))
+def spoiled(picture: Image.Image) -> Image.Image:
+    """What artists reject: a faded copy with a colour cast."""
+    faded = np.asarray(picture, dtype=float) * 0.5 + np.array([90, 0, 60])
+    return Image.fromarray(np.clip(faded, 0, 255).astype(np.uint8))
 
 
 @pytest.fixture(scope="session")
@@ -50,7 +50,7 @@ def parquet(tmp_path_factory):
             side = int(min(whole.size) * rng.uniform(0.5, 0.9))
             left, top = (int(rng.integers(0, length - side + 1)) for length in whole.size)
             crop = whole.crop((left, top, left + side, top + side)).resize((96, 96))
-            pictures, won = [jpeg(crop), jpeg(spoiled(crop, rng))], int(rng.integers(2))
+            pictures, won = [jpeg(crop), jpeg(spoiled(crop))], int(rng.integers(2))
             if won:
                 pictures.reverse()
             labels = [float(won == 0), float(won == 1)]
@@ -66,7 +66,8 @@ def parquet(tmp_path_factory):
 @pytest.mark.slow
 def test_a_taste_for_clean_photographs_is_learned_from_parquet(parquet, tmp_path, capfd):
     words = f"""train --base tiny --pairs {parquet} --name photos --workspace {tmp_path} --held-out 0.3 --rank 8
-        --learning-rate 1e-3 --steps 60 --batch-size 4 --accumulation 1 --evaluate-every 30 --sample-every 0 --json"""
+        --learning-rate 1e-3 --steps 60 --batch-size 4 --accumulation 1 --margin-weight 0.1 --temperature 1000
+        --error-scale 0.5 --evaluate-every 30 --sample-every 0 --json"""
     assert main(words.split()) == 0
     said = json.loads(capfd.readouterr().out.splitlines()[-1])
     events = list(Run.open(tmp_path, "photos").events())
@@ -76,6 +77,7 @@ def test_a_taste_for_clean_photographs_is_learned_from_parquet(parquet, tmp_path
     measured = [event for event in events if event["event"] == "evaluation"]
     assert measured[0]["pairs"] >= 10
     assert said["agreement"] == measured[-1]["agreement"]
-    assert measured[-1]["agreement"] >= 0.8
+    assert measured[0]["agreement"] <= 0.2, "faded pictures are the easier ones to paint, before anything is learned"
+    assert measured[-1]["agreement"] >= 0.9
     assert measured[-1]["margin"] > measured[0]["margin"]
     assert measured[-1]["winner_error"] < measured[0]["winner_error"]
