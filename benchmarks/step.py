@@ -50,19 +50,21 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="end with one JSON object on a line of its own")
     asked = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        seconds = measure(Path(folder), asked.rounds, asked.pairs)
+        times = measure(Path(folder), asked.rounds, asked.pairs)
+    seconds = {way: statistics.median(taken) for way, taken in times.items()}
     bare = seconds["bare"]
     machine = f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, torch {torch.__version__}"
     print(f"{machine}; {asked.pairs} pairs a step, medians of {asked.rounds} rounds")
     for way, median in seconds.items():
-        print(f"  {way:5} {median * 1000:7.1f} ms   {median / bare - 1:+6.1%} over bare")
+        spread = f"{min(times[way]) * 1000:.0f} to {max(times[way]) * 1000:.0f}"
+        print(f"  {way:5} {median * 1000:7.1f} ms ({spread})   {median / bare - 1:+6.1%} over bare")
     print(f"  data and bookkeeping (loop over step): {seconds['loop'] / seconds['step'] - 1:+.1%}")
     if asked.json:
         print(json.dumps({"machine": machine, "pairs": asked.pairs, "rounds": asked.rounds, "seconds": seconds}))
 
 
-def measure(folder: Path, rounds: int, pairs: int) -> dict[str, float]:
-    """Median seconds of each way to take a step."""
+def measure(folder: Path, rounds: int, pairs: int) -> dict[str, list[float]]:
+    """Seconds of every timed round of each way to take a step."""
     base = _wider(open_base(TINY))
     write_pairs(folder / "pairs", 16 * pairs, seed=0)
     config = parse_config(
@@ -101,7 +103,7 @@ def measure(folder: Path, rounds: int, pairs: int) -> dict[str, float]:
             began = time.perf_counter()
             take()
             times[way].append(time.perf_counter() - began)
-    return {way: statistics.median(taken[1:]) for way, taken in times.items()}
+    return {way: taken[1:] for way, taken in times.items()}
 
 
 def _wider(base: Base) -> Base:
