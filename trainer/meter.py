@@ -12,6 +12,7 @@ from torch import Tensor
 
 from .batches import PairBatch
 from .errors import UserError
+from .preferences.pairs import Pair
 from .runs import Run
 
 # One step's numbers, in this order: means over its pairs, and the norm of its gradient before clipping.
@@ -27,12 +28,14 @@ class Meter:
         self._run = run
         self._steps = steps
         self._must_be_finite = 5 if loss_scaling else len(NAMES)
-        self._waiting: list[tuple[int, float, Tensor, Sequence[PairBatch]]] = []
+        self._waiting: list[tuple[int, float, Tensor, list[Pair]]] = []
         self._since = time.perf_counter()
 
     def add(self, step: int, numbers: Tensor, learning_rate: float, batches: Sequence[PairBatch]) -> None:
         """Step number `step`, from 1, was taken with these batches; numbers: in the order of NAMES, on the device."""
-        self._waiting.append((step, learning_rate, numbers, batches))
+        # Only which pairs they were is kept: their tensors would stay on the device until the numbers are read.
+        pairs = [encoded.pair for batch in batches for encoded in batch.pairs]
+        self._waiting.append((step, learning_rate, numbers, pairs))
 
     def read(self) -> None:
         """Wait for the device, write what was gathered. Raises UserError where a number is not finite."""
@@ -41,7 +44,7 @@ class Meter:
         rows = torch.stack([numbers for _, _, numbers, _ in self._waiting]).cpu().tolist()
         now = time.perf_counter()
         seconds = (now - self._since) / len(rows)
-        for (step, learning_rate, _, batches), row in zip(self._waiting, rows, strict=True):
+        for (step, learning_rate, _, pairs), row in zip(self._waiting, rows, strict=True):
             self._run.log(
                 "step",
                 step=step,
@@ -51,7 +54,7 @@ class Meter:
                 remaining=round(seconds * (self._steps - step), 1),
             )
             if not all(map(math.isfinite, row[: self._must_be_finite])):
-                raise UserError(_not_finite(self._run, step, batches))
+                raise UserError(_not_finite(self._run, step, pairs))
         self._waiting.clear()
         self._since = now
 
@@ -67,8 +70,7 @@ class Meter:
         self._since += time.perf_counter() - begun
 
 
-def _not_finite(run: Run, step: int, batches: Sequence[PairBatch]) -> str:
-    pairs = [pair.pair for batch in batches for pair in batch.pairs]
+def _not_finite(run: Run, step: int, pairs: list[Pair]) -> str:
     named = "; ".join(f"{pair.id} ({pair.chosen.label} over {pair.rejected.label})" for pair in pairs[:8])
     more = f" and {len(pairs) - 8} more" if len(pairs) > 8 else ""
     return (
