@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
@@ -56,9 +56,10 @@ def train(run: Run, stop: StopRequest) -> Outcome:
             run.log("stopped", step=0)
             raise
         except Exception as error:
-            run.log("failed", error=str(error) or type(error).__name__)
-            if run.has_begun():
-                write_report(run)
+            with suppress(UserError):  # a full disk takes no last words; what filled it is what must be heard of
+                run.log("failed", error=str(error) or type(error).__name__)
+                if run.has_begun():
+                    write_report(run)
             raise
 
 
