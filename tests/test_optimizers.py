@@ -59,7 +59,12 @@ def test_a_device_that_is_not_there_is_refused(monkeypatch):
 def test_precision_follows_the_device(monkeypatch, kind, bf16, precision):
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: bf16)
     assert pick_precision("auto", torch.device(kind)) == precision
-    assert pick_precision("float16", torch.device(kind)) == "float16"
+    assert pick_precision("float32", torch.device(kind)) == "float32"
+
+
+def test_float16_is_refused_on_a_cpu():
+    with pytest.raises(UserError, match="float32 or bfloat16"):
+        pick_precision("float16", torch.device("cpu"))
 
 
 def test_cards_without_bfloat16_compute_in_float16(monkeypatch):

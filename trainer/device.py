@@ -28,7 +28,12 @@ def pick_device(wanted: str = "auto") -> torch.device:
 
 
 def pick_precision(wanted: str, device: torch.device) -> str:
-    """The arithmetic of the base on `device`, a key of DTYPES; see TrainingConfig.precision."""
+    """The arithmetic of the base on `device`, a key of DTYPES; see TrainingConfig.precision.
+
+    Raises UserError for a precision that the device cannot train in.
+    """
+    if wanted == "float16" and device.type == "cpu":
+        raise UserError("float16 cannot be trained in on a CPU: use --precision float32 or bfloat16")
     if wanted != "auto":
         return wanted
     if device.type == "cpu":

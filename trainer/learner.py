@@ -48,7 +48,10 @@ class Learner:
         optimizer, self.note = build_optimizer(config.optimization, self._parameters)
 
         AcceleratorState._reset_state()  # precision is this run's, not that of a run before it in this process
-        self._accelerator = Accelerator(cpu=device.type == "cpu", mixed_precision=_MIXED[self.precision])
+        # The UNet is where it belongs already; Accelerate would move it to its own idea of the first device.
+        self._accelerator = Accelerator(
+            cpu=device.type == "cpu", mixed_precision=_MIXED[self.precision], device_placement=False
+        )
         self.unet, self._optimizer = self._accelerator.prepare(unet, optimizer)
         self.unet.train()
 

@@ -14,12 +14,14 @@ import pytest
 import torch
 from mapo_studio.trainer import jobs
 from mapo_studio.trainer.batches import draw_pair, seeded, stack
-from mapo_studio.trainer.checkpoints import latest_step
+from mapo_studio.trainer.checkpoints import Origin, latest_step, load_state
 from mapo_studio.trainer.config import parse_config
 from mapo_studio.trainer.errors import UserError
+from mapo_studio.trainer.families.opening import open_base
 from mapo_studio.trainer.learner import Learner
 from mapo_studio.trainer.loop import train
 from mapo_studio.trainer.lora_file import read_lora
+from mapo_studio.trainer.preferences.formats.opening import open_pairs
 from mapo_studio.trainer.runs import Run
 from mapo_studio.trainer.stopping import StopRequest, StopRequested
 
@@ -268,6 +270,14 @@ def test_every_objective_trains(run, kind):
     assert go(run(objective={"kind": kind}, training={"steps": 2})).finished
 
 
+def test_a_half_precision_base_trains_a_full_precision_lora(run):
+    half = run(training={"steps": 2, "precision": "bfloat16"})
+    assert go(half).finished
+    state = load_state(half.state_folder, Origin(open_base(half.config().base).identity(), pairs_of(half)))
+    assert {tensor.dtype for tensor in state.adapter.values()} == {torch.float32}
+    assert read_lora(half.lora_file).dtype == torch.float32
+
+
 def test_flip_dropped_captions_and_plain_adamw_train(run):
     assert go(
         run(data={"flip": True, "caption_dropout": 0.5}, optimization={"optimizer": "adamw"}, training={"steps": 2})
@@ -304,6 +314,10 @@ def wait_for(condition, process, seconds=240) -> None:
         assert process.poll() is None, "the training ended early"
         assert time.monotonic() < end
         time.sleep(0.02)
+
+
+def pairs_of(run: Run) -> str:
+    return open_pairs(run.config().data.pairs).load().fingerprint
 
 
 def max_step(run: Run) -> int:
