@@ -67,3 +67,15 @@ def test_steps_taken_again_after_a_resume_count_once(tmp_path, config):
     run.log("step", step=3, loss=1.0)
     steps = [event for event in run.events() if event["event"] == "step"]
     assert [(event["step"], event["loss"]) for event in steps] == [(1, 0.0), (2, 0.0), (3, 1.0)]
+
+
+def test_a_run_that_begins_again_from_nothing_counts_nothing_twice(tmp_path, config):
+    run = Run.create(tmp_path, config)
+    for _ in range(2):
+        if run.has_begun():
+            run.log("resumed", step=0)
+        run.log("started", steps=9)
+        run.log("evaluation", step=0)
+        run.log("step", step=1)
+    kinds = [event["event"] for event in run.events()]
+    assert (kinds.count("evaluation"), kinds.count("step")) == (1, 1)

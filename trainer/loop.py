@@ -74,6 +74,7 @@ def _train(run: Run, config: RunConfig, stop: StopRequest) -> Outcome:
     if state := load_state(run.state_folder, material.origin):
         learner.restore(state)
         start = state.step
+    if run.has_begun():
         run.log("resumed", step=start)
 
     batches = _batches(config, material)

@@ -134,9 +134,18 @@ class Run:
                 except json.JSONDecodeError:
                     continue
                 if line.get("event") == "resumed":
-                    lines = [one for one in lines if one.get("step", 0) <= line["step"] or one["event"] == "started"]
+                    lines = [one for one in lines if _still_holds(one, line["step"])]
                 lines.append(line)
         yield from lines
+
+
+def _still_holds(event: Event, resumed: int) -> bool:
+    """Whether an event is part of the run's course after it went on from step `resumed`.
+
+    What was measured at the very step of a state was measured before it was saved; from step 0 all is done again.
+    """
+    step = event.get("step")
+    return step is None or step < resumed or step == resumed > 0
 
 
 def all_runs(workspace: Path) -> list[Run]:
