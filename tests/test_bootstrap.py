@@ -408,7 +408,7 @@ def tiny(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (root / "trainer").mkdir(parents=True)
     wheels = tmp_path / "wheels"
     wheels.mkdir()
-    for file in ("mapo.sh", "trainer/bootstrap.py", "trainer/torch_choice.py"):
+    for file in ("mapo.sh", "trainer/bootstrap.py", "trainer/install_steps.py", "trainer/torch_choice.py"):
         shutil.copy(ROOT / file, root / file)
     (root / "backend.py").write_text(BACKEND)
     (root / "pyproject.toml").write_text(

@@ -10,12 +10,12 @@ from mapo_studio.trainer.objectives import DPO, SFT, DPOPlusSFT, MaPO, PairError
 from mpmath import mp, mpf
 from torch import tensor
 
-mp.dps = 60
+mp.dps = 150
 errors = st.floats(math.ldexp(1, -27), 1e3, width=32)  # from 7.5e-9
 
 
 def exact_mapo(chosen, rejected, preference, objective):
-    """The formula and its gradients in 60 digits, by mpmath's own derivatives."""
+    """The formula and its gradients in 150 digits, by mpmath's own derivatives."""
 
     def loss(w, l):  # noqa: E741
         phi = lambda x: x / (mp.e**x - 1)  # noqa: E731
@@ -24,7 +24,7 @@ def exact_mapo(chosen, rejected, preference, objective):
         return w + mpf(objective.weight) * (p * mp.log(1 + mp.e**-z) + (1 - p) * mp.log(1 + mp.e**z))
 
     w, l = mpf(chosen), mpf(rejected)  # noqa: E741
-    h = mpf(10) ** -25
+    h = mpf(10) ** -60
     return loss(w, l), (loss(w + h, l) - loss(w - h, l)) / (2 * h), (loss(w, l + h) - loss(w, l - h)) / (2 * h)
 
 

@@ -104,7 +104,7 @@ def _train(run: Run, config: RunConfig, stop: StopRequest) -> Outcome:
         rate = learner.learning_rate(step)
         step += 1
         meter.add(step, numbers, rate, micro_batches)
-        if step % watch.log_every == 0:
+        if step % watch.log_every == 0 or step == start + 1:  # the first at once: a person waits for a sign of life
             meter.read()
         if stop or step == steps:
             break

@@ -73,6 +73,7 @@ def prepare(
         workers=config.data.workers,
         progress=report,
     )
+    stop.check()
     return Material(
         base=base,
         pair_set=pair_set,

@@ -69,7 +69,7 @@ def settings(base_folder, pairs_folder):
             "watch": {"evaluate_every": 4, "sample_every": 0, "checkpoint_every": 3, "log_every": 2},
         }
         for part, changes in parts.items():
-            values[part] = {**values[part], **changes} if isinstance(changes, dict) else changes
+            values[part] = {**values.get(part, {}), **changes} if isinstance(changes, dict) else changes
         return parse_config(values, "test")
 
     return make
