@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
-import torch
-from torch import Tensor, nn
+if TYPE_CHECKING:  # pictures.py is needed where no model is: a page that shows pictures starts without torch
+    import torch
+    from torch import Tensor, nn
 
-TextTensors = Mapping[str, Tensor]
+TextTensors: TypeAlias = "Mapping[str, Tensor]"
 """What a family's text encoders say, by name; one prompt: no batch axis; a batch: stacked along axis 0."""
 
 

@@ -1,0 +1,1 @@
+"""The studio: a page on one's own machine to collect pictures, judge pairs, train and compare."""
