@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from filelock import FileLock, Timeout
-
 from .config import RunConfig
 from .files import no_room_explained
+from .processes import is_locked, launch
 from .runs import Event, Run
 
 Phase = Literal["waiting", "running", "finished", "stopped", "failed", "died"]
-_LAUNCHER = Path(__file__).with_name("__main__.py")
 
 
 @dataclass(frozen=True)
@@ -44,11 +40,7 @@ def start(workspace: Path, config: RunConfig) -> Run:
 
 def resume(run: Run) -> subprocess.Popen[bytes]:
     """Train `run` in a process that outlives this one. What the process prints goes to log.txt in the run's folder."""
-    # A launcher file rather than `-m`: the package may have no importable name, as inside a host's extension folder.
-    command = [sys.executable, str(_LAUNCHER), "resume", run.name, "--workspace", str(run.workspace)]
-    apart = {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP} if os.name == "nt" else {"start_new_session": True}
-    with no_room_explained(run.folder), (run.folder / "log.txt").open("ab") as log:
-        return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, **apart)
+    return launch(["resume", run.name, "--workspace", str(run.workspace)], run.folder / "log.txt")
 
 
 def stop(run: Run) -> None:
@@ -59,11 +51,7 @@ def stop(run: Run) -> None:
 
 def is_alive(run: Run) -> bool:
     """Whether some process is training `run` now."""
-    try:
-        with FileLock(run.lock_file, timeout=0):
-            return False
-    except Timeout:
-        return True
+    return is_locked(run.lock_file)
 
 
 def status(run: Run) -> Status:

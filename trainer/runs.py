@@ -11,18 +11,16 @@
 
 from __future__ import annotations
 
-import json
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from . import event_log
 from .config import RunConfig, read_config, write_config
 from .errors import UserError
+from .event_log import Event
 from .files import no_room_explained, write_text
-
-Event = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -112,30 +110,17 @@ class Run:
         started, resumed, encoding, step, evaluation, sample, checkpoint, warning, stopped, failed, finished;
         `time` is seconds since 1970. A number that is not finite is written as null, as JSON wants it.
         """
-        line: Event = {"time": round(time.time(), 3), "event": event, **values}
-        with no_room_explained(self.events_file), self.events_file.open("a+b") as file:
-            # A line cut short by a kill must not swallow the next one.
-            file.seek(0, 2)
-            if file.tell():
-                file.seek(-1, 2)
-                if file.read(1) != b"\n":
-                    file.write(b"\n")
-            file.write(json.dumps(_plain(line), ensure_ascii=False, allow_nan=False).encode() + b"\n")
+        line = event_log.append(self.events_file, event, values)
         for listener in self.listeners:
             listener(line)
 
     def events(self) -> Iterator[Event]:
         """All events so far, the oldest first; steps that were taken again after a resume only as last taken."""
         lines: list[Event] = []
-        if self.events_file.is_file():
-            for text in self.events_file.read_text(encoding="utf-8", errors="replace").splitlines():
-                try:
-                    line = json.loads(text)
-                except json.JSONDecodeError:
-                    continue
-                if line.get("event") == "resumed":
-                    lines = [one for one in lines if _still_holds(one, line["step"])]
-                lines.append(line)
+        for line in event_log.read(self.events_file):
+            if line.get("event") == "resumed":
+                lines = [one for one in lines if _still_holds(one, line["step"])]
+            lines.append(line)
         yield from lines
 
 
@@ -152,13 +137,3 @@ def all_runs(workspace: Path) -> list[Run]:
     """Every run of a workspace, the newest first."""
     settings = (workspace / "runs").glob("*/run.toml")
     return [Run(file.parent) for file in sorted(settings, key=lambda file: file.stat().st_mtime, reverse=True)]
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, float):
-        return value if abs(value) < float("inf") else None
-    if isinstance(value, dict):
-        return {key: _plain(one) for key, one in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(one) for one in value]
-    return str(value) if isinstance(value, Path) else value

@@ -37,10 +37,14 @@ class StopRequest:
             raise StopRequested
 
     @contextmanager
-    def listening(self) -> Iterator[None]:
-        """Take SIGINT (Ctrl-C) and SIGTERM as requests; a second Ctrl-C interrupts at once, as usual."""
-        with suppress(FileNotFoundError):
-            self._file.unlink()  # left from the stop before a resume
+    def listening(self, forget: bool = True) -> Iterator[None]:
+        """Take SIGINT (Ctrl-C) and SIGTERM as requests; a second Ctrl-C interrupts at once, as usual.
+
+        forget: a file that is there already was left from the stop before a resume.
+        """
+        if forget:
+            with suppress(FileNotFoundError):
+                self._file.unlink()
         if threading.current_thread() is not threading.main_thread():
             yield  # Python gives signals to the main thread only; the file still works
             return
