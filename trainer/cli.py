@@ -32,6 +32,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _say(_help())
         return 0
     try:
+        if words[0] == "task":  # no verb for people: a face starts it, see tasks.py
+            return _task(words[1:])
         if words[0] not in VERBS:
             raise UserError(f"there is no command {words[0]!r}: use {', '.join(VERBS)}")
         return VERBS[words[0]].run(words[1:])
@@ -166,6 +168,14 @@ def _doctor(words: list[str]) -> int:
     else:
         doctor.print_findings(findings)
     return int(any(finding.status == "missing" for finding in findings))
+
+
+def _task(words: list[str]) -> int:
+    if len(words) != 1:
+        raise UserError("say `mapo task FOLDER`")
+    from .work import perform
+
+    return perform(Path(words[0]))
 
 
 VERBS = {

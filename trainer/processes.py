@@ -27,7 +27,8 @@ def launch(words: Sequence[str], log_file: Path) -> subprocess.Popen[bytes]:
 def is_locked(lock_file: Path) -> bool:
     """Whether a living process holds `lock_file`; the system lets go of it however that process ends."""
     try:
-        with FileLock(lock_file, timeout=0):
+        # Asking takes the lock for a moment: another who asks just then must not be taken for a process at work.
+        with FileLock(lock_file, timeout=0.05, poll_interval=0.01):
             return False
     except Timeout:
         return True
