@@ -17,7 +17,7 @@ from mapo_studio.trainer.tasks import Task
 def kind(monkeypatch):
     """kind(run, check=...): what tasks of the kind "count" do; their processes are not started."""
 
-    def define(run, check=lambda settings: settings):
+    def define(run, check=lambda workspace, settings: settings):
         module = SimpleNamespace(run=run, check=check)
         monkeypatch.setitem(tasks.KINDS, "count", "a test's")
         monkeypatch.setattr(tasks, "module_of", lambda name: module)
@@ -41,7 +41,7 @@ def test_a_task_that_is_done_is_finished_and_says_what_came_of_it(kind, tmp_path
         work.tell(3, 3, "three")
         return "3 things made"
 
-    kind(run, check=lambda settings: {**settings, "more": 1})
+    kind(run, check=lambda workspace, settings: {**settings, "more": 1})
     task = tasks.start(tmp_path, "count", {"things": 3})
     assert kind.launched == [["task", str(task.folder)]]
     assert task.status().phase == "waiting"
@@ -56,7 +56,7 @@ def test_a_task_that_is_done_is_finished_and_says_what_came_of_it(kind, tmp_path
 
 
 def test_settings_that_cannot_be_leave_no_task_behind(kind, tmp_path):
-    def check(settings):
+    def check(workspace, settings):
         raise UserError("things: say how many")
 
     kind(None, check)

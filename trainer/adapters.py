@@ -119,6 +119,12 @@ def attach(unet: nn.Module, settings: LoraSettings, seed: int) -> list[nn.Parame
     return parameters
 
 
+def detach(unet: nn.Module) -> None:
+    """Take a LoRA off again, so that another may be attached; does nothing to a model that carries none."""
+    if any(True for _ in _layers(unet)):
+        unet.unload_lora()
+
+
 @contextmanager
 def disabled(unet: nn.Module) -> Iterator[None]:
     """The base model as it was, for the length of a `with` block: DPO's reference, and samples to compare with.

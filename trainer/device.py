@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
+from torch import nn
 
 from .errors import UserError
 
@@ -50,6 +54,21 @@ def release_memory(device: torch.device) -> None:
     gc.collect()
     if device.type in ("cuda", "xpu", "mps"):
         getattr(torch, device.type).empty_cache()
+
+
+@contextmanager
+def parked(model: nn.Module, device: torch.device) -> Iterator[None]:
+    """`model` out of the device's memory for the length of a `with` block, while another is in it."""
+    if device.type == "cpu":
+        yield
+        return
+    model.to("cpu")
+    release_memory(device)
+    try:
+        yield
+    finally:
+        release_memory(device)
+        model.to(device)
 
 
 def _available(kind: str) -> bool:

@@ -14,7 +14,7 @@ from .adapters import attach, load_state
 from .device import DTYPES, pick_device, pick_precision, release_memory
 from .errors import UserError
 from .families.base import Base, Framing, TextTensors
-from .lora_file import read_lora
+from .lora_file import LoraFile, read_lora
 from .sheet import grid
 
 __all__ = ["decode", "generate", "grid", "sample"]
@@ -55,9 +55,7 @@ def generate(
     device = device or pick_device()
     dtype = dtype or DTYPES[pick_precision("auto", device)]
     seeds = range(len(prompts)) if seeds is None else seeds
-    found = read_lora(lora) if lora else None
-    if found and found.family != base.family:
-        raise UserError(f"{lora} was made for the {found.family} family, and {base.path} is of {base.family}.")
+    found = lora_for(base, lora) if lora else None
 
     encoder = base.load_text(device, dtype)
     *texts, against = encoder([*prompts, negative])
@@ -67,8 +65,7 @@ def generate(
     unet = base.load_unet(device, dtype)
     if found:
         attach(unet, found.settings, seed=0)
-        load_state(unet, {k: v * strength if k.endswith(".lora_B.weight") else v for k, v in found.state.items()})
-        unet.requires_grad_(False).eval()
+        set_lora(unet, found, strength)
     latents = sample(
         base,
         unet,
@@ -84,6 +81,20 @@ def generate(
     del unet
     release_memory(device)
     return decode(base.load_vae(device), latents)
+
+
+def lora_for(base: Base, file: Path) -> LoraFile:
+    """The LoRA in `file`, to paint with. Raises UserError where it was made for another family than `base`."""
+    found = read_lora(file)
+    if found.family != base.family:
+        raise UserError(f"{file} was made for the {found.family} family, and {base.path} is of {base.family}.")
+    return found
+
+
+def set_lora(unet: nn.Module, lora: LoraFile, strength: float) -> None:
+    """Let `unet`, to which a LoRA of the same settings is attached, paint with `lora` at `strength` (1: as trained)."""
+    load_state(unet, {k: v * strength if k.endswith(".lora_B.weight") else v for k, v in lora.state.items()})
+    unet.requires_grad_(False).eval()
 
 
 @torch.no_grad()
@@ -124,7 +135,7 @@ def sample(
         return torch.empty(0, unet.config.in_channels, height // base.latent_factor, width // base.latent_factor)
     if rescale is None:
         rescale = 0.7 if base.scheduler_config.get("rescale_betas_zero_snr") else 0.0
-    at_once = batch_size or min(_PICTURES_AT_ONCE, max(1, _PIXELS_AT_ONCE // (width * height)))
+    at_once = batch_size or pictures_at_once(size)
     device = next(unet.parameters()).device
     cells = (unet.config.in_channels, height // base.latent_factor, width // base.latent_factor)
     framing = torch.tensor([Framing(height, width, 0, 0, height, width).as_list()], device=device)
@@ -147,6 +158,11 @@ def sample(
                 progress(start // at_once * len(sampler.timesteps) + number + 1, batches * len(sampler.timesteps))
         painted.append(latents.float().cpu())
     return torch.cat(painted)
+
+
+def pictures_at_once(size: tuple[int, int]) -> int:
+    """How many pictures of `size`, (width, height) in pixels, are painted in one batch: as many as make a megapixel."""
+    return min(_PICTURES_AT_ONCE, max(1, _PIXELS_AT_ONCE // (size[0] * size[1])))
 
 
 @torch.no_grad()

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 import torch
 from PIL import Image
 from torch import nn
 
 from . import adapters
 from .config import RunConfig
-from .device import release_memory
+from .device import parked
 from .encode import load_text
 from .files import written_whole
 from .generate import decode, sample
@@ -71,21 +68,6 @@ class Samples:
             steps=self._watch.sample_steps,
             guidance=self._watch.guidance,
         )
-        with _parked(unet, self._device):
+        with parked(unet, self._device):
             vae = material.base.load_vae(self._device)
             return decode(vae, latents)
-
-
-@contextmanager
-def _parked(unet: nn.Module, device: torch.device) -> Iterator[None]:
-    """The UNet out of the device's memory while the VAE is in it."""
-    if device.type == "cpu":
-        yield
-        return
-    unet.to("cpu")
-    release_memory(device)
-    try:
-        yield
-    finally:
-        release_memory(device)
-        unet.to(device)

@@ -38,8 +38,8 @@ KINDS = {
     "sweep": ".sweep",
     "rate": ".preferences.rating",
 }
-"""The module of each kind. It holds check(settings), which gives them whole or raises UserError, and run(work), which
-does the work as work.py says and returns a sentence about what came of it."""
+"""The module of each kind. It holds check(workspace, settings), which gives them whole or raises UserError, and
+run(work), which does the work as work.py says and returns a sentence about what came of it."""
 
 ENDINGS = ("paused", "finished", "stopped", "failed")
 _KEPT = 20
@@ -178,8 +178,8 @@ def start(workspace: Path, kind: str, settings: Mapping[str, Any]) -> Task:
 
     Folders of tasks that ended are cleared away, all but the newest.
     """
-    checked = module_of(kind).check(dict(settings))
     workspace = workspace.resolve()
+    checked = module_of(kind).check(workspace, dict(settings))
     _clear(workspace)
     task = Task(_new_folder(workspace, kind))
     write_text(task.settings_file, json.dumps({"kind": kind, "settings": checked}, indent=1, ensure_ascii=False))

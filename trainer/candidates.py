@@ -1,0 +1,161 @@
+"""How do prompts become pictures to judge? Candidates are painted into a dataset, a few for each prompt."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pydantic import Field
+from sqlalchemy import select
+
+from .errors import UserError
+from .preferences.collecting import add_candidates, add_prompt, find_dataset, make_pairs
+from .preferences.database import Store, open_store
+from .preferences.picture_store import keep_picture
+from .preferences.schema import Candidate, Dataset, Picture, Prompt
+from .task_settings import PaintingSettings, lora_file, whole_path
+
+if TYPE_CHECKING:
+    from PIL import Image
+    from sqlalchemy.orm import Session
+
+    from .families.base import Base
+    from .painted import Origin
+    from .painter import Manner, Wish
+    from .work import Work
+
+
+class CandidateSettings(PaintingSettings):
+    """What is painted for which prompts."""
+
+    dataset: str = Field(min_length=1)
+    """Its name; it must be there."""
+    prompts: tuple[str, ...] = ()
+    """By default every prompt that the dataset has."""
+    candidates: int = Field(4, ge=1, le=64)
+    """Pictures for each prompt, those counted that were painted so before."""
+    at_most: int | None = Field(12, ge=1)
+    """Pairs made for each prompt, at most: of 16 pictures there would be 120."""
+    lora: str | None = None
+    """A LoRA file to paint with."""
+    strength: float = Field(1.0, ge=-10, le=10)
+    """Of the LoRA; 1 is as trained."""
+    mixed: bool = False
+    """Paint every second candidate without the LoRA, so that its pictures are judged against the base's."""
+
+
+def check(workspace: Path, settings: dict[str, Any]) -> dict[str, Any]:
+    """The settings whole, paths absolute. Raises UserError naming what is wrong or missing."""
+    asked = CandidateSettings.given(settings)
+    if asked.mixed and not asked.lora:
+        raise UserError("half of the candidates with a LoRA: choose the LoRA")
+    with open_store(workspace).reading() as session:
+        dataset = find_dataset(session, asked.dataset)
+        prompts = cleaned(asked.prompts)
+        if not prompts and session.scalar(select(Prompt.id).where(Prompt.dataset_id == dataset.id).limit(1)) is None:
+            raise UserError(f"{asked.dataset} has no prompts yet: give at least one")
+    paths = {"base": whole_path(asked.base), "lora": str(lora_file(asked.lora)) if asked.lora else None}
+    return asked.model_copy(update={**paths, "prompts": prompts}).plain()
+
+
+def run(work: Work) -> str:
+    """Paint what is not there yet. Pictures are in the dataset as soon as they are painted, pairs with them."""
+    from .painted import Origin, hashed, model_name
+    from .painter import Painter
+
+    asked = CandidateSettings.given(work.settings)
+    store = open_store(work.workspace)
+    with store.reading() as session:
+        dataset = find_dataset(session, asked.dataset)
+        prompts = asked.prompts or _prompts_of(session, dataset)
+        known = _painted_before(session, dataset)
+    base, manner = opened(asked, work.workspace)
+    loras = [Path(asked.lora)] if asked.lora else []
+    origin = Origin(str(base.path), model_name(asked.base), manner, hashed(loras))
+    wishes = [wish for prompt in prompts for wish in _wishes(asked, prompt)]
+    left = [wish for wish in wishes if origin.mark(wish) not in known]
+    done, pairs = len(wishes) - len(left), 0
+    unpainted = Counter(wish.prompt for wish in left)
+    unpaired: dict[str, None] = {}  # in order
+    work.tell(done, len(wishes), "loading the base")
+    try:
+        for pictures in Painter(base, manner, loras).paint(left, work.check):
+            unpainted.subtract(wish.prompt for wish, _ in pictures)
+            unpaired |= dict.fromkeys(wish.prompt for wish, _ in pictures)
+            complete = [prompt for prompt in unpaired if not unpainted[prompt]]
+            with store.writing() as session:
+                dataset = find_dataset(session, asked.dataset)
+                for wish, picture in keep(store, session, origin, pictures):
+                    add_candidates(session, add_prompt(session, dataset, wish.prompt), [picture])
+                pairs += _pair(session, dataset, complete, asked.at_most)
+            for prompt in complete:
+                del unpaired[prompt]
+            done += len(pictures)
+            work.tell(done, len(wishes), f"painting for {asked.dataset}")
+    finally:
+        with store.writing() as session:
+            pairs += _pair(session, find_dataset(session, asked.dataset), unpaired, asked.at_most)
+    return f"{counted(len(left), 'picture')} painted for {asked.dataset}, {counted(pairs, 'new pair')}"
+
+
+def opened(asked: PaintingSettings, workspace: Path) -> tuple[Base, Manner]:
+    """The base, and the manner to paint in. Raises UserError where there is no such base."""
+    from .families.opening import open_base
+    from .painter import Manner
+
+    tokenizers = Path(asked.tokenizers) if asked.tokenizers else None
+    base = open_base(asked.base, tokenizers=tokenizers, prediction=asked.prediction, memo=workspace / "cache")
+    size = (asked.width or base.resolution, asked.height or base.resolution)
+    return base, Manner(size, asked.steps, asked.guidance, asked.negative)
+
+
+def keep(
+    store: Store, session: Session, origin: Origin, pictures: Iterable[tuple[Wish, Image.Image]]
+) -> list[tuple[Wish, Picture]]:
+    """Painted pictures, each in a file of the workspace that says how it was painted."""
+    return [
+        (wish, keep_picture(store, session, origin.png(wish, picture), f"{wish.prompt}.png", origin.about(wish)))
+        for wish, picture in pictures
+    ]
+
+
+def cleaned(prompts: Iterable[str]) -> tuple[str, ...]:
+    """Each prompt once, without its outer and doubled spaces; empty ones left out."""
+    return tuple(dict.fromkeys(filter(None, (" ".join(prompt.split()) for prompt in prompts))))
+
+
+def counted(number: int, thing: str) -> str:
+    """1 picture, 2 pictures."""
+    return f"{number} {thing}" if number == 1 else f"{number} {thing}s"
+
+
+def _wishes(asked: CandidateSettings, prompt: str) -> list[Wish]:
+    from .painted import seed_of
+    from .painter import Wish, Worn
+
+    worn = Worn(Path(asked.lora), asked.strength) if asked.lora else None
+    return [
+        # With more candidates asked for later, those that are there keep their numbers, seeds and LoRA.
+        Wish(prompt, seed_of(prompt, number, asked.first_seed), None if asked.mixed and number % 2 == 0 else worn)
+        for number in range(asked.candidates)
+    ]
+
+
+def _pair(session: Session, dataset: Dataset, prompts: Iterable[str], at_most: int | None) -> int:
+    return sum(make_pairs(session, add_prompt(session, dataset, prompt), at_most) for prompt in prompts)
+
+
+def _prompts_of(session: Session, dataset: Dataset) -> tuple[str, ...]:
+    return tuple(session.scalars(select(Prompt.text).where(Prompt.dataset_id == dataset.id).order_by(Prompt.id)))
+
+
+def _painted_before(session: Session, dataset: Dataset) -> set[str]:
+    sources = (
+        select(Picture.source)
+        .join(Candidate, Candidate.picture_id == Picture.id)
+        .join(Prompt, Prompt.id == Candidate.prompt_id)
+        .where(Prompt.dataset_id == dataset.id, Picture.source.is_not(None))
+    )
+    return set(session.scalars(sources))

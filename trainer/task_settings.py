@@ -1,0 +1,75 @@
+"""How are a task's settings checked, and what is every task told that paints?"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from .errors import UserError
+
+_Settings = TypeVar("_Settings", bound="TaskSettings")
+
+
+class TaskSettings(BaseModel):
+    """Settings of one kind of task: what it does not know is a mistake, as in run.toml."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    @classmethod
+    def given(cls: type[_Settings], values: dict[str, Any]) -> _Settings:
+        """From plain values. Raises UserError naming the wrong one."""
+        try:
+            return cls.model_validate(values)
+        except ValidationError as error:
+            raise UserError("; ".join(_explain(one) for one in error.errors())) from None
+
+    def plain(self) -> dict[str, Any]:
+        """As JSON takes them."""
+        return self.model_dump(mode="json")
+
+
+class PaintingSettings(TaskSettings):
+    """What is painted with, and how."""
+
+    base: str = Field(min_length=1)
+    """A diffusers folder, a hub id, a .safetensors checkpoint, or "tiny" for the embedded one."""
+    prediction: Literal["auto", "epsilon", "v_prediction"] = "auto"
+    """What the base predicts; only for checkpoints that do not say so themselves."""
+    tokenizers: str | None = None
+    """Folder with a CLIP tokenizer, for single files; by default the hub cache."""
+    width: int | None = Field(None, ge=16, le=4096)
+    height: int | None = Field(None, ge=16, le=4096)
+    """In pixels; by default the square that the base was trained for."""
+    steps: int = Field(28, ge=1, le=1000)
+    """Denoising steps of a picture."""
+    guidance: float = Field(5.0, ge=1, le=100)
+    """Classifier-free guidance."""
+    negative: str = ""
+    """What to keep away from."""
+    first_seed: int = Field(0, ge=0, lt=2**32)
+    """Another one paints other pictures for the same prompts."""
+
+
+def whole_path(text: str) -> str:
+    """An existing path made absolute; anything else (a hub id, "tiny", a mistake to be named as typed) as it is."""
+    path = Path(text).expanduser()
+    return str(path.resolve()) if text and path.exists() else text
+
+
+def lora_file(text: str) -> Path:
+    """The path of a LoRA file that is there. Raises UserError where it is not."""
+    path = Path(text).expanduser().resolve()
+    if not path.is_file():
+        raise UserError(f"there is no LoRA file {path}")
+    return path
+
+
+def _explain(error: Any) -> str:
+    key = ".".join(map(str, error["loc"]))
+    if error["type"] == "extra_forbidden":
+        return f"unknown setting {key}"
+    if error["type"] in ("missing", "string_too_short"):
+        return f"{key} is missing: say it"
+    return f"{key}: {error['msg'].lower()} (got {error['input']!r})"
