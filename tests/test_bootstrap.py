@@ -363,7 +363,7 @@ BACKEND = '''
 import zipfile
 CLI = "import os, sys\\ndef main():\\n    print('mapo', sys.argv[1:], os.getcwd())\\n    return 5\\n"
 META = "Metadata-Version: 2.1\\nName: mapo-studio\\nVersion: 0\\nRequires-Dist: torch\\nProvides-Extra: dev\\n" \\
-    "Requires-Dist: pytest; extra == 'dev'\\n"
+    "Requires-Dist: pytest; extra == 'dev'\\nProvides-Extra: web\\n"
 def build_editable(folder, config_settings=None, metadata_directory=None):
     name = "mapo_studio-0-py3-none-any.whl"
     info = "mapo_studio-0.dist-info/"
@@ -454,9 +454,20 @@ def test_clone_becomes_a_running_command_and_the_second_start_installs_nothing(t
     assert "[1/4]" in first.stderr
     assert "Successfully installed" in (tiny / ".venv/install.log").read_text()
     written = stamp_of(tiny).stat().st_mtime_ns
-    second = run(tiny, cwd=tmp_path)
+    second = run(tiny, "--help", cwd=tmp_path)
     assert (second.returncode, second.stdout, second.stderr) == (5, f"mapo ['--help'] {tmp_path}\n", "")
     assert stamp_of(tiny).stat().st_mtime_ns == written
+
+
+@POSIX
+@pytest.mark.slow
+def test_without_a_word_the_studio_starts_with_what_it_needs(tiny: Path, tmp_path: Path):
+    run(tiny, "demo")
+    started = run(tiny, cwd=tmp_path)
+    assert started.stdout == f"mapo ['studio'] {tmp_path}\n", started.stderr
+    assert "[3/4] mapo[web]" in started.stderr
+    assert json.loads(stamp_of(tiny).read_text())["extras"] == ["web"]
+    assert run(tiny, "studio", "--port", "8000").stderr == ""
 
 
 @POSIX

@@ -1,7 +1,8 @@
 """Make the .venv beside this package complete, then run `mapo` in it: the way from a fresh clone to a running command.
 
 mapo.sh and mapo.bat run this file by its path, with whatever Python 3.10 to 3.13 they found: standard library only, and
-nothing of this package is imported. The first word `test` adds the tests' needs and runs pytest instead of mapo.
+nothing of this package is imported. Without a word it is the studio that starts, and what it needs is added. The first
+word `test` adds the tests' needs and runs pytest instead of mapo.
 """
 
 from __future__ import annotations
@@ -30,14 +31,15 @@ BIN = VENV / ("Scripts" if os.name == "nt" else "bin")
 SUFFIX = ".exe" if os.name == "nt" else ""
 PYTHON = BIN / f"python{SUFFIX}"
 SUPPORTED = ("3.10", "3.11", "3.12", "3.13")
-EXTRAS_OF_WORD = {"test": ("dev",)}
+EXTRAS_OF_WORD = {"test": ("dev",), "studio": ("web",)}
 
 
 def main(arguments: Sequence[str]) -> int:
     if running_version() not in SUPPORTED:
         say(f"mapo needs Python {SUPPORTED[0]} to {SUPPORTED[-1]}; {sys.executable} is {sys.version.split()[0]}.")
         return 1
-    extras = EXTRAS_OF_WORD.get(arguments[0] if arguments else "", ())
+    arguments = arguments or ["studio"]
+    extras = EXTRAS_OF_WORD.get(arguments[0], ())
     try:
         if not is_complete(read_stamp(), extras):
             with alone() as lock:
@@ -53,7 +55,7 @@ def main(arguments: Sequence[str]) -> int:
     except KeyboardInterrupt:
         say("Stopped before it was complete. The next start goes on from here.")
         return 130
-    return hand_over(arguments or ["--help"])
+    return hand_over(arguments)
 
 
 def hand_over(arguments: Sequence[str]) -> int:

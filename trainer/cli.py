@@ -178,7 +178,17 @@ def _task(words: list[str]) -> int:
     return perform(Path(words[0]))
 
 
+def _studio(words: list[str]) -> int:
+    # The one place where the arrow points up: a command has to start somewhere. Nothing else here needs Gradio.
+    try:
+        from ..web.app import main as studio
+    except ModuleNotFoundError as error:
+        raise UserError(f"the studio needs {error.name}: pip install 'mapo-studio[web]'") from error
+    return studio(words)
+
+
 VERBS = {
+    "studio": Verb(_studio, "collect, judge, train and compare in the browser"),
     "demo": Verb(_demo, "watch a small model learn a taste, on any computer, in a few minutes"),
     "train": Verb(_train, "train a LoRA from judged pairs"),
     "resume": Verb(_resume, "go on with a run that was stopped or killed"),

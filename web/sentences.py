@@ -22,9 +22,9 @@ UNEXPECTED = "That did not work, for a reason of the studio's own. The terminal 
 
 
 def in_sentences(handler: Handler) -> Handler:
-    """A Gradio event handler (plain or generator) whose UserError is shown as its sentence, any other error as UNEXPECTED.
+    """A Gradio event handler (plain or generator) that shows a UserError's sentence, and UNEXPECTED for other errors.
 
-    The signature stays as it is, so Gradio still fills in gr.Request and gr.Progress.
+    Its signature stays, so Gradio still fills in gr.Request and gr.Progress.
     """
     if inspect.isgeneratorfunction(handler):
 

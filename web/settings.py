@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, ValidationError
 
 from ..trainer.errors import UserError
 from ..trainer.files import write_text
@@ -34,6 +34,9 @@ def _own_name() -> str:
         return "me"
 
 
+Name = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=200)]
+
+
 class Settings(BaseModel):
     """What the gear of the header shows. Folders are absolute paths, empty where there is none."""
 
@@ -45,7 +48,7 @@ class Settings(BaseModel):
     """The folder of A1111, Forge or reForge: likewise."""
     loras: str = ""
     """Where a finished LoRA is copied to when asked."""
-    annotator: Annotated[str, BeforeValidator(str.strip)] = Field(default_factory=_own_name, min_length=1, max_length=200)
+    annotator: Name = Field(default_factory=_own_name)
     """Who judges, where nobody logs in."""
     look: Literal["dark", "light"] = "dark"
 

@@ -1,0 +1,113 @@
+"""What is on the page? A header that all tabs share, and the five tabs."""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+from pathlib import Path
+
+import gradio as gr
+
+from ..trainer.errors import UserError
+from ..trainer.preferences.collecting import create_dataset, list_datasets
+from ..trainer.preferences.database import Store
+from .sentences import in_sentences
+from .settings import SettingsFile
+from .studio import TABS, Studio
+
+log = logging.getLogger(__name__)
+
+HEAD = '<script type="module" src="/mapo/static/judge/mapo-judge.js"></script>'
+
+
+def build_page(store: Store, settings: SettingsFile, allowed_roots: tuple[Path, ...], has_login: bool) -> gr.Blocks:
+    """The page of one workspace. has_login: who uses it has a name by logging in, and may log out."""
+    with gr.Blocks(title="MaPO Studio", fill_width=True, analytics_enabled=False, delete_cache=(3600, 86400)) as page:
+        with gr.Row(elem_id="header"):
+            gr.HTML("MaPO Studio", elem_id="name")
+            dataset = gr.Dropdown(
+                choices=[], label="Dataset", show_label=False, container=False, elem_id="dataset", interactive=True
+            )
+            new = gr.Button("New dataset", size="sm")
+            gear = gr.Button("Settings", size="sm")
+            if has_login:
+                gr.HTML('<form method="post" action="/logout"><button>Log out</button></form>', elem_id="logout")
+        tabs = gr.Tabs(render=False)
+        studio = Studio(store.workspace, store, settings, allowed_roots, dataset, tabs)
+        _new_dataset(studio, new)
+        _settings(studio, gear, has_login)
+        tabs.render()
+        with tabs:
+            for name in TABS:
+                if importlib.util.find_spec(f".tabs.{name}", __package__) is None:
+                    continue
+                with gr.Tab(name.capitalize(), id=name):
+                    _tab(studio, name)
+        page.load(in_sentences(lambda chosen: _opened(studio, chosen)), dataset, dataset, show_progress="hidden")
+    return page
+
+
+def _tab(studio: Studio, name: str) -> None:
+    module = importlib.import_module(f".tabs.{name}", __package__)
+    getattr(module, f"{name}_tab")(studio)
+
+
+def _opened(studio: Studio, chosen: str | None) -> gr.Dropdown:
+    """The datasets of today: the one that was chosen before the page was loaded again, else the newest."""
+    with studio.store.reading() as session:
+        there = list_datasets(session)
+    newest = max(there, key=lambda dataset: dataset.created, default=None)
+    names = [dataset.name for dataset in there]
+    value = chosen if chosen in names else newest and newest.name
+    return gr.Dropdown(choices=names, value=value)
+
+
+def _new_dataset(studio: Studio, button: gr.Button) -> None:
+    shown = gr.State(False)
+    with gr.Row(visible=False, elem_id="new-dataset") as row:
+        name = gr.Textbox(
+            show_label=False, placeholder="Name of the new dataset: a subject, a style", container=False, scale=4
+        )
+        make = gr.Button("Create", variant="primary", scale=0, min_width=100)
+
+    @in_sentences
+    def create(given: str):
+        given = " ".join(given.split())
+        if not given:
+            raise UserError("give the dataset a name")
+        with studio.store.writing() as session:
+            create_dataset(session, given)
+        return studio.picker(given), gr.Row(visible=False), False, ""
+
+    button.click(lambda is_shown: (gr.Row(visible=not is_shown), not is_shown), shown, [row, shown], queue=False)
+    gr.on([make.click, name.submit], create, name, [studio.dataset, row, shown, name], show_progress="hidden")
+
+
+def _settings(studio: Studio, gear: gr.Button, has_login: bool) -> None:
+    shown = gr.State(False)
+    with gr.Column(visible=False, elem_id="settings") as panel:
+        with gr.Row():
+            comfyui = gr.Textbox(label="ComfyUI's folder", placeholder="its checkpoints are offered as bases")
+            webui = gr.Textbox(label="A1111's or Forge's folder", placeholder="likewise")
+            loras = gr.Textbox(label="Copy finished LoRAs to", placeholder="a folder")
+        with gr.Row():
+            annotator = gr.Textbox(label="Your name, as the one who judges", visible=not has_login)
+            look = gr.Radio(["dark", "light"], label="Look")
+            save = gr.Button("Save", variant="primary", scale=0, min_width=100)
+    fields = {"comfyui": comfyui, "webui": webui, "loras": loras, "annotator": annotator, "look": look}
+
+    @in_sentences
+    def toggle(is_shown: bool):
+        now = studio.settings.read()
+        return gr.Column(visible=not is_shown), not is_shown, *(getattr(now, name) for name in fields)
+
+    @in_sentences
+    def keep(*given: str):
+        studio.settings.change(**{name: value or "" for name, value in zip(fields, given, strict=True)})
+        gr.Info("Kept.", duration=2)
+        return gr.Column(visible=False), False
+
+    gear.click(toggle, shown, [panel, shown, *fields.values()], queue=False, show_progress="hidden")
+    save.click(keep, list(fields.values()), [panel, shown], show_progress="hidden").success(
+        None, look, js="(look) => { if (!location.search.includes('__theme=' + look)) location.search = '' }"
+    )

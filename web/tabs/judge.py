@@ -1,0 +1,43 @@
+"""Where are pairs judged? In the judging element, which fills the tab; here is only what it is told."""
+
+from __future__ import annotations
+
+import gradio as gr
+
+from ..studio import Studio
+
+_VIEWS = [("Pairs", "pairs"), ("Rank four", "rank")]
+_ORDERS = [("Spread over prompts", "spread"), ("Most useful first", "useful")]
+
+# The element stays the same one: it holds pictures it fetched ahead and answers on their way.
+_TELL = """
+const judge = element.querySelector("mapo-judge");
+const tell = () => {
+  for (const [name, value] of Object.entries(props.value || {})) {
+    if (judge.getAttribute(name) !== value) judge.setAttribute(name, value);
+  }
+};
+tell();
+watch("value", tell);
+"""
+
+
+def judge_tab(studio: Studio) -> None:
+    """The judging element for the header's dataset; another dataset, view or order changes its attributes in place."""
+    with gr.Row(elem_id="judge-options"):
+        view = gr.Radio(_VIEWS, value="pairs", show_label=False, container=False, scale=0, min_width=190)
+        order = gr.Radio(_ORDERS, value="spread", show_label=False, container=False, scale=0, min_width=320)
+    pane = gr.HTML(
+        {"dataset": "", "view": "pairs", "order": "spread"},
+        elem_id="judge-pane",
+        html_template='<mapo-judge api="/mapo/api"></mapo-judge>',
+        js_on_load=_TELL,
+        apply_default_css=False,
+    )
+    gr.on(
+        [studio.dataset.change, view.change, order.change],
+        None,
+        [studio.dataset, view, order],
+        pane,
+        js="(dataset, view, order) => ({dataset: dataset || '', view, order})",
+    )
