@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -14,6 +13,7 @@ from .encode import EncodedPair
 from .families.base import Base
 from .objectives import Objective
 from .pair_errors import pair_errors
+from .wilson import wilson_interval
 
 
 @dataclass(frozen=True)
@@ -77,14 +77,3 @@ class HeldOut:
         ]
         most = self._batch_size
         return [stack(rows[i : i + most]) for i in range(0, len(rows), most)]
-
-
-def wilson_interval(hits: int, trials: int, z: float = 1.96) -> tuple[float, float]:
-    """The 95 % interval of a share (Wilson 1927), which stays inside [0, 1] and is honest for few trials."""
-    if not trials:
-        return 0.0, 1.0
-    share = hits / trials
-    centre = share + z * z / (2 * trials)
-    spread = z * math.sqrt(share * (1 - share) / trials + z * z / (4 * trials * trials))
-    whole = 1 + z * z / trials
-    return max(0.0, (centre - spread) / whole), min(1.0, (centre + spread) / whole)
