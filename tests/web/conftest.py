@@ -1,0 +1,41 @@
+"""What the tests in a browser share: one chromium, a page that fails its test when it complains, a judging server."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+
+import pytest
+from mapo_studio.tests.web.judging_server import JudgingServer
+from playwright.sync_api import Browser, Page, sync_playwright
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Browser]:
+    chromium = shutil.which("chromium")
+    with sync_playwright() as playwright:
+        arguments = ["--no-sandbox", "--disable-background-networking"]
+        browser = playwright.chromium.launch(executable_path=chromium, args=arguments)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def page(browser: Browser) -> Iterator[Page]:
+    """1280x800. An exception or an error in the console that the test did not take out of `page.complaints` fails it."""
+    context = browser.new_context(viewport={"width": 1280, "height": 800})
+    page = context.new_page()
+    page.complaints = []
+    page.on("pageerror", lambda error: page.complaints.append(str(error)))
+    page.on("console", lambda message: message.type == "error" and page.complaints.append(message.text))
+    yield page
+    context.close()
+    assert page.complaints == []
+
+
+@pytest.fixture
+def server() -> Iterator[JudgingServer]:
+    server = JudgingServer()
+    yield server
+    server.shutdown()
+    server.server_close()
