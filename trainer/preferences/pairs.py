@@ -103,6 +103,17 @@ def _position(prompt: str) -> float:
     return int.from_bytes(digest[:8], "big") / 2**64
 
 
+def as_prompt(text: str) -> str:
+    """A prompt as it is stored and compared: runs of white space are one space, and nothing that a database or UTF-8
+    refuses (NUL, halves of surrogate pairs) is in it."""
+    return " ".join(without_unstorable(text).split())
+
+
+def without_unstorable(text: str) -> str:
+    """`text` without NUL, which PostgreSQL refuses, and with lone surrogates, which UTF-8 refuses, as ``?``."""
+    return text.replace("\0", "").encode("utf-8", "replace").decode("utf-8")
+
+
 def left_out(reasons: Iterable[tuple[str, str]], most_examples: int = 5) -> tuple[LeftOut, ...]:
     """Count (reason, where) by reason, keeping a few places as examples."""
     places: dict[str, list[str]] = {}

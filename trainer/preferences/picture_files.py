@@ -32,6 +32,20 @@ class PictureFile:
         return as_judged(data, self)
 
 
+@dataclass(frozen=True)
+class UnreadFile:
+    """A picture's place: `ref` is the PictureFile there."""
+
+    path: Path
+    label: str
+
+    def read(self) -> bytes:
+        return _bytes(self.path, self.label)
+
+    def ref(self) -> PictureFile:
+        return PictureFile.at(self.path, self.label)
+
+
 def as_judged(data: bytes, picture: PictureRef) -> bytes:
     """The bytes, if they are still those that `picture` was made of; a UserError otherwise.
 
@@ -44,6 +58,8 @@ def as_judged(data: bytes, picture: PictureRef) -> bytes:
 
 def _bytes(path: Path, label: str) -> bytes:
     try:
+        if path.exists() and not path.is_file():  # a device or a pipe may never end
+            raise UserError(f"{label} cannot be read: it is no file ({path})")
         return path.read_bytes()
     except FileNotFoundError:
         raise UserError(f"{label} is missing ({path})") from None

@@ -1,6 +1,6 @@
 """What do the rows of a data set add up to: pairs, rows left out, or an error that lists what is broken?
 
-A format reader hands every row to one `Gathering`; what counts as a preference is decided here, for all formats:
+Every row of a layout's reader goes into one `Gathering`; what counts as a preference is decided here, for all formats:
 
 - two scores become the first picture's share, score_0 / (score_0 + score_1): 1/0 and true/false say 1, 0.7/0.3 says
   0.7, three votes to one say 0.75;
@@ -17,7 +17,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from ...errors import UserError
-from ..pairs import LeftOut, Pair, PairSet, PictureRef, left_out
+from ..pairs import LeftOut, Pair, PairSet, PictureRef, as_prompt, left_out
+from .rows import Reader, SourceGroup, SourceRow, Unusable
 
 BAD_CHOICES = ("stop", "skip")
 TIE = "tie: neither picture is preferred"
@@ -48,11 +49,23 @@ class Gathering:
         self._left_out: list[tuple[str, str]] = []
         self._broken: list[tuple[str, str]] = []
 
+    def take(self, row: SourceRow | SourceGroup | Unusable) -> None:
+        """A row as a reader yields it. The pictures of a judged one are read, hashed and measured."""
+        if isinstance(row, Unusable):
+            return self.broken(row.reason, row.where) if row.broken else self.leave_out(row.reason, row.where)
+        if isinstance(row, SourceGroup) or row.share_0 is None:
+            return self.leave_out(UNLABELLED, row.where)
+        try:
+            picture_0, picture_1 = row.picture_0.at.ref(), row.picture_1.at.ref()
+        except UserError as error:
+            return self.broken(str(error).removeprefix(f"{row.where}, "), row.where)
+        return self.judged(row.prompt, picture_0, picture_1, row.share_0, row.where, row.weight)
+
     def judged(
         self, prompt: str, picture_0: PictureRef, picture_1: PictureRef, share_0: float, where: str, weight: float = 1.0
     ) -> None:
         """A judgement: share_0, in [0, 1], is how far it is for picture_0; where: names the row to a person."""
-        prompt = " ".join(prompt.split())
+        prompt = as_prompt(prompt)
         if not prompt:
             return self.broken("the caption is empty", where)
         if picture_0.sha256 == picture_1.sha256:
@@ -102,6 +115,20 @@ class Gathering:
         )
 
 
+@dataclass(frozen=True)
+class Gathered:
+    """A PairSource of what a layout's reader yields. bad: see `Gathering`."""
+
+    reader: Reader
+    bad: str = "stop"
+
+    def load(self) -> PairSet:
+        gathering = Gathering(self.bad)
+        for row in self.reader.rows():
+            gathering.take(row)
+        return gathering.pairs(self.reader.source)
+
+
 def share(score_0: object, score_1: object) -> float | None:
     """The first picture's share in [0, 1] of two scores: one half for a tie, None if either is missing (None or NaN).
 
@@ -116,6 +143,12 @@ def share(score_0: object, score_1: object) -> float | None:
         scores.append(float(score))
     total = sum(scores)
     return scores[0] / total if total else 0.5
+
+
+def votes(score_0: object, score_1: object) -> float:
+    """Of how many people two scores are, 1 at least. Scores that are no counts (true, false, shares) are of one."""
+    scores = [float(score) for score in (score_0, score_1) if isinstance(score, (int, float)) and score == score]
+    return 1.0 if isinstance(score_0, bool) or isinstance(score_1, bool) else max(1.0, round(sum(scores), 9))
 
 
 def counts(without: Iterable[LeftOut]) -> str:

@@ -4,68 +4,78 @@ One JSON object a line: {"image_0": path, "image_1": path, "prompt": text, "pref
 in place of true and false are votes (see `gathering`).
 
 A relative path is taken from the folder of the metadata file and must not leave it: such a set breaks when it is moved,
-and one from elsewhere has no business with the files around it. An absolute path is taken as it is: people list
-pictures that lie all over their own disk.
+and one from elsewhere has no business with the files around it. An absolute path is taken as it is, because people list
+pictures that lie all over their own disk; but not in a set that came over the network.
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ...errors import UserError
-from ..pairs import PairSet
-from ..picture_files import PictureFile
-from .gathering import UNLABELLED, Gathering, share
+from ..picture_files import UnreadFile
+from .gathering import share, votes
+from .rows import SourcePicture, SourceRow, Unusable
 
 NEEDED = ("image_0", "image_1", "prompt")
 
 
+@dataclass(frozen=True)
 class InvokeJsonl:
-    """A PairSource of one metadata file. bad: see `Gathering`."""
+    """The Reader of one metadata file. absolute: whether paths outside its folder are taken; see above."""
 
-    def __init__(self, path: Path, bad: str = "stop"):
-        self.path = path
-        self.bad = bad
+    path: Path
+    absolute: bool = True
+    layout = "invoke"
 
-    def load(self) -> PairSet:
-        gathering = Gathering(self.bad)
+    @property
+    def source(self) -> str:
+        return str(self.path)
+
+    def count(self) -> int:
+        return sum(1 for _ in self._lines())
+
+    def rows(self) -> Iterator[SourceRow | Unusable]:
+        for number, line in self._lines():
+            where = f"{self.path.name} line {number}"
+            try:
+                yield self._row(_parsed(line), where)
+            except (UserError, ValueError) as error:
+                yield Unusable(str(error), where)
+
+    def _lines(self) -> Iterator[tuple[int, str]]:
         try:
-            text = self.path.read_text(encoding="utf-8-sig")
+            with self.path.open(encoding="utf-8-sig") as file:
+                for number, line in enumerate(file, start=1):
+                    if line.strip():
+                        yield number, line
         except (OSError, UnicodeDecodeError) as error:
             raise UserError(f"{self.path} cannot be read: {error}") from error
-        for number, line in enumerate(text.splitlines(), start=1):
-            where = f"{self.path.name} line {number}"
-            if not line.strip():
-                continue
-            try:
-                self._gather(_row(line), where, gathering)
-            except (UserError, ValueError) as error:
-                gathering.broken(str(error), where)
-        return gathering.pairs(str(self.path))
 
-    def _gather(self, row: dict[str, Any], where: str, gathering: Gathering) -> None:
-        share_0 = share(row.get("prefer_0"), row.get("prefer_1"))
-        if share_0 is None:
-            return gathering.leave_out(UNLABELLED, where)
-        pictures = [self._picture(row[name]) for name in ("image_0", "image_1")]
-        return gathering.judged(row["prompt"], pictures[0], pictures[1], share_0, where)
+    def _row(self, row: dict[str, Any], where: str) -> SourceRow:
+        scores = row.get("prefer_0"), row.get("prefer_1")
+        share_0 = share(*scores)
+        pictures = [SourcePicture(self._picture(row[name])) for name in ("image_0", "image_1")]
+        return SourceRow(row["prompt"], pictures[0], pictures[1], share_0, where, votes(*scores))
 
-    def _picture(self, name: str) -> PictureFile:
+    def _picture(self, name: str) -> UnreadFile:
         folder = self.path.parent.resolve()
         path = Path(name)
-        if not path.is_absolute():
+        if not path.is_absolute() or not self.absolute:
             path = (folder / path).resolve()
             if not path.is_relative_to(folder):
                 raise UserError(f"{name} lies outside the data set's folder; move it inside or give its absolute path")
-        return PictureFile.at(path, name)
+        return UnreadFile(path, name)
 
 
-def _row(line: str) -> dict[str, Any]:
+def _parsed(line: str) -> dict[str, Any]:
     try:
         row = json.loads(line)
-    except json.JSONDecodeError as error:
+    except (json.JSONDecodeError, RecursionError) as error:
         raise UserError(f"not a line of JSON ({error})") from None
     if not isinstance(row, dict):
         raise UserError("not a JSON object")

@@ -11,30 +11,37 @@ because the objectives compare the pictures under one prompt.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 from ...errors import UserError
-from ..pairs import PairSet
-from ..picture_files import PictureFile
-from .gathering import Gathering
+from ..picture_files import UnreadFile
+from .captions import common_prompt, is_picture
+from .rows import SourcePicture, SourceRow, Unusable
 
-PICTURE_ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif")
-CAPTION_ENDINGS = (".caption", ".txt")
-_REPEATS = re.compile(r"(\d+)_")
+_REPEATS = re.compile(r"(\d{1,9})_")
 
 
+@dataclass(frozen=True)
 class KohyaFolders:
-    """A PairSource of a folder of `<repeats>_<name>` folders, or of one such folder. bad: see `Gathering`."""
+    """The Reader of a folder of `<repeats>_<name>` folders, or of one such folder."""
 
-    def __init__(self, path: Path, bad: str = "stop"):
-        self.path = path
-        self.bad = bad
+    path: Path
+    layout = "kohya"
 
-    def load(self) -> PairSet:
-        gathering = Gathering(self.bad)
-        for folder in concept_folders(self.path):
-            _gather(folder, folder.relative_to(self.path.parent), gathering)
-        return gathering.pairs(str(self.path))
+    @property
+    def source(self) -> str:
+        return str(self.path)
+
+    def count(self) -> int:
+        return sum(len(_pictures(folder / "w")) for folder in concept_folders(self.path))
+
+    def rows(self) -> Iterator[SourceRow | Unusable]:
+        folders = concept_folders(self.path)
+        weights = [_weight(folder) for folder in folders]
+        for folder, weight in zip(folders, weights, strict=True):
+            yield from _rows(folder, folder.relative_to(self.path.parent), weight)
 
 
 def concept_folders(path: Path) -> list[Path]:
@@ -42,21 +49,20 @@ def concept_folders(path: Path) -> list[Path]:
     return [folder for folder in (path, *sorted(path.iterdir())) if (folder / "w").is_dir() and (folder / "l").is_dir()]
 
 
-def _gather(folder: Path, shown_as: Path, gathering: Gathering) -> None:
-    weight = _weight(folder)
+def _rows(folder: Path, shown_as: Path, weight: float) -> Iterator[SourceRow | Unusable]:
     sides = [_pictures(folder / side) for side in ("w", "l")]
     for name in sorted({*sides[0], *sides[1]}):
         where = f"{shown_as.as_posix()}/*/{name}"
         try:
             paths = [_only(side.get(name, []), letter) for side, letter in zip(sides, "wl", strict=True)]
-            prompt = _prompt(paths)
-            chosen, rejected = (
-                PictureFile.at(path, (shown_as / path.relative_to(folder)).as_posix()) for path in paths
-            )
+            prompt = common_prompt(paths)
         except UserError as error:
-            gathering.broken(str(error), where)
+            yield Unusable(str(error), where)
             continue
-        gathering.judged(prompt, chosen, rejected, 1.0, where, weight)
+        chosen, rejected = (
+            SourcePicture(UnreadFile(path, (shown_as / path.relative_to(folder)).as_posix())) for path in paths
+        )
+        yield SourceRow(prompt, chosen, rejected, 1.0, where, weight=weight)
 
 
 def _weight(folder: Path) -> float:
@@ -71,7 +77,7 @@ def _weight(folder: Path) -> float:
 def _pictures(side: Path) -> dict[str, list[Path]]:
     by_name: dict[str, list[Path]] = {}
     for path in sorted(side.iterdir()):
-        if path.suffix.lower() in PICTURE_ENDINGS:
+        if is_picture(path):
             by_name.setdefault(path.stem, []).append(path)
     return by_name
 
@@ -82,24 +88,3 @@ def _only(paths: list[Path], side: str) -> Path:
     if len(paths) > 1:
         raise UserError(f"several pictures of this name in {side}/: {', '.join(path.name for path in paths)}")
     return paths[0]
-
-
-def _prompt(paths: list[Path]) -> str:
-    captions = [caption for caption in map(_caption, paths) if caption is not None]
-    if not captions:
-        raise UserError(f"no caption beside either picture ({' or '.join(CAPTION_ENDINGS)})")
-    if len({" ".join(caption.split()) for caption in captions}) > 1:
-        raise UserError("the captions of the two pictures differ; they need the same prompt")
-    return captions[0]
-
-
-def _caption(picture: Path) -> str | None:
-    for ending in CAPTION_ENDINGS:
-        path = picture.with_suffix(ending)
-        try:
-            return path.read_text(encoding="utf-8-sig")
-        except FileNotFoundError:
-            continue
-        except (OSError, UnicodeDecodeError) as error:
-            raise UserError(f"{path.name} cannot be read: {error}") from error
-    return None

@@ -1,4 +1,4 @@
-"""Are Pick-a-Pic's parquet files read whole, streamed, and with every broken row named?"""
+"""Are parquet files of judged pairs read whole, streamed, and with every broken row named?"""
 
 import subprocess
 import sys
@@ -9,8 +9,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from mapo_studio.trainer.errors import UserError
-from mapo_studio.trainer.preferences.formats import pick_a_pic
-from mapo_studio.trainer.preferences.formats.pick_a_pic import PickAPic
+from mapo_studio.trainer.preferences.formats import parquet_cells
+from mapo_studio.trainer.preferences.formats.gathering import Gathered
+from mapo_studio.trainer.preferences.formats.parquet_pairs import ParquetPairs
 
 
 @pytest.fixture
@@ -28,6 +29,10 @@ def row(picture_bytes):
     return make
 
 
+def load(path, bad="stop"):
+    return Gathered(ParquetPairs(path), bad).load()
+
+
 def written(path, rows, **options):
     path.parent.mkdir(parents=True, exist_ok=True)
     pq.write_table(pa.Table.from_pylist(rows), path, **options)
@@ -36,7 +41,7 @@ def written(path, rows, **options):
 
 def test_labels_decide_which_is_chosen_and_how_sure(tmp_path, row):
     file = written(tmp_path / "a.parquet", [row(0), row(1, 0.0, 1.0), row(2, 0.7, 0.3), row(3, 0.25, 0.75)])
-    pairs = PickAPic(file).load().pairs
+    pairs = load(file).pairs
     assert [pair.chosen.column for pair in pairs] == ["jpg_0", "jpg_1", "jpg_0", "jpg_1"]
     assert [pair.preference for pair in pairs] == [1, 1, 0.7, 0.75]
     assert [pair.prompt for pair in pairs] == ["prompt 0", "prompt 1", "prompt 2", "prompt 3"]
@@ -55,7 +60,7 @@ def test_ties_and_unlabelled_rows_are_counted_and_never_trained_on(tmp_path, row
         row(6, 1.0, 0.0, has_label=True, are_different=False),
         row(7, 1.0, float("nan"), has_label=True, are_different=True),
     ]
-    found = PickAPic(written(tmp_path / "a.parquet", rows)).load()
+    found = load(written(tmp_path / "a.parquet", rows))
     assert [pair.prompt for pair in found.pairs] == ["prompt 0"]
     assert counted(found)["tie"] == 3
     assert counted(found)["not labelled"] == 3
@@ -65,13 +70,13 @@ def test_ties_and_unlabelled_rows_are_counted_and_never_trained_on(tmp_path, row
 def test_only_ties_is_an_error_with_the_counts(tmp_path, row):
     file = written(tmp_path / "a.parquet", [row(number, 0.5, 0.5) for number in range(3)])
     with pytest.raises(UserError, match=r"no pair to train on: 3 x tie"):
-        PickAPic(file).load()
+        load(file)
 
 
 def test_every_picture_can_be_read_again_from_its_row_group_in_any_order(tmp_path, row):
     rows = [row(number) for number in range(50)]
     file = written(tmp_path / "a.parquet", rows, row_group_size=20)
-    pairs = PickAPic(file).load().pairs
+    pairs = load(file).pairs
     assert {pair.chosen.row_group for pair in pairs} == {0, 1, 2}
     for order in (range(50), reversed(range(50)), [49, 0, 25, 24, 26, 3]):
         for number in order:
@@ -80,11 +85,11 @@ def test_every_picture_can_be_read_again_from_its_row_group_in_any_order(tmp_pat
 
 
 def test_reading_in_order_decodes_each_row_group_once(tmp_path, row, monkeypatch):
-    pairs = PickAPic(written(tmp_path / "a.parquet", [row(n) for n in range(40)], row_group_size=20)).load().pairs
+    pairs = load(written(tmp_path / "a.parquet", [row(n) for n in range(40)], row_group_size=20)).pairs
     opened = []
-    whole = pick_a_pic.Shard._pictures_of
+    whole = parquet_cells.Shard._pictures_of
     monkeypatch.setattr(
-        pick_a_pic.Shard, "_pictures_of", lambda self, group: opened.append(group) or whole(self, group)
+        parquet_cells.Shard, "_pictures_of", lambda self, group: opened.append(group) or whole(self, group)
     )
     for pair in pairs:
         pair.chosen.read()
@@ -94,7 +99,7 @@ def test_reading_in_order_decodes_each_row_group_once(tmp_path, row, monkeypatch
 
 def test_threads_may_share_a_file(tmp_path, row):
     rows = [row(number) for number in range(30)]
-    pairs = PickAPic(written(tmp_path / "a.parquet", rows, row_group_size=10)).load().pairs
+    pairs = load(written(tmp_path / "a.parquet", rows, row_group_size=10)).pairs
     wrong = []
 
     def read(start):
@@ -110,7 +115,7 @@ def test_threads_may_share_a_file(tmp_path, row):
 
 def test_a_file_replaced_after_loading_is_noticed(tmp_path, row):
     file = written(tmp_path / "a.parquet", [row(0), row(1)])
-    pairs = PickAPic(file).load().pairs
+    pairs = load(file).pairs
     written(file, [row(5)])
     for pair in pairs:
         with pytest.raises(UserError, match="changed since"):
@@ -121,7 +126,7 @@ def test_shards_are_read_in_order_and_other_splits_stay_out(tmp_path, row, count
     written(tmp_path / "data/train-00001.parquet", [row(2)])
     written(tmp_path / "data/train-00000.parquet", [row(0), row(1)])
     written(tmp_path / "data/test-00000.parquet", [row(3), row(4)])
-    found = PickAPic(tmp_path).load()
+    found = load(tmp_path)
     assert [pair.prompt for pair in found.pairs] == ["prompt 0", "prompt 1", "prompt 2"]
     assert counted(found) == {"not a train-* shard of the data set": 2}
     assert found.pairs[2].chosen.label == "data/train-00001.parquet row 0, jpg_0"
@@ -130,7 +135,7 @@ def test_shards_are_read_in_order_and_other_splits_stay_out(tmp_path, row, count
 def test_structs_of_bytes_are_read_as_the_datasets_library_writes_them(tmp_path, row):
     plain = row(0)
     structs = {name: {"bytes": plain[name], "path": None} for name in ("jpg_0", "jpg_1")}
-    (pair,) = PickAPic(written(tmp_path / "a.parquet", [{**plain, **structs}])).load().pairs
+    (pair,) = load(written(tmp_path / "a.parquet", [{**plain, **structs}])).pairs
     assert pair.rejected.read() == plain["jpg_1"]
 
 
@@ -138,7 +143,7 @@ def test_missing_columns_are_named(tmp_path, row):
     without = row(0)
     del without["jpg_1"], without["label_0"]
     with pytest.raises(UserError, match=r"a\.parquet lacks the columns jpg_1, label_0 \(it has: jpg_0"):
-        PickAPic(written(tmp_path / "a.parquet", [without])).load()
+        load(written(tmp_path / "a.parquet", [without]))
 
 
 BROKEN = {
@@ -156,8 +161,8 @@ def test_a_broken_row_stops_with_its_number_or_is_skipped_and_listed(tmp_path, r
     change, why = BROKEN[what]
     file = written(tmp_path / "a.parquet", [row(0), {**row(1), **change}, row(2)])
     with pytest.raises(UserError, match=rf"1 pair is broken.*a\.parquet row 1: .*{why}.*--bad-pairs skip"):
-        PickAPic(file).load()
-    found = PickAPic(file, "skip").load()
+        load(file)
+    found = load(file, "skip")
     assert [pair.prompt for pair in found.pairs] == ["prompt 0", "prompt 2"]
     assert [(one.count, one.examples) for one in found.left_out] == [(1, ("a.parquet row 1",))]
 
@@ -166,14 +171,14 @@ def test_a_truncated_picture_is_broken(tmp_path, row):
     cut = row(1)
     cut["jpg_0"] = cut["jpg_0"][:-100]
     with pytest.raises(UserError, match=r"row 1: jpg_0 is damaged or cut short"):
-        PickAPic(written(tmp_path / "a.parquet", [row(0), cut])).load()
+        load(written(tmp_path / "a.parquet", [row(0), cut]))
 
 
 def test_identical_pictures_are_broken(tmp_path, row):
     same = row(0)
     same["jpg_1"] = same["jpg_0"]
     with pytest.raises(UserError, match="row 0: the two pictures are identical"):
-        PickAPic(written(tmp_path / "a.parquet", [same])).load()
+        load(written(tmp_path / "a.parquet", [same]))
 
 
 @pytest.mark.parametrize("keep", [0, 0.5])
@@ -182,18 +187,18 @@ def test_a_damaged_file_is_named(tmp_path, row, keep):
     data = file.read_bytes()
     file.write_bytes(data[: int(len(data) * keep)])
     with pytest.raises(UserError, match=r"a\.parquet cannot be read as parquet"):
-        PickAPic(file).load()
+        load(file)
 
 
 READ_ALL = """
 import resource, sys
 from pathlib import Path
 import pyarrow.parquet
-from mapo_studio.trainer.preferences.formats.pick_a_pic import Shard
+from mapo_studio.trainer.preferences.formats.parquet_cells import Shard
 
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-shard = Shard(Path(sys.argv[1]))
-rows = [(group, row) for group, row, _ in shard.rows()]
+shard = Shard(Path(sys.argv[1]), ("jpg_0", "jpg_1"))
+rows = [(group, row) for group, row, _ in shard.rows(("jpg_0", "jpg_1", "caption"))]
 for group, row in rows:
     shard.cell(group, row, "jpg_0")
 print(len(rows), (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)

@@ -1,0 +1,52 @@
+"""What is the prompt of pictures that have a text file beside them?"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from ...errors import UserError
+from ..pairs import as_prompt
+
+PICTURE_ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif")
+CAPTION_ENDINGS = (".caption", ".txt")
+
+
+def common_prompt(pictures: Iterable[Path]) -> str:
+    """The prompt in the caption files of all `pictures` (paths; of any ending). One caption is enough.
+
+    Raises UserError where there is none, where two differ (the objectives compare pictures under one prompt), and for a
+    caption that is no text.
+    """
+    captions = [caption for caption in map(caption_beside, pictures) if caption is not None]
+    if not captions:
+        raise UserError(f"no caption beside either picture ({' or '.join(CAPTION_ENDINGS)})")
+    if len({as_prompt(caption) for caption in captions}) > 1:
+        raise UserError("the captions of the two pictures differ; they need the same prompt")
+    return captions[0]
+
+
+def caption_beside(picture: Path, endings: Iterable[str] = CAPTION_ENDINGS) -> str | None:
+    """The text of the file that is named as the picture but for its ending; None where there is none."""
+    for ending in endings:
+        path = picture.with_suffix(ending)
+        try:
+            return path.read_text(encoding="utf-8-sig")
+        except FileNotFoundError:
+            continue
+        except (OSError, UnicodeDecodeError) as error:
+            raise UserError(f"{path.name} cannot be read: {error}") from error
+    return None
+
+
+def is_picture(path: Path) -> bool:
+    """By its name's ending. What begins with a dot is no picture: macOS leaves ``._x.png`` beside ``x.png``."""
+    return path.suffix.lower() in PICTURE_ENDINGS and not path.name.startswith(".")
+
+
+def pictures_below(folder: Path) -> Iterator[Path]:
+    """Every picture in `folder` and its subfolders in the order of their paths; links to folders are not followed."""
+    for place, folders, files in os.walk(folder):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        yield from (path for path in map(Path(place).joinpath, sorted(files)) if is_picture(path))

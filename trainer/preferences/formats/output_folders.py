@@ -1,0 +1,63 @@
+"""Which pictures in an output folder of A1111 or ComfyUI were painted for the same prompt?
+
+The prompt stands in the picture itself (see `picture_text`) or, as A1111 writes it on demand, in a .txt of the same
+name. Nobody said yet which picture is better, so these are no pairs to train on: they are to be judged first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from ...errors import UserError
+from ..pairs import as_prompt
+from ..picture_files import UnreadFile
+from ..picture_text import from_parameters, read_text
+from .captions import caption_beside, pictures_below
+from .rows import SourceGroup, SourcePicture, Unusable
+
+NO_PROMPT = "nothing in it or beside it (.txt) says which prompt it was painted for"
+
+
+@dataclass(frozen=True)
+class OutputFolders:
+    """The Reader of a folder of single pictures and its subfolders."""
+
+    path: Path
+    layout = "outputs"
+
+    @property
+    def source(self) -> str:
+        return str(self.path)
+
+    def count(self) -> int:
+        return sum(1 for _ in pictures_below(self.path))
+
+    def rows(self) -> Iterator[SourceGroup | Unusable]:
+        by_prompt: dict[str, list[Path]] = {}
+        for path in pictures_below(self.path):
+            shown = path.relative_to(self.path.parent).as_posix()
+            if path.name.startswith("grid-"):
+                yield Unusable("a grid of pictures that A1111 also saved singly", shown, broken=False)
+                continue
+            try:
+                prompt = _prompt(path)
+            except UserError as error:
+                yield Unusable(str(error), shown)
+                continue
+            if prompt:
+                by_prompt.setdefault(prompt, []).append(path)
+            else:
+                yield Unusable(NO_PROMPT, shown, broken=False)
+        for prompt, paths in by_prompt.items():
+            files = [UnreadFile(path, path.relative_to(self.path.parent).as_posix()) for path in paths]
+            yield SourceGroup(prompt, tuple(map(SourcePicture, files)), files[0].label)
+
+
+def _prompt(path: Path) -> str:
+    found = read_text(path).prompt
+    if found:
+        return found
+    beside = caption_beside(path, (".txt",))
+    return as_prompt((from_parameters(beside).prompt or "") if beside else "")
