@@ -1,10 +1,8 @@
 """How are judged pairs read from parquet (one file, or a folder of shards)? Its columns tell a file's layout:
 
-| layout     | needed                                             | read if there                                       |
-|------------|----------------------------------------------------|-----------------------------------------------------|
-| pick-a-pic | jpg_0, jpg_1, label_0, label_1, caption            | has_label, are_different, model_0, model_1, user_id |
-| binarized  | chosen, rejected, prompt                           |                                                     |
-| votes      | image1, image2, votes_image1, votes_image2, prompt | model1, model2                                      |
+- pick-a-pic: jpg_0, jpg_1, label_0, label_1, caption; if there, has_label, are_different, model_0, model_1, user_id
+- binarized: chosen, rejected, prompt
+- votes: image1, image2, votes_image1, votes_image2, prompt; if there, model1, model2
 
 Pictures are the picture files' bytes, or structs with `bytes`. Labels are numbers: 1/0, 0.7/0.3, 0.5/0.5 for a tie. A
 row with has_label false is not judged, one with are_different false is left out. Other columns are not touched;
