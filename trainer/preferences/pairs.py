@@ -94,11 +94,12 @@ def split_by_prompt(pairs: Sequence[Pair], held_out_share: float) -> Split:
     train: list[Pair] = []
     held_out: list[Pair] = []
     for pair in pairs:
-        (held_out if _position(pair.prompt) < held_out_share else train).append(pair)
+        (held_out if position_of(pair.prompt) < held_out_share else train).append(pair)
     return Split(tuple(train), tuple(held_out))
 
 
-def _position(prompt: str) -> float:
+def position_of(prompt: str) -> float:
+    """Where a prompt stands in [0, 1), by a hash of it: held out where that is below the share to hold out."""
     digest = hashlib.sha256(b"held-out\0" + prompt.encode()).digest()
     return int.from_bytes(digest[:8], "big") / 2**64
 

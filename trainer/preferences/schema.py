@@ -9,7 +9,18 @@ Times are seconds since 1970. Seeds are text: ComfyUI's do not fit a signed 64-b
 
 from __future__ import annotations
 
-from sqlalchemy import BigInteger, CheckConstraint, ForeignKey, Index, Integer, MetaData, String, Text, UniqueConstraint
+from sqlalchemy import (
+    BigInteger,
+    CheckConstraint,
+    Double,
+    ForeignKey,
+    Index,
+    Integer,
+    MetaData,
+    String,
+    Text,
+    UniqueConstraint,
+)
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 ANSWERS = ("left", "right", "tie", "both_bad", "skip")
@@ -27,6 +38,8 @@ def _one_of(column: str, values: tuple[str, ...]) -> CheckConstraint:
 
 
 class Table(DeclarativeBase):
+    # Releases of SQLAlchemy disagree on what a float is; in single precision no time would be exact.
+    type_annotation_map = {float: Double}  # noqa: RUF012 -- SQLAlchemy's way
     # Every constraint has a name: Alembic cannot change one without.
     metadata = MetaData(
         naming_convention={

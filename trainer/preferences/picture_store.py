@@ -1,0 +1,103 @@
+"""How are pictures kept: once each, under the name of their content, just as they were given.
+
+<workspace>/images/ab/abcdef....png, never overwritten. The bytes are those that came, with all that a PNG says of how
+it was made; the ending is the format's that is found in them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from PIL import Image
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from ..files import written_whole
+from ..pictures import measure
+from .database import Store
+from .pairs import without_unstorable
+from .schema import Picture
+
+_ENDINGS = {
+    "PNG": ".png",
+    "JPEG": ".jpg",
+    "MPO": ".jpg",
+    "WEBP": ".webp",
+    "BMP": ".bmp",
+    "TIFF": ".tiff",
+    "GIF": ".gif",
+    "AVIF": ".avif",
+}
+
+
+@dataclass(frozen=True)
+class About:
+    """What is known of how a picture was made, see `schema.Picture`."""
+
+    seed: str | None = None
+    sampler: str | None = None
+    model: str | None = None
+    lora: str | None = None
+    source: str | None = None
+
+
+@dataclass(frozen=True)
+class KeptFile:
+    """A picture file in images/. width, height: in pixels, as it is shown."""
+
+    sha256: str
+    ending: str
+    width: int
+    height: int
+
+
+def keep_picture(store: Store, session: Session, data: bytes, label: str, about: About = About()) -> Picture:
+    """The picture of these bytes, new if it is not there. What is known of it is completed, never changed.
+
+    label: names it to a person. Raises UserError where it is no sound picture, too large, or the disk is full.
+    """
+    return picture_of(session, keep_file(store, data, label), about)
+
+
+def keep_file(store: Store, data: bytes, label: str) -> KeptFile:
+    """Check the bytes and write them, if they are not there. Needs no transaction; threads may do this beside it."""
+    width, height = measure(data, label)
+    with Image.open(io.BytesIO(data)) as image:
+        ending = _ENDINGS[image.format or ""]
+    kept = KeptFile(hashlib.sha256(data).hexdigest(), ending, width, height)
+    path = _path(store, kept.sha256, kept.ending)
+    # Its length tells a whole file from one that a failing disk cut short; its content has been checked by its name.
+    if not path.is_file() or path.stat().st_size != len(data):
+        with written_whole(path) as part:
+            part.write_bytes(data)
+    return kept
+
+
+def picture_of(session: Session, kept: KeptFile, about: About = About()) -> Picture:
+    """The row of a kept file, within `Store.writing`."""
+    picture = session.scalar(select(Picture).where(Picture.sha256 == kept.sha256))
+    if picture is None:
+        picture = Picture(**asdict(kept), created=time.time())
+        session.add(picture)
+    for name, value in asdict(about).items():
+        if value is not None and getattr(picture, name) is None:
+            setattr(picture, name, without_unstorable(value)[: _MOST.get(name)])
+    session.flush()
+    return picture
+
+
+def picture_path(store: Store, picture: Picture) -> Path:
+    """Where its file lies."""
+    return _path(store, picture.sha256, picture.ending)
+
+
+_MOST = {"seed": 40, "sampler": 200}
+"""Characters that a column holds; PostgreSQL refuses more."""
+
+
+def _path(store: Store, sha256: str, ending: str) -> Path:
+    return store.images / sha256[:2] / f"{sha256}{ending}"
