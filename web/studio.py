@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import gradio as gr
 
 from ..trainer.preferences.collecting import list_datasets
+from .model_choices import Choice, base_choices, lora_choices
 from .settings import SettingsFile
 
 if TYPE_CHECKING:
@@ -37,6 +38,14 @@ class Studio:
     def annotator_of(self, request: gr.Request | None) -> str:
         """Whose judgements and pictures these are: the person who logged in, else the name in the settings."""
         return getattr(request, "username", None) or self.settings.read().annotator
+
+    def bases(self) -> list[Choice]:
+        """Choices of a dropdown (with allow_custom_value) of base models: (shown, what a config's `base` takes)."""
+        return base_choices(self.settings.read())
+
+    def loras(self) -> list[Choice]:
+        """Choices of a dropdown (with allow_custom_value) of LoRA files: (shown, path)."""
+        return lora_choices(self.workspace, self.settings.read())
 
     def picker(self, chosen: str | None = None) -> gr.Dropdown:
         """The update of `dataset` after datasets were added: all that are there now, with `chosen` selected."""
