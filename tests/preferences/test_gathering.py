@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from mapo_studio.trainer.errors import UserError
-from mapo_studio.trainer.preferences.formats.gathering import REPEATED, TIE, Gathering, share
+from mapo_studio.trainer.preferences.formats.gathering import REPEATED, Gathering, share, votes
+from mapo_studio.trainer.preferences.preference import TIE
 
 
 @dataclass(frozen=True)
@@ -134,3 +135,27 @@ def test_a_source_of_nothing_says_that_it_is_empty():
 def test_an_unknown_way_to_meet_broken_pairs_is_refused():
     with pytest.raises(UserError, match="stop or skip"):
         Gathering("ignore")
+
+
+def test_a_row_of_many_votes_counts_as_many_judgements():
+    gathering = Gathering()
+    gathering.judged("a pet", CAT, DOG, 1, "three people", votes=3)
+    gathering.judged("a pet", CAT, DOG, 0, "one more")
+    (pair,) = gathering.pairs("x").pairs
+    assert (pair.chosen, pair.preference, pair.weight) == (CAT, 0.75, 1)
+
+
+@pytest.mark.parametrize(
+    ("scores", "wanted"),
+    [
+        ((True, False), 1),
+        ((True, True), 1),
+        ((3, 1), 4),
+        ((0.7, 0.3), 1),
+        ((0, 0), 1),
+        ((0.2, 0.1), 1),
+        ((2.5, 0), 2.5),
+    ],
+)
+def test_scores_above_one_are_counts_of_people(scores, wanted):
+    assert votes(*scores) == wanted

@@ -4,9 +4,7 @@ Every row of a layout's reader goes into one `Gathering`; what counts as a prefe
 
 - two scores become the first picture's share, score_0 / (score_0 + score_1): 1/0 and true/false say 1, 0.7/0.3 says
   0.7, three votes to one say 0.75;
-- several judgements of the same two pictures under the same prompt are one pair, whose preference is the mean of their
-  shares (a tie among them counts as one half), weighted by their weights, and whose weight is the largest of theirs: a
-  pair shown to ten people is not ten times as important, only better known;
+- several judgements of the same two pictures under the same prompt are one pair; `preference` says what they add up to;
 - a share of one half is a tie. Ties and rows without a judgement are counted, named and never trained on.
 """
 
@@ -18,11 +16,10 @@ from dataclasses import dataclass, field
 
 from ...errors import UserError
 from ..pairs import LeftOut, Pair, PairSet, PictureRef, as_prompt, left_out
+from ..preference import TIE, UNLABELLED, Said, preference, tally
 from .rows import Reader, SourceGroup, SourceRow, Unusable
 
 BAD_CHOICES = ("stop", "skip")
-TIE = "tie: neither picture is preferred"
-UNLABELLED = "not labelled"
 REPEATED = "further judgement of a pair that is already there; combined into one"
 _NAMED = 5
 
@@ -35,7 +32,7 @@ class _Judged:
     first: PictureRef
     second: PictureRef
     where: str
-    shares: list[tuple[float, float]] = field(default_factory=list)
+    said: list[Said] = field(default_factory=list)
 
 
 class Gathering:
@@ -59,12 +56,19 @@ class Gathering:
             picture_0, picture_1 = row.picture_0.at.ref(), row.picture_1.at.ref()
         except UserError as error:
             return self.broken(str(error).removeprefix(f"{row.where}, "), row.where)
-        return self.judged(row.prompt, picture_0, picture_1, row.share_0, row.where, row.weight)
+        return self.judged(row.prompt, picture_0, picture_1, row.share_0, row.where, row.weight, row.votes)
 
     def judged(
-        self, prompt: str, picture_0: PictureRef, picture_1: PictureRef, share_0: float, where: str, weight: float = 1.0
+        self,
+        prompt: str,
+        picture_0: PictureRef,
+        picture_1: PictureRef,
+        share_0: float,
+        where: str,
+        weight: float = 1.0,
+        votes: float = 1.0,
     ) -> None:
-        """A judgement: share_0, in [0, 1], is how far it is for picture_0; where: names the row to a person."""
+        """A judgement: share_0, in [0, 1], is how far it is for picture_0; the rest as in `SourceRow`."""
         prompt = as_prompt(prompt)
         if not prompt:
             return self.broken("the caption is empty", where)
@@ -74,9 +78,9 @@ class Gathering:
             picture_0, picture_1, share_0 = picture_1, picture_0, 1 - share_0
         key = (prompt, picture_0.sha256, picture_1.sha256)
         known = self._judged.setdefault(key, _Judged(prompt, picture_0, picture_1, where))
-        if known.shares:
+        if known.said:
             self.leave_out(REPEATED, where)
-        known.shares.append((share_0, weight))
+        known.said.append(Said("import", share_0, votes, weight))
         return None
 
     def leave_out(self, reason: str, where: str) -> None:
@@ -157,13 +161,10 @@ def counts(without: Iterable[LeftOut]) -> str:
 
 
 def _pair(judged: _Judged) -> Pair | None:
-    total = sum(weight for _, weight in judged.shares)
-    for_first = sum(share * weight for share, weight in judged.shares) / total
-    if math.isclose(for_first, 0.5, abs_tol=1e-9):
+    total = tally(judged.said)
+    found = preference(total.votes_first, total.votes, total.weight)
+    if found is None:
         return None
-    chosen, rejected = judged.first, judged.second
-    if for_first < 0.5:
-        chosen, rejected = rejected, chosen
-    # Rounded: 0.7/0.3 must not become 0.7000000000000001 when the pictures' hashes sort the other way round.
-    preference = round(max(for_first, 1 - for_first), 9)
-    return Pair(judged.prompt, chosen, rejected, preference, max(weight for _, weight in judged.shares))
+    two = (judged.first, judged.second)
+    chosen, rejected = two if found.for_first else reversed(two)
+    return Pair(judged.prompt, chosen, rejected, found.share, found.weight)
