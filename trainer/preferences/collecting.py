@@ -1,7 +1,7 @@
 """How do datasets, prompts, candidates and pairs get into a workspace?
 
 Adding what is there already changes nothing. Everything that adds is to be called within `Store.writing`: one writer at
-a time looks what is there and adds the rest. `importing_rows` does the same for many pairs at once.
+a time looks what is there and adds the rest. `many_pairs` does the same for many pairs at once.
 """
 
 from __future__ import annotations

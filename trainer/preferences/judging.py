@@ -50,7 +50,7 @@ def answer(session: Session, annotator: str, given: Answer) -> bool:
 
     Raises UserError where there is no such pair, or the answer means nothing for it.
     """
-    _check_submission(given.client, given.sequence)
+    check_submission(given.client, given.sequence)
     for value, known in ((given.answer, ANSWERS), (given.strength, STRENGTHS), (given.purpose, _PURPOSES)):
         if value not in known:
             raise UserError(f"{value!r} is none of {', '.join(known)}")
@@ -88,7 +88,7 @@ def undo(session: Session, annotator: str, client: str, sequence: int, undoes: i
     True where it is taken back now, by this undo or an earlier one. False, and nothing is written, where there is no
     such submission of this annotator's (yet), or it is itself an undo.
     """
-    _check_submission(client, sequence)
+    check_submission(client, sequence)
     taken_back = aliased(Judgement)
     found = session.execute(
         select(Judgement, taken_back.id)
@@ -139,7 +139,7 @@ def rank(
     2 / k: k (k - 1) / 2 of them tell what k - 1 comparisons do. Returns how many were appended, 0 where it is there
     already. Raises UserError for what is no ranking of this prompt's pictures.
     """
-    _check_submission(client, sequence)
+    check_submission(client, sequence)
     if _is_there(session, client, sequence):
         return 0
     prompt = session.get(Prompt, prompt_id)
@@ -214,6 +214,14 @@ def tallies_of(session: Session, pairs: Collection[int]) -> dict[int, Tally]:
     return {pair: tally(these) for pair, these in said.items()}
 
 
+def check_submission(client: str, sequence: int) -> None:
+    """Raises UserError for a client or a number that no column holds."""
+    if not re.fullmatch(r"[\x20-\x7e]{1,64}", client):
+        raise UserError("a judgement names the page it comes from with 1 to 64 plain characters")
+    if not 0 <= sequence <= _MOST_SEQUENCE:
+        raise UserError(f"a judgement's running number lies between 0 and {_MOST_SEQUENCE}, not at {sequence}")
+
+
 def _candidates(session: Session, prompt: Prompt, names: Collection[str]) -> dict[str, Picture]:
     found = session.scalars(
         select(Picture)
@@ -230,13 +238,6 @@ def _candidates(session: Session, prompt: Prompt, names: Collection[str]) -> dic
 def _is_there(session: Session, client: str, sequence: int) -> bool:
     known = select(Judgement.id).where(Judgement.client == client, Judgement.sequence == sequence)
     return session.scalar(known.limit(1)) is not None
-
-
-def _check_submission(client: str, sequence: int) -> None:
-    if not re.fullmatch(r"[\x20-\x7e]{1,64}", client):
-        raise UserError("a judgement names the page it comes from with 1 to 64 plain characters")
-    if not 0 <= sequence <= _MOST_SEQUENCE:
-        raise UserError(f"a judgement's running number lies between 0 and {_MOST_SEQUENCE}, not at {sequence}")
 
 
 def _seconds(seconds: float | None) -> float | None:
