@@ -96,3 +96,15 @@ def random_lora() -> Callable[..., dict[str, Tensor]]:
         }
 
     return make
+
+
+@pytest.fixture(scope="session")
+def tiny_lora(tmp_path_factory, random_lora) -> Path:
+    """A LoRA file for the embedded base that changes its pictures visibly."""
+    from mapo_studio.trainer.adapters import LoraSettings, attach
+    from mapo_studio.trainer.families.opening import open_base
+    from mapo_studio.trainer.lora_file import write_lora
+
+    unet, settings = open_base("tiny").load_unet(torch.device("cpu"), torch.float32), LoraSettings(rank=4)
+    attach(unet, settings, seed=0)
+    return write_lora(tmp_path_factory.mktemp("lora") / "taste.safetensors", random_lora(unet), settings, "sdxl")

@@ -13,17 +13,16 @@ from sqlalchemy import select
 from .errors import UserError
 from .preferences.collecting import add_candidates, add_prompt, find_dataset, make_pairs
 from .preferences.database import Store, open_store
-from .preferences.picture_store import keep_picture
+from .preferences.picture_store import About, KeptFile, keep_file, picture_of
 from .preferences.schema import Candidate, Dataset, Picture, Prompt
-from .task_settings import PaintingSettings, lora_file, whole_path
+from .task_settings import PaintingSettings, cleaned, lora_file, whole_path
 
 if TYPE_CHECKING:
     from PIL import Image
     from sqlalchemy.orm import Session
 
-    from .families.base import Base
     from .painted import Origin
-    from .painter import Manner, Wish
+    from .painter import Wish
     from .work import Work
 
 
@@ -71,9 +70,9 @@ def run(work: Work) -> str:
         dataset = find_dataset(session, asked.dataset)
         prompts = asked.prompts or _prompts_of(session, dataset)
         known = _painted_before(session, dataset)
-    base, manner = opened(asked, work.workspace)
+    base, manner = asked.opened(work.workspace)
     loras = [Path(asked.lora)] if asked.lora else []
-    origin = Origin(str(base.path), model_name(asked.base), manner, hashed(loras))
+    origin = Origin(base.identity(), model_name(asked.base), manner, hashed(loras))
     wishes = [wish for prompt in prompts for wish in _wishes(asked, prompt)]
     left = [wish for wish in wishes if origin.mark(wish) not in known]
     done, pairs = len(wishes) - len(left), 0
@@ -85,10 +84,13 @@ def run(work: Work) -> str:
             unpainted.subtract(wish.prompt for wish, _ in pictures)
             unpaired |= dict.fromkeys(wish.prompt for wish, _ in pictures)
             complete = [prompt for prompt in unpaired if not unpainted[prompt]]
+            files = kept_files(store, origin, pictures)
             with store.writing() as session:
                 dataset = find_dataset(session, asked.dataset)
-                for wish, picture in keep(store, session, origin, pictures):
-                    add_candidates(session, add_prompt(session, dataset, wish.prompt), [picture])
+                for wish, file, about in files:
+                    add_candidates(
+                        session, add_prompt(session, dataset, wish.prompt), [picture_of(session, file, about)]
+                    )
                 pairs += _pair(session, dataset, complete, asked.at_most)
             for prompt in complete:
                 del unpaired[prompt]
@@ -100,30 +102,14 @@ def run(work: Work) -> str:
     return f"{counted(len(left), 'picture')} painted for {asked.dataset}, {counted(pairs, 'new pair')}"
 
 
-def opened(asked: PaintingSettings, workspace: Path) -> tuple[Base, Manner]:
-    """The base, and the manner to paint in. Raises UserError where there is no such base."""
-    from .families.opening import open_base
-    from .painter import Manner
-
-    tokenizers = Path(asked.tokenizers) if asked.tokenizers else None
-    base = open_base(asked.base, tokenizers=tokenizers, prediction=asked.prediction, memo=workspace / "cache")
-    size = (asked.width or base.resolution, asked.height or base.resolution)
-    return base, Manner(size, asked.steps, asked.guidance, asked.negative)
-
-
-def keep(
-    store: Store, session: Session, origin: Origin, pictures: Iterable[tuple[Wish, Image.Image]]
-) -> list[tuple[Wish, Picture]]:
-    """Painted pictures, each in a file of the workspace that says how it was painted."""
+def kept_files(
+    store: Store, origin: Origin, pictures: Iterable[tuple[Wish, Image.Image]]
+) -> list[tuple[Wish, KeptFile, About]]:
+    """Painted pictures in files of the workspace that say how they were painted; for `picture_of` when writing."""
     return [
-        (wish, keep_picture(store, session, origin.png(wish, picture), f"{wish.prompt}.png", origin.about(wish)))
+        (wish, keep_file(store, origin.png(wish, picture), f"the picture of {wish.prompt!r}"), origin.about(wish))
         for wish, picture in pictures
     ]
-
-
-def cleaned(prompts: Iterable[str]) -> tuple[str, ...]:
-    """Each prompt once, without its outer and doubled spaces; empty ones left out."""
-    return tuple(dict.fromkeys(filter(None, (" ".join(prompt.split()) for prompt in prompts))))
 
 
 def counted(number: int, thing: str) -> str:

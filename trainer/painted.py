@@ -21,7 +21,7 @@ _MARK = "painted:"
 class Origin:
     """What all pictures of one painter have in common.
 
-    base: the path that was opened, told apart by it; model: how a person calls it. hashes: SHA-256 of the LoRA files.
+    base: the identity of its weights; model: how a person calls it. hashes: SHA-256 of the LoRA files.
     """
 
     base: str

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from .errors import UserError
+from .preferences.pairs import as_prompt
+
+if TYPE_CHECKING:
+    from .families.base import Base
+    from .painter import Manner
 
 _Settings = TypeVar("_Settings", bound="TaskSettings")
 
@@ -50,6 +56,21 @@ class PaintingSettings(TaskSettings):
     """What to keep away from."""
     first_seed: int = Field(0, ge=0, lt=2**32)
     """Another one paints other pictures for the same prompts."""
+
+    def opened(self, workspace: Path) -> tuple[Base, Manner]:
+        """The base, and the manner to paint in. Raises UserError where there is no such base."""
+        from .families.opening import open_base
+        from .painter import Manner
+
+        tokenizers = Path(self.tokenizers) if self.tokenizers else None
+        base = open_base(self.base, tokenizers=tokenizers, prediction=self.prediction, memo=workspace / "cache")
+        size = (self.width or base.resolution, self.height or base.resolution)
+        return base, Manner(size, self.steps, self.guidance, self.negative)
+
+
+def cleaned(prompts: Iterable[str]) -> tuple[str, ...]:
+    """Each prompt once, as datasets store it; empty ones left out."""
+    return tuple(dict.fromkeys(filter(None, map(as_prompt, prompts))))
 
 
 def whole_path(text: str) -> str:

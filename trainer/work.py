@@ -42,22 +42,27 @@ class Work:
 
     def check(self) -> None:
         """Raise StopRequested if the task was asked to stop or to pause."""
-        if self.stop or self.task.pause_file.exists():
+        if self._is_asked_to_end():
             raise StopRequested
 
     def tell(self, done: int, total: int, message: str = "") -> None:
         """Say that `done` of `total` things are done, and what it does now. Cheap: it writes twice a second at most."""
-        self.check()
+        asked = self._is_asked_to_end()
         now = time.monotonic()
         if self._began is None:
             self._began = (now, done)
-        if now - self._told < _TELL_SECONDS and done < total:
+        if now - self._told < _TELL_SECONDS and done < total and not asked:
             return
         self._told = now
         since, before = self._began
         # Only what this process did says how fast it is: what was there already took no time.
         remaining = (total - done) * (now - since) / (done - before) if done > before else None
         self.task.log("progress", done=done, total=total, remaining=remaining, message=message)
+        if asked:
+            raise StopRequested
+
+    def _is_asked_to_end(self) -> bool:
+        return bool(self.stop) or self.task.pause_file.exists()
 
 
 def perform(folder: Path) -> int:

@@ -1,0 +1,158 @@
+"""Is a LoRA better, blind? Both sides of a comparison are painted on the same seeds, for prompts not trained on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pydantic import Field
+from sqlalchemy import select
+
+from .candidates import counted, kept_files
+from .comparison import About, about
+from .errors import UserError
+from .preferences.collecting import add_candidates, add_pair, add_prompt, create_dataset, find_dataset
+from .preferences.database import open_store
+from .preferences.pairs import as_prompt
+from .preferences.picture_store import picture_of
+from .preferences.schema import Candidate, Dataset, Picture, Prompt
+from .task_settings import PaintingSettings, cleaned, lora_file, whole_path
+
+if TYPE_CHECKING:
+    from sqlalchemy.orm import Session
+
+    from .painted import Origin
+    from .painter import Wish
+    from .runs import Run
+    from .work import Work
+
+
+class ComparisonSettings(PaintingSettings):
+    """What is compared with what."""
+
+    name: str = Field(min_length=1, max_length=200)
+    """Of the comparison: no dataset may have it."""
+    lora: str = Field(min_length=1)
+    """The LoRA file in question."""
+    against: str | None = None
+    """Another LoRA file; by default the base alone is what it is compared with."""
+    strength: float = Field(1.0, ge=-10, le=10)
+    """Of both LoRAs; 1 is as trained."""
+    prompts: tuple[str, ...] = Field(min_length=1)
+    """Those that were not trained on say what the LoRA learned; the others, what it remembers."""
+    seeds: int = Field(1, ge=1, le=64)
+    """Pairs for each prompt. More prompts tell more than more seeds."""
+    run: str = ""
+    """The run that the LoRA is of, if it is of one."""
+    dataset: str = ""
+    """What it was trained on: where the judgements may go afterwards."""
+
+
+def check(workspace: Path, settings: dict[str, Any]) -> dict[str, Any]:
+    """The settings whole, paths absolute. Raises UserError naming what is wrong or missing."""
+    prompts = cleaned(settings.get("prompts") or ())
+    if not prompts:
+        raise UserError("give at least one prompt to compare on")
+    asked = ComparisonSettings.given({**settings, "prompts": prompts, "name": as_prompt(settings.get("name", ""))})
+    with open_store(workspace).reading() as session:
+        if session.scalar(select(Dataset.id).where(Dataset.name == asked.name)) is not None:
+            raise UserError(f"there is a dataset or comparison named {asked.name}: choose another name")
+    lora, against = str(lora_file(asked.lora)), str(lora_file(asked.against)) if asked.against else None
+    if lora == against:
+        raise UserError(f"{lora} cannot be compared with itself: choose another LoRA, or the base")
+    return asked.model_copy(update={"base": whole_path(asked.base), "lora": lora, "against": against}).plain()
+
+
+def run(work: Work) -> str:
+    """Paint what is not there yet. A pair can be judged as soon as both its pictures are painted."""
+    from .painted import Origin, hashed, model_name
+    from .painter import Painter
+
+    asked = ComparisonSettings.given(work.settings)
+    store = open_store(work.workspace)
+    base, manner = asked.opened(work.workspace)
+    loras = [Path(file) for file in (asked.lora, asked.against) if file]
+    origin = Origin(base.identity(), model_name(asked.base), manner, hashed(loras))
+    with store.writing() as session:
+        comparison = _opened_comparison(session, asked, origin, work.task.name)
+        there = {picture.source: picture for picture in _pictures_of(session, comparison)}
+    duels = [duel for prompt in asked.prompts for duel in _duels(asked, prompt)]
+    wishes = [wish for duel in duels for wish in duel]
+    left = [wish for wish in wishes if origin.mark(wish) not in there]
+    done = len(wishes) - len(left)
+    work.tell(done, len(wishes), "loading the base")
+    duel_of = {wish: duel for duel in duels for wish in duel}
+    for pictures in Painter(base, manner, loras).paint(left, work.check):
+        files = kept_files(store, origin, pictures)
+        with store.writing() as session:
+            comparison = find_dataset(session, asked.name)
+            for wish, file, known in files:
+                picture = there[origin.mark(wish)] = picture_of(session, file, known)
+                arm = "lora" if wish == duel_of[wish][1] else "base"
+                add_candidates(session, add_prompt(session, comparison, wish.prompt), [picture], arm)
+            for duel in dict.fromkeys(duel_of[wish] for wish, _ in pictures):
+                both = [there.get(origin.mark(wish)) for wish in duel]
+                if all(both):
+                    add_pair(session, comparison, add_prompt(session, comparison, duel[0].prompt), *both)
+        done += len(pictures)
+        work.tell(done, len(wishes), f"painting {asked.name}")
+    return f"{asked.name} is painted: {counted(len(duels), 'pair')} to judge"
+
+
+def untrained_prompts(run: Run, more: Iterable[str] = ()) -> tuple[list[str], list[str]]:
+    """Prompts to compare on: those that `run` held out, then those of `more`; and which of `more` it trained on.
+
+    Raises UserError where its pairs cannot be read any more.
+    """
+    from .preferences.formats.opening import open_pairs
+    from .preferences.pairs import split_by_prompt
+
+    data = run.config().data
+    pairs = open_pairs(data.pairs, data.bad_pairs, workspace=run.workspace).load().pairs
+    split = split_by_prompt(pairs, data.held_out)
+    trained = set(cleaned(pair.prompt for pair in split.train))
+    own = cleaned(more)
+    fresh = cleaned([*(pair.prompt for pair in split.held_out), *(prompt for prompt in own if prompt not in trained)])
+    return list(fresh), [prompt for prompt in own if prompt in trained]
+
+
+def _duels(asked: ComparisonSettings, prompt: str) -> list[tuple[Wish, Wish]]:
+    """For each seed what the LoRA is compared with, and the LoRA."""
+    from .painted import seed_of
+    from .painter import Wish, Worn
+
+    other = Worn(Path(asked.against), asked.strength) if asked.against else None
+    seeds = [seed_of(prompt, number, asked.first_seed) for number in range(asked.seeds)]
+    return [(Wish(prompt, seed, other), Wish(prompt, seed, Worn(Path(asked.lora), asked.strength))) for seed in seeds]
+
+
+def _opened_comparison(session: Session, asked: ComparisonSettings, origin: Origin, task: str) -> Dataset:
+    """The task's own comparison, made if it is not there. Raises UserError where another's has its name."""
+    there = session.scalar(select(Dataset).where(Dataset.name == asked.name))
+    if there is not None:
+        if there.kind != "comparison" or about(there).task != task:
+            raise UserError(f"there is a dataset or comparison named {asked.name}: start again under another name")
+        return there
+    told = About(
+        run=asked.run,
+        base=origin.model,
+        lora=Path(asked.lora).name,
+        lora_sha256=origin.hashes[Path(asked.lora)],
+        against=Path(asked.against).name if asked.against else "",
+        against_sha256=origin.hashes[Path(asked.against)] if asked.against else "",
+        strength=asked.strength,
+        dataset=asked.dataset,
+        task=task,
+    )
+    return create_dataset(session, asked.name, held_out=0.0, kind="comparison", about=told.written())
+
+
+def _pictures_of(session: Session, comparison: Dataset) -> list[Picture]:
+    found = (
+        select(Picture)
+        .join(Candidate, Candidate.picture_id == Picture.id)
+        .join(Prompt, Prompt.id == Candidate.prompt_id)
+        .where(Prompt.dataset_id == comparison.id)
+    )
+    return list(session.scalars(found))
