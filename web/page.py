@@ -33,7 +33,7 @@ def build_page(store: Store, settings: SettingsFile, allowed_roots: tuple[Path, 
             if has_login:
                 gr.HTML('<form method="post" action="/logout"><button>Log out</button></form>', elem_id="logout")
         tabs = gr.Tabs(render=False)
-        studio = Studio(store.workspace, store, settings, allowed_roots, dataset, tabs)
+        studio = Studio(store.workspace, store, settings, allowed_roots, page, dataset, tabs)
         _new_dataset(studio, new)
         _settings(studio, gear, has_login)
         tabs.render()

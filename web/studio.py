@@ -24,14 +24,16 @@ class Studio:
     """One workspace, and the parts of the page that all tabs share. Nothing in it belongs to one browser or person.
 
     workspace: absolute. settings: `settings.read()` gives them as they are now. allowed_roots: the folders of this
-    machine, absolute and resolved, that the page may read pictures from. dataset: the picker in the header; its value
-    is the name of the dataset that all tabs work on, or None, and `dataset.change` tells of another. tabs: see TABS.
+    machine, absolute and resolved, that the page may read pictures from. page: `page.load` tells that a browser opened
+    it. dataset: the picker in the header; its value is the name of the dataset that all tabs work on, or None, and
+    `dataset.change` tells of another. tabs: see TABS.
     """
 
     workspace: Path
     store: Store
     settings: SettingsFile
     allowed_roots: tuple[Path, ...]
+    page: gr.Blocks
     dataset: gr.Dropdown
     tabs: gr.Tabs
 
