@@ -126,7 +126,7 @@ def _plan(words: list[str]) -> int:
     config, asked = _settings(words, "plan", "Say what a training would take here, after trying a few steps of it.")
     from .plan import make_plan
 
-    plan = make_plan(config.checked())
+    plan = make_plan(config.checked(), asked.workspace)
     _say(plan.summary())
     if asked.json:
         _say(json.dumps(asdict(plan)))

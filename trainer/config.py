@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from .errors import UserError
 from .objectives import DPO, SFT, DPOPlusSFT, MaPO, Objective
+from .preferences.pairs import dataset_named
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -32,7 +33,7 @@ class DataConfig(_Part):
     """The judged pairs, and how their pictures are shown to the model."""
 
     pairs: str = ""
-    """Folder or file of judged pairs: Pick-a-Pic parquet, metadata.jsonl, or kohya w/ and l/ folders."""
+    """Folder or file of judged pairs (see docs/data.md), or dataset:NAME for one of the workspace."""
     bad_pairs: Literal["stop", "skip"] = "stop"
     """A pair that cannot be trained on (missing picture, empty caption ...): stop, or skip and list it."""
     held_out: float = Field(0.1, ge=0, lt=1)
@@ -177,7 +178,7 @@ class RunConfig(_Part):
         if not self.base:
             raise UserError("no base model: give --base with a .safetensors checkpoint, a diffusers folder or a hub id")
         if not self.data.pairs:
-            raise UserError("no judged pairs: give --pairs with a folder or a parquet file of them")
+            raise UserError("no judged pairs: give --pairs with a folder or file of them, or dataset:NAME")
         if not re.fullmatch(r"[\w][\w .+-]*", self.name) or self.name.endswith((".", " ")):
             raise UserError(f"{self.name!r} cannot be a file name everywhere: use letters, digits, '-', '_' and '.'")
         return self
@@ -220,7 +221,7 @@ def write_config(config: RunConfig) -> str:
 
 def _whole(text: str | None) -> str | None:
     """An existing path made absolute; anything else (a hub id, "tiny", a mistake to be named as typed) as it is."""
-    if not text:
+    if not text or dataset_named(text) is not None:
         return text
     path = Path(text).expanduser()
     return str(path.resolve()) if path.exists() else text

@@ -56,12 +56,13 @@ class Plan:
         )
 
 
-def make_plan(config: RunConfig) -> Plan:
+def make_plan(config: RunConfig, workspace: Path) -> Plan:
     """Read the pairs, load the base and take a few steps on noise of the right shape. Writes nothing.
 
-    Raises UserError for whatever would stop the training itself.
+    workspace: where a dataset lies that is named in place of a path. Raises UserError for whatever would stop the
+    training itself.
     """
-    pair_set = open_pairs(Path(config.data.pairs), bad=config.data.bad_pairs).load()
+    pair_set = open_pairs(config.data.pairs, config.data.bad_pairs, workspace).load()
     split = divided(pair_set, config)
     device = pick_device(config.training.device)
     tokenizers = Path(config.tokenizers) if config.tokenizers else None

@@ -47,7 +47,7 @@ def prepare(
     Raises UserError for whatever a person can mend, StopRequested when asked to stop; what was encoded stays cached.
     """
     base = open_base(config.base, tokenizers=_path(config.tokenizers), prediction=config.prediction)
-    pair_set = open_pairs(Path(config.data.pairs), bad=config.data.bad_pairs).load()
+    pair_set = open_pairs(config.data.pairs, config.data.bad_pairs, workspace).load()
     split = divided(pair_set, config)
     prompts = config.watch.sample_prompts or _some_prompts(split)
 

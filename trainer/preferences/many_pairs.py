@@ -161,9 +161,9 @@ def _add_prompts(session: Session, dataset: Dataset, texts: Iterable[str], known
     if not wanted:
         return
     there = select(Prompt.digest, Prompt.id).where(Prompt.dataset_id == dataset.id, Prompt.digest.in_(wanted))
-    ids = {digest: prompt for digest, prompt in session.execute(there)}
+    ids = dict(session.execute(there).all())
     counts = select(Pair.prompt_id, func.count()).where(Pair.prompt_id.in_(ids.values())).group_by(Pair.prompt_id)
-    known.turns.update({prompt: pairs for prompt, pairs in session.execute(counts)})
+    known.turns.update(dict(session.execute(counts).all()))
     new = [
         {"dataset_id": dataset.id, "digest": digest, "text": clean, "position": position_of(clean)}
         for digest, clean in wanted.items()
@@ -171,7 +171,7 @@ def _add_prompts(session: Session, dataset: Dataset, texts: Iterable[str], known
     ]
     if new:
         made = session.execute(insert(Prompt.__table__).returning(Prompt.digest, Prompt.id), new)
-        ids |= {digest: prompt for digest, prompt in made}
+        ids |= dict(made.all())
     known.prompts.update({given: (digest, ids[digest]) for given, digest in digests.items()})
 
 

@@ -7,6 +7,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
+_DATASET = "dataset:"
+
 
 class PictureRef(Protocol):
     """Where the bytes of one picture are: a file, or a cell of a parquet file."""
@@ -102,6 +104,11 @@ def position_of(prompt: str) -> float:
     """Where a prompt stands in [0, 1), by a hash of it: held out where that is below the share to hold out."""
     digest = hashlib.sha256(b"held-out\0" + prompt.encode()).digest()
     return int.from_bytes(digest[:8], "big") / 2**64
+
+
+def dataset_named(source: str) -> str | None:
+    """NAME where `source` is "dataset:NAME", a dataset of the workspace; None where it is a path."""
+    return source.removeprefix(_DATASET).strip() if source.startswith(_DATASET) else None
 
 
 def as_prompt(text: str) -> str:

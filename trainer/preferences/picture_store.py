@@ -69,7 +69,7 @@ def keep_file(store: Store, data: bytes, label: str) -> KeptFile:
     with Image.open(io.BytesIO(data)) as image:
         ending = _ENDINGS[image.format or ""]
     kept = KeptFile(hashlib.sha256(data).hexdigest(), ending, width, height)
-    path = _path(store, kept.sha256, kept.ending)
+    path = picture_path(store, kept)
     # Its length tells a whole file from one that a failing disk cut short; its content has been checked by its name.
     if not path.is_file() or path.stat().st_size != len(data):
         with written_whole(path) as part:
@@ -90,14 +90,10 @@ def picture_of(session: Session, kept: KeptFile, about: About = About()) -> Pict
     return picture
 
 
-def picture_path(store: Store, picture: Picture) -> Path:
+def picture_path(store: Store, picture: Picture | KeptFile) -> Path:
     """Where its file lies."""
-    return _path(store, picture.sha256, picture.ending)
+    return store.images / picture.sha256[:2] / f"{picture.sha256}{picture.ending}"
 
 
 _MOST = {"seed": 40, "sampler": 200}
 """Characters that a column holds; PostgreSQL refuses more."""
-
-
-def _path(store: Store, sha256: str, ending: str) -> Path:
-    return store.images / sha256[:2] / f"{sha256}{ending}"

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from ...errors import UserError
-from ..pairs import PairSource
+from ..pairs import PairSource, dataset_named
 from . import onetrainer_folder
 from .captions import is_picture, pictures_below
 from .gathering import BAD_CHOICES, Gathered
@@ -30,14 +30,17 @@ _PARQUET = ("pick-a-pic", "binarized", "votes")
 _KNOWN = "known are " + "; ".join(f"{name} ({what})" for name, what in LAYOUTS.items())
 
 
-def open_pairs(path: str | Path, bad: str = "stop") -> PairSource:
+def open_pairs(path: str | Path, bad: str = "stop", workspace: Path | None = None) -> PairSource:
     """The source of judged pairs at a file or folder, by what lies there; nothing is read yet.
 
-    bad: "stop" (load() raises one UserError that lists the broken pairs) or "skip" (they are left out and listed).
+    path: "dataset:NAME" is the dataset of that name in `workspace`. bad: "stop" (load() raises one UserError that lists
+    the broken pairs) or "skip" (they are left out and listed).
     Raises UserError if nothing is there, if it is in no known layout, or in more than one, or if it is not judged yet.
     """
     if bad not in BAD_CHOICES:
         raise UserError(f"broken pairs can be met with {' or '.join(BAD_CHOICES)}, not with {bad!r}")
+    if (name := dataset_named(str(path))) is not None:
+        return _dataset(name, workspace)
     reader = find_reader(path)
     if isinstance(reader, OutputFolders):
         raise UserError(
@@ -90,6 +93,16 @@ def _told(path: Path, layout: str, absolute: bool) -> Reader:
         "outputs": OutputFolders,
     }
     return kinds[layout](path)
+
+
+def _dataset(name: str, workspace: Path | None) -> PairSource:
+    # Here, because pairs in files need no database.
+    from ..database import open_store
+    from ..dataset_pairs import DatasetPairs
+
+    if workspace is None:
+        raise UserError(f"the dataset {name} lies in a workspace: say in which")
+    return DatasetPairs(open_store(workspace), name)
 
 
 def _file(path: Path, absolute: bool) -> Reader:

@@ -1,0 +1,93 @@
+"""What of a workspace's dataset is trained on? A source of pairs, like a folder or a file of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from sqlalchemy import func, or_, select
+from sqlalchemy.orm import Session
+
+from ..errors import UserError
+from .collecting import find_dataset
+from .database import Store
+from .pairs import LeftOut, PairSet, left_out
+from .pairs import Pair as JudgedPair
+from .picture_files import PictureFile
+from .picture_store import KeptFile, picture_path
+from .preference import UNLABELLED, preference, undecided
+from .schema import Dataset, Pair, Picture, Prompt
+
+
+@dataclass(frozen=True)
+class DatasetPairs:
+    """A PairSource of one dataset."""
+
+    store: Store
+    name: str
+
+    def load(self) -> PairSet:
+        """Every pair with a preference, in the order they were added. No picture is read yet.
+
+        Raises UserError where there is no such dataset, none of its pairs can be trained on, or it is a comparison.
+        """
+        with self.store.reading() as session:
+            dataset = find_dataset(session, self.name)
+            if dataset.kind == "comparison":
+                raise UserError(
+                    f"{dataset.name} is a comparison: its judgements are trained on once they are fed back into a "
+                    "dataset; name that"
+                )
+            found, without = self._judged(session, dataset)
+            unjudged = _unjudged(session, dataset)
+        if unjudged:
+            without = (LeftOut(UNLABELLED, unjudged), *without)
+        if not found:
+            reasons = "; ".join(f"{one.count} x {one.reason}" for one in without) or "it is empty"
+            raise UserError(f"the dataset {dataset.name} holds no pair to train on: {reasons}; judge some first")
+        return PairSet(tuple(found), without, f"dataset:{dataset.name}")
+
+    def _judged(self, session: Session, dataset: Dataset) -> tuple[list[JudgedPair], tuple[LeftOut, ...]]:
+        prompts = _prompts(session, dataset)
+        pictures = self._pictures(session, dataset)
+        columns = (Pair.id, Pair.prompt_id, Pair.first_id, Pair.second_id)
+        votes = (Pair.votes_first, Pair.votes, Pair.weight, Pair.both_bad)
+        rows = session.execute(
+            select(*columns, *votes)
+            .where(Pair.dataset_id == dataset.id, or_(Pair.votes > 0, Pair.both_bad > 0))
+            .order_by(Pair.id)
+        )
+        found: list[JudgedPair] = []
+        others: list[tuple[str, str]] = []
+        for pair, prompt, first, second, votes_first, total, weight, both_bad in rows:
+            wanted = preference(votes_first, total, weight, both_bad)
+            if wanted is None:
+                others.append((str(undecided(votes_first, total, both_bad)), f"pair {pair}"))
+                continue
+            chosen, rejected = (first, second) if wanted.for_first else (second, first)
+            found.append(JudgedPair(prompts[prompt], pictures[chosen], pictures[rejected], wanted.share, wanted.weight))
+        return found, left_out(others)
+
+    def _pictures(self, session: Session, dataset: Dataset) -> dict[int, PictureFile]:
+        paired = [
+            select(column).where(Pair.dataset_id == dataset.id, Pair.answers > 0)
+            for column in (Pair.first_id, Pair.second_id)
+        ]
+        columns = (Picture.id, Picture.sha256, Picture.ending, Picture.width, Picture.height)
+        rows = session.execute(select(*columns).where(or_(*(Picture.id.in_(one) for one in paired))))
+        pictures = {}
+        for number, *facts in rows:
+            kept = KeptFile(*facts)
+            path = picture_path(self.store, kept)
+            label = "/".join(path.parts[-3:])
+            pictures[number] = PictureFile(path, label, kept.sha256, (kept.width, kept.height))
+        return pictures
+
+
+def _prompts(session: Session, dataset: Dataset) -> dict[int, str]:
+    return dict(session.execute(select(Prompt.id, Prompt.text).where(Prompt.dataset_id == dataset.id)).all())
+
+
+def _unjudged(session: Session, dataset: Dataset) -> int:
+    """Pairs without a vote, those included that were only skipped."""
+    counted = select(func.count()).where(Pair.dataset_id == dataset.id, Pair.answers == 0)
+    return session.scalar(counted) or 0
