@@ -172,7 +172,7 @@ def test_a_profile_applies_below_transparency_too():
     assert opened.getpixel((0, 0)) == (255, 255, 255)
 
 
-@pytest.mark.parametrize("profile", [b"no profile at all", matrix_profile(False)[:100]])
+@pytest.mark.parametrize("profile", [b"no profile at all", matrix_profile(False)[:100]], ids=["none", "cut"])
 def test_a_damaged_profile_leaves_the_colours_alone(profile):
     assert open_picture(saved(painted(), icc_profile=profile)).tobytes() == painted().tobytes()
 
