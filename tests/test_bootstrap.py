@@ -483,6 +483,15 @@ def test_the_word_test_adds_the_dev_extra_and_runs_pytest_in_the_root(tiny: Path
 
 @POSIX
 @pytest.mark.slow
+def test_all_tests_run_side_by_side_and_the_timed_ones_alone_afterwards(tiny: Path, tmp_path: Path):
+    together, alone = run(tiny, "test", cwd=tmp_path).stdout.splitlines()
+    assert "'-n', 'auto'" in together
+    assert "'-m', 'not timed'" in together
+    assert alone == f"pytest ['-m', 'timed'] {tiny}"
+
+
+@POSIX
+@pytest.mark.slow
 def test_failed_step_is_named_with_pips_last_words_and_leaves_no_stamp(tiny: Path, tmp_path: Path):
     hidden = tmp_path / "hidden"
     (tmp_path / "wheels").rename(hidden)
