@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import filecmp
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +15,7 @@ from .comparison import About, about
 from .errors import UserError
 from .preferences.collecting import add_candidates, add_pair, add_prompt, create_dataset, find_dataset
 from .preferences.database import open_store
-from .preferences.pairs import as_prompt
+from .preferences.pairs import as_prompt, dataset_named, position_of
 from .preferences.picture_store import picture_of
 from .preferences.schema import Candidate, Dataset, Picture, Prompt
 from .task_settings import PaintingSettings, cleaned, lora_file, whole_path
@@ -59,7 +60,7 @@ def check(workspace: Path, settings: dict[str, Any]) -> dict[str, Any]:
         if session.scalar(select(Dataset.id).where(Dataset.name == asked.name)) is not None:
             raise UserError(f"there is a dataset or comparison named {asked.name}: choose another name")
     lora, against = str(lora_file(asked.lora)), str(lora_file(asked.against)) if asked.against else None
-    if lora == against:
+    if against and (lora == against or filecmp.cmp(lora, against, shallow=False)):
         raise UserError(f"{lora} cannot be compared with itself: choose another LoRA, or the base")
     return asked.model_copy(update={"base": whole_path(asked.base), "lora": lora, "against": against}).plain()
 
@@ -100,21 +101,31 @@ def run(work: Work) -> str:
     return f"{asked.name} is painted: {counted(len(duels), 'pair')} to judge"
 
 
-def untrained_prompts(run: Run, more: Iterable[str] = ()) -> tuple[list[str], list[str]]:
-    """Prompts to compare on: those that `run` held out, then those of `more`; and which of `more` it trained on.
+@dataclass(frozen=True)
+class Known:
+    """What a run knows of prompts. held_out: those it keeps aside, judged or not; trained: those it was trained on."""
 
-    Raises UserError where its pairs cannot be read any more.
-    """
+    held_out: tuple[str, ...]
+    trained: frozenset[str]
+
+
+def known_prompts(run: Run) -> Known:
+    """The prompts of a run's pairs, as they are now. Raises UserError where the pairs cannot be read any more."""
     from .preferences.formats.opening import open_pairs
-    from .preferences.pairs import split_by_prompt
 
     data = run.config().data
-    pairs = open_pairs(data.pairs, data.bad_pairs, workspace=run.workspace).load().pairs
-    split = split_by_prompt(pairs, data.held_out)
-    trained = set(cleaned(pair.prompt for pair in split.train))
-    own = cleaned(more)
-    fresh = cleaned([*(pair.prompt for pair in split.held_out), *(prompt for prompt in own if prompt not in trained)])
-    return list(fresh), [prompt for prompt in own if prompt in trained]
+    judged = cleaned(pair.prompt for pair in open_pairs(data.pairs, data.bad_pairs, run.workspace).load().pairs)
+    every = judged
+    if (name := dataset_named(data.pairs)) is not None:
+        with open_store(run.workspace).reading() as session:
+            dataset = find_dataset(session, name)
+            every = tuple(
+                session.scalars(select(Prompt.text).where(Prompt.dataset_id == dataset.id).order_by(Prompt.id))
+            )
+    return Known(
+        held_out=tuple(prompt for prompt in every if position_of(prompt) < data.held_out),
+        trained=frozenset(prompt for prompt in judged if position_of(prompt) >= data.held_out),
+    )
 
 
 def _duels(asked: ComparisonSettings, prompt: str) -> list[tuple[Wish, Wish]]:
