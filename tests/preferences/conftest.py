@@ -1,10 +1,18 @@
-"""What several formats' tests need: small pictures that all differ, and their bytes."""
+"""What several of these tests need: small pictures that all differ, and a store on each kind of database."""
 
 import io
+import itertools
+from dataclasses import dataclass
 
 import numpy as np
 import pytest
+from mapo_studio.trainer.preferences.collecting import add_candidates, add_prompt, create_dataset, make_pairs
+from mapo_studio.trainer.preferences.database import Store, open_store
+from mapo_studio.trainer.preferences.judging import Answer, answer, undo
+from mapo_studio.trainer.preferences.picture_store import keep_picture
+from mapo_studio.trainer.preferences.schema import Dataset, Pair, Picture, Prompt
 from PIL import Image
+from sqlalchemy import select
 
 
 @pytest.fixture(scope="session")
@@ -28,3 +36,79 @@ def counted():
         return {one.reason.split(":")[0]: one.count for one in pair_set.left_out}
 
     return tell
+
+
+@pytest.fixture(scope="session")
+def postgresql():
+    """postgresql(): the url of a new, empty database on a server that runs as long as the tests."""
+    from mapo_studio.tests.postgres import new_database, server
+
+    names = itertools.count()
+    with server() as address:
+        yield lambda: new_database(address, f"test{next(names)}")
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def url(request):
+    """Where preferences are kept: None, for a file in the workspace, or the url of an empty PostgreSQL database."""
+    return None if request.param == "sqlite" else request.getfixturevalue("postgresql")()
+
+
+@pytest.fixture
+def store(tmp_path, url):
+    """An empty workspace's preferences, on each kind of database."""
+    store = open_store(tmp_path / "workspace", url)
+    yield store
+    store.close()
+
+
+@pytest.fixture
+def filled(store, picture_bytes):
+    """filled(pictures=4, prompt="a cat", dataset="cats"): a Filled with all its pairs."""
+
+    def fill(pictures=4, prompt="a cat", dataset="cats"):
+        with store.writing() as session:
+            found = session.scalar(select(Dataset).where(Dataset.name == dataset))
+            kept = found or create_dataset(session, dataset)
+            asked = add_prompt(session, kept, prompt)
+            rows = [keep_picture(store, session, picture_bytes(seed), f"{seed}.png") for seed in range(pictures)]
+            add_candidates(session, asked, rows)
+            make_pairs(session, asked)
+            pairs = session.scalars(select(Pair).where(Pair.prompt_id == asked.id).order_by(Pair.turn)).all()
+            return Filled(store, kept, asked, tuple(rows), tuple(pairs))
+
+    return fill
+
+
+@dataclass(frozen=True)
+class Filled:
+    """One prompt's pictures and pairs, as they were before anything was judged."""
+
+    store: Store
+    dataset: Dataset
+    prompt: Prompt
+    pictures: tuple[Picture, ...]
+    pairs: tuple[Pair, ...]
+
+    def given(
+        self, pair=0, answer="left", first_on_left=True, strength="clearly", client="page", sequence=0, seconds=1.0
+    ):
+        """An Answer to the pair of that number. On the left its first picture, or its second."""
+        asked = self.pairs[pair]
+        names = {picture.id: picture.sha256 for picture in self.pictures}
+        left = names[asked.first_id if first_on_left else asked.second_id]
+        return Answer(asked.id, left, answer, strength, seconds, **submission)
+
+    def judge(self, annotator="ann", **what):
+        """Submit `given(**what)`; whether it was new."""
+        with self.store.writing() as session:
+            return answer(session, annotator, self.given(**what))
+
+    def undo(self, undoes, sequence, annotator="ann", client="page"):
+        with self.store.writing() as session:
+            return undo(session, annotator, client, sequence, undoes)
+
+    def now(self, pair=0):
+        """The pair as it is now."""
+        with self.store.reading() as session:
+            return session.get(Pair, self.pairs[pair].id)
