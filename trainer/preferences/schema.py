@@ -20,6 +20,7 @@ from sqlalchemy import (
     String,
     Text,
     UniqueConstraint,
+    text,
 )
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
@@ -27,6 +28,9 @@ ANSWERS = ("left", "right", "tie", "both_bad", "skip")
 STRENGTHS = ("slightly", "clearly")
 PURPOSES = ("judge", "repeat", "ranking", "compare", "import")
 KINDS = ("pairs", "comparison")
+
+HAS_PREFERENCE = "votes > 0 AND both_bad < votes AND abs(votes_first * 2 - votes) > votes * 0.000000002"
+"""Of a pair, what `preference.undecided` says, in SQL: a condition of the index that counts them."""
 
 # SQLite counts rows up by itself only in a column of exactly this type.
 _Id = BigInteger().with_variant(Integer, "sqlite")
@@ -70,7 +74,7 @@ class Dataset(Table):
 
 class Prompt(Table):
     __tablename__ = "prompts"
-    __table_args__ = (UniqueConstraint("dataset_id", "digest"),)
+    __table_args__ = (UniqueConstraint("dataset_id", "digest"), Index(None, "dataset_id", "position"))
 
     id: Mapped[int] = mapped_column(_Id, primary_key=True)
     dataset_id: Mapped[int] = mapped_column(ForeignKey("datasets.id"))
@@ -124,6 +128,13 @@ class Pair(Table):
         UniqueConstraint("prompt_id", "first_id", "second_id"),
         Index("ix_pairs_queue", "dataset_id", "answers", "turn", "shuffle"),
         Index("ix_pairs_useful", "dataset_id", "answers", "closeness"),
+        Index(
+            "ix_pairs_trainable",
+            "dataset_id",
+            "prompt_id",
+            sqlite_where=text(HAS_PREFERENCE),
+            postgresql_where=text(HAS_PREFERENCE),
+        ),
     )
 
     id: Mapped[int] = mapped_column(_Id, primary_key=True)
@@ -173,7 +184,8 @@ class Judgement(Table):
         # submission about several pairs.
         UniqueConstraint("client", "sequence", "pair_id"),
         Index(None, "pair_id"),
-        Index(None, "annotator_id", "pair_id"),
+        # What somebody said since it was last looked at, see history.py.
+        Index(None, "annotator_id", "id"),
         _one_of("answer", (*ANSWERS, "undo")),
         _one_of("strength", STRENGTHS),
         _one_of("purpose", PURPOSES),

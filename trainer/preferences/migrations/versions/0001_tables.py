@@ -56,6 +56,7 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("id", name="pk_prompts"),
         sa.UniqueConstraint("dataset_id", "digest", name="uq_prompts_dataset_id_digest"),
     )
+    op.create_index("ix_prompts_dataset_id_position", "prompts", ["dataset_id", "position"])
     op.create_table(
         "candidates",
         sa.Column("id", _ID, nullable=False),
@@ -98,6 +99,14 @@ def upgrade() -> None:
     )
     op.create_index("ix_pairs_queue", "pairs", ["dataset_id", "answers", "turn", "shuffle"])
     op.create_index("ix_pairs_useful", "pairs", ["dataset_id", "answers", "closeness"])
+    has_preference = sa.text("votes > 0 AND both_bad < votes AND abs(votes_first * 2 - votes) > votes * 0.000000002")
+    op.create_index(
+        "ix_pairs_trainable",
+        "pairs",
+        ["dataset_id", "prompt_id"],
+        sqlite_where=has_preference,
+        postgresql_where=has_preference,
+    )
     op.create_table(
         "judgements",
         sa.Column("id", _ID, nullable=False),
@@ -129,5 +138,5 @@ def upgrade() -> None:
         sa.UniqueConstraint("client", "sequence", "pair_id", name="uq_judgements_client_sequence_pair_id"),
         sa.UniqueConstraint("undoes", name="uq_judgements_undoes"),
     )
-    op.create_index("ix_judgements_annotator_id_pair_id", "judgements", ["annotator_id", "pair_id"])
+    op.create_index("ix_judgements_annotator_id_id", "judgements", ["annotator_id", "id"])
     op.create_index("ix_judgements_pair_id", "judgements", ["pair_id"])

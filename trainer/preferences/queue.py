@@ -1,0 +1,291 @@
+"""Which pair is shown next, and which pictures of a prompt are ranked next?
+
+Pairs with the fewest answers first, and of those one of every prompt, then the next of every prompt. Nobody is shown a
+pair twice, but for a few that tell how well somebody agrees with himself. Held-out pairs are judged like all others.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import chain
+
+from sqlalchemy import Select, func, select, tuple_
+from sqlalchemy.orm import Session, aliased
+
+from .history import FIRST, SECOND, History, history_of
+from .schema import Candidate, Dataset, Pair, Picture, Prompt
+
+REPEAT_EVERY = 25
+"""One pair in so many is shown again: 4 %, which costs little, and 20 of 500 begin to tell something."""
+REPEAT_AFTER = 20
+"""Judgements that lie between, so that the answer is not just remembered."""
+_FEWEST_TO_RANK = 3
+
+_by_chance = random.SystemRandom()
+
+
+@dataclass(frozen=True)
+class PictureInfo:
+    """width, height: in pixels, as it is shown. ending: of its file, with the dot."""
+
+    sha256: str
+    width: int
+    height: int
+    ending: str
+
+
+@dataclass(frozen=True)
+class Shown:
+    """purpose: "judge", "compare", or "repeat" for a pair that this person has judged before."""
+
+    pair: int
+    prompt: str
+    left: PictureInfo
+    right: PictureInfo
+    purpose: str
+
+
+@dataclass(frozen=True)
+class Group:
+    """prompt: its id; pictures: in the order in which they are shown."""
+
+    prompt: int
+    text: str
+    pictures: tuple[PictureInfo, ...]
+
+
+@dataclass(frozen=True)
+class Showing:
+    """A pair, by id, and how it is shown."""
+
+    pair: int
+    first_on_left: bool
+    purpose: str
+
+
+def next_pairs(
+    session: Session,
+    dataset: Dataset,
+    annotator: str,
+    count: int,
+    exclude: Collection[int] = (),
+    order: str = "spread",
+) -> list[Shown]:
+    """Up to `count` pairs for `annotator`, in order; fewer where fewer are left.
+
+    exclude: pairs that the page holds already. order: "useful" begins with the unjudged pairs that the newest LoRA is
+    least sure of, see `Pair.closeness`; "spread" does not.
+    """
+    with history_of(session, dataset.id, annotator) as history:
+        fresh = _fresh(session, history, count, set(exclude), useful=order == "useful")
+        if dataset.kind == "comparison":
+            return show(session, [_fresh_showing(pair, "compare") for pair in fresh])
+        return show(session, _with_repeats(history, fresh, count, set(exclude)))
+
+
+def waiting_pairs(session: Session, dataset: Dataset, annotator: str) -> int:
+    """Pairs that `annotator` has not seen."""
+    with history_of(session, dataset.id, annotator) as history:
+        return history.waiting
+
+
+def next_groups(
+    session: Session, dataset: Dataset, annotator: str, count: int, size: int = 4, exclude: Collection[int] = ()
+) -> list[Group]:
+    """Up to `count` prompts with at least three candidates, of which `annotator` has ranked none; unjudged ones first.
+
+    size: pictures of each, at most; drawn anew each time. exclude: prompts that the page holds already.
+    """
+    with history_of(session, dataset.id, annotator) as history:
+        free = _unranked(session, dataset, history) - set(exclude)
+        chosen: list[int] = []
+        for prompt in _prompts_by_answers(session, dataset) if free else ():
+            if prompt in free:
+                chosen.append(prompt)
+            if len(chosen) == min(count, len(free)):
+                break
+    return [_group(session, prompt, size) for prompt in chosen]
+
+
+def waiting_groups(session: Session, dataset: Dataset, annotator: str) -> int:
+    """Prompts that `annotator` could still rank the pictures of."""
+    with history_of(session, dataset.id, annotator) as history:
+        return len(_unranked(session, dataset, history))
+
+
+def show(session: Session, planned: Sequence[Showing]) -> list[Shown]:
+    """What a page needs to show these pairs."""
+    first, second = aliased(Picture), aliased(Picture)
+    rows = session.execute(
+        select(Pair.id, Prompt.text, first, second)
+        .join(Prompt, Prompt.id == Pair.prompt_id)
+        .join(first, first.id == Pair.first_id)
+        .join(second, second.id == Pair.second_id)
+        .where(Pair.id.in_([one.pair for one in planned]))
+    )
+    found = {pair: (text, _info(one), _info(other)) for pair, text, one, other in rows}
+    shown = []
+    for one in planned:
+        text, left, right = found[one.pair]
+        if not one.first_on_left:
+            left, right = right, left
+        shown.append(Shown(one.pair, text, left, right, one.purpose))
+    return shown
+
+
+def _fresh(session: Session, history: History, count: int, exclude: set[int], useful: bool) -> list[int]:
+    """Up to `count` pairs that the annotator has not seen."""
+    chosen: list[int] = []
+    met: set[int] = set()
+    if not history.waiting or not count:
+        return chosen
+    streams = chain(
+        list(history.undone),
+        _by_usefulness(session, history) if useful else (),
+        _by_spread(session, history),
+        # Others' answers may have moved pairs to where this person had passed.
+        _by_spread(session, history, anew=True),
+    )
+    for pair in streams:
+        if history.has_seen(pair) or pair in met:
+            continue
+        met.add(pair)
+        if pair not in exclude:
+            chosen.append(pair)
+        # All that is left has been met: what follows need not be walked.
+        if len(chosen) == count or len(met) == history.waiting:
+            break
+    return chosen
+
+
+def _by_spread(session: Session, history: History, anew: bool = False) -> Iterator[int]:
+    """The dataset's pairs, those with the fewest answers first, from the places up to which all were seen."""
+    if anew:
+        history.places.clear()
+    for answers in _numbers_of_answers(session, history.dataset_id):
+        pairs = select(Pair.id, Pair.turn, Pair.shuffle).where(
+            Pair.dataset_id == history.dataset_id, Pair.answers == answers
+        )
+        passing = True
+        start = history.places.get(answers, (-1, 0.0))
+        for pair, turn, shuffle in _walk(session, pairs, (Pair.turn, Pair.shuffle), start):
+            passing = passing and history.has_seen(pair)
+            if passing:
+                history.places[answers] = turn, shuffle
+            yield pair
+
+
+def _numbers_of_answers(session: Session, dataset_id: int) -> Iterator[int]:
+    """Each that a pair of the dataset has, the least first: a look into the index for each."""
+    least = select(func.min(Pair.answers)).where(Pair.dataset_id == dataset_id)
+    answers = session.scalar(least)
+    while answers is not None:
+        yield answers
+        answers = session.scalar(least.where(Pair.answers > answers))
+
+
+def _by_usefulness(session: Session, history: History) -> Iterator[int]:
+    """Unjudged pairs whose margin is known, the smallest first."""
+    pairs = select(Pair.id, Pair.closeness, Pair.id).where(
+        Pair.dataset_id == history.dataset_id, Pair.answers == 0, Pair.closeness.is_not(None)
+    )
+    for pair, *_ in _walk(session, pairs, (Pair.closeness, Pair.id), (-1.0, 0)):
+        yield pair
+
+
+def _walk(session: Session, rows: Select, keys: tuple, after: tuple) -> Iterator[tuple]:
+    """Rows of (anything, *keys) in the order of `keys`, fetched a few at a time and then more and more."""
+    at_once = 64
+    while True:
+        part = session.execute(rows.where(tuple_(*keys) > tuple_(*after)).order_by(*keys).limit(at_once)).all()
+        yield from part
+        if len(part) < at_once:
+            return
+        after = tuple(part[-1][1:])
+        at_once = min(at_once * 8, 32_768)
+
+
+def _with_repeats(history: History, fresh: Sequence[int], count: int, exclude: set[int]) -> list[Showing]:
+    """The fresh pairs, and a seen one among them where one is due."""
+    held_again = any(history.has_seen(pair) for pair in exclude)
+    since = _since_repeat(history) + sum(not history.has_seen(pair) for pair in exclude)
+    repeats = iter([] if held_again else _repeats(history, exclude))
+    planned: list[Showing] = []
+    for pair in fresh:
+        if since >= REPEAT_EVERY - 1 and (again := next(repeats, None)) is not None:
+            planned.append(again)
+            since = 0
+        planned.append(_fresh_showing(pair, "judge"))
+        since += 1
+    return planned[:count]
+
+
+def _since_repeat(history: History) -> int:
+    """Judgements since the last that was a repeat."""
+    since = 0
+    for said in reversed(history.recent):
+        if said.purpose == "repeat":
+            break
+        since += said.purpose == "judge"
+    return since
+
+
+def _repeats(history: History, exclude: set[int]) -> list[Showing]:
+    """What may be shown again, in an order that is a person's own: the pictures on the other sides than before."""
+    once = [
+        said
+        for said in list(history.recent)[:-REPEAT_AFTER]
+        if said.purpose == "judge" and said.what in (FIRST, SECOND) and said.pair not in {*history.repeats, *exclude}
+    ]
+    once.sort(key=lambda said: hashlib.sha256(f"{history.annotator_id} {said.pair}".encode()).digest())
+    return [Showing(said.pair, not said.first_on_left, "repeat") for said in once]
+
+
+def _fresh_showing(pair: int, purpose: str) -> Showing:
+    return Showing(pair, _by_chance.random() < 0.5, purpose)
+
+
+def _unranked(session: Session, dataset: Dataset, history: History) -> set[int]:
+    if dataset.kind == "comparison":
+        return set()
+    newest, rankable = history.rankable
+    now = session.scalar(select(func.max(Candidate.id))) or 0
+    if now != newest:
+        rankable = frozenset(
+            session.scalars(
+                select(Candidate.prompt_id)
+                .join(Prompt, Prompt.id == Candidate.prompt_id)
+                .where(Prompt.dataset_id == dataset.id)
+                .group_by(Candidate.prompt_id)
+                .having(func.count() >= _FEWEST_TO_RANK)
+            )
+        )
+        history.rankable = now, rankable
+    return {prompt for prompt in rankable if history.ranked[prompt] <= 0}
+
+
+def _prompts_by_answers(session: Session, dataset: Dataset) -> Iterator[int]:
+    """Prompts by the answers to their first pair, then without any order that shows, then those without pairs."""
+    for answers in _numbers_of_answers(session, dataset.id):
+        pairs = select(Pair.prompt_id, Pair.shuffle).where(
+            Pair.dataset_id == dataset.id, Pair.answers == answers, Pair.turn == 0
+        )
+        for prompt, _ in _walk(session, pairs, (Pair.shuffle,), (-1.0,)):
+            yield prompt
+    with_pairs = select(Pair.id).where(Pair.prompt_id == Prompt.id).exists()
+    yield from session.scalars(select(Prompt.id).where(Prompt.dataset_id == dataset.id, ~with_pairs))
+
+
+def _group(session: Session, prompt: int, size: int) -> Group:
+    pictures = session.scalars(
+        select(Picture).join(Candidate, Candidate.picture_id == Picture.id).where(Candidate.prompt_id == prompt)
+    ).all()
+    drawn = _by_chance.sample(pictures, min(size, len(pictures)))
+    return Group(prompt, session.get_one(Prompt, prompt).text, tuple(map(_info, drawn)))
+
+
+def _info(picture: Picture) -> PictureInfo:
+    return PictureInfo(picture.sha256, picture.width, picture.height, picture.ending)

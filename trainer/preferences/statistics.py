@@ -1,0 +1,172 @@
+"""How far is the judging of a dataset, how sure are the answers, and what does that mean in plain words?"""
+
+from __future__ import annotations
+
+import statistics
+from dataclasses import dataclass
+from itertools import combinations
+
+from sqlalchemy import func, select, text
+from sqlalchemy.orm import Session, aliased
+
+from ..wilson import wilson_interval
+from .history import BOTH_BAD, SIDED, SKIP, TIE, History, history_of
+from .schema import HAS_PREFERENCE, Dataset, Judgement, Pair, Prompt
+
+ENOUGH_FOR_A_FIRST_LORA = 100
+"""Pairs with a preference. A starting rule, measured on no real model: the demo's tiny base learns a clear taste from
+the 160 pairs that it trains on (docs/benchmarks.md), and a taste that asks for fewer pairs would be as clear."""
+
+_PACE_OF = 50
+_FEWEST_FOR_PACE = 5
+_FEWEST_REPEATS = 5
+_FEW_REPEATS = 50
+"""Below it the interval of a share is wide enough to be said."""
+_SHARED_LOOKED_AT = 1000
+_LEAST_SECONDS = 0.05
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """Of one annotator in one dataset; `trainable` and what is held out are everybody's.
+
+    judged: pairs that the annotator said something of, skips not counted; waiting: pairs not seen; today: judgements
+    since midnight. pace_per_minute: from the median seconds of the newest judgements; None for too few.
+    repeated: pairs that were shown again; self_agreement: share of them answered alike, low and high its 95 % interval.
+    shared: pairs, of the first thousand with several judgements, that several people judged; agreement: share of them
+    on which two agree. ties, both_bad, skips: judgements. left_share: of the judgements for either side, those for the
+    left. trainable: pairs with a preference; held_out_pairs: those of them that are never trained on.
+    """
+
+    judged: int
+    waiting: int
+    pairs: int
+    prompts: int
+    today: int
+    pace_per_minute: float | None
+    repeated: int
+    self_agreement: float | None
+    self_agreement_low: float | None
+    self_agreement_high: float | None
+    shared: int
+    agreement: float | None
+    ties: int
+    both_bad: int
+    skips: int
+    left_share: float | None
+    trainable: int
+    held_out_pairs: int
+    held_out_prompts: int
+    is_comparison: bool
+
+    @property
+    def sentence(self) -> str:
+        """Where one stands and what comes next, in plain words."""
+        said = [self._progress]
+        if self.self_agreement is not None and self.repeated >= _FEWEST_REPEATS:
+            said.append(self._steadiness)
+        return " ".join(f"{one[0].upper()}{one[1:]}." for one in said)
+
+    @property
+    def _progress(self) -> str:
+        if not self.pairs:
+            return "no pairs are here yet: collect pictures first"
+        if self.is_comparison:
+            return f"all {self.judged} judged" if not self.waiting else f"{self.judged} of {self.pairs} judged"
+        done = (
+            f"all {self.judged} judged" if not self.waiting and self.judged == self.pairs else f"{self.judged} judged"
+        )
+        if self.trainable > self.judged:
+            done += f" by you, {self.trainable} pairs have a preference"
+        missing = ENOUGH_FOR_A_FIRST_LORA - self.trainable
+        if missing <= 0:
+            more = "; more make it steadier" if self.waiting else ""
+            return f"{done}: enough for a first LoRA{more}"
+        if self.waiting:
+            return f"{done}, about {_rounded(missing)} more until a first LoRA is worth training"
+        return f"{done}, nothing is left: collect about {_rounded(missing)} more pairs for a first LoRA"
+
+    @property
+    def _steadiness(self) -> str:
+        assert self.self_agreement is not None
+        said = f"you agree with yourself on {self.self_agreement:.0%} of {self.repeated} repeated pairs"
+        if self.repeated < _FEW_REPEATS:
+            said += f" (so few tell: between {self.self_agreement_low:.0%} and {self.self_agreement_high:.0%})"
+        return said.replace("%", " %")
+
+
+def statistics_of(session: Session, dataset: Dataset, annotator: str) -> Statistics:
+    """What `annotator` has done in a dataset, and what all have come to."""
+    with history_of(session, dataset.id, annotator) as history:
+        again = [now == before for before, now in history.repeats.values() if now != SKIP]
+        low, high = wilson_interval(sum(again), len(again))
+        shared, agreement = _between_people(session, dataset)
+        held_out = (Prompt.dataset_id == dataset.id, Prompt.position < dataset.held_out)
+        has_preference = (Pair.dataset_id == dataset.id, text(HAS_PREFERENCE))
+        return Statistics(
+            judged=history.judged,
+            waiting=history.waiting,
+            pairs=history.pairs,
+            prompts=_count(session, select(func.count()).where(Prompt.dataset_id == dataset.id)),
+            today=history.today,
+            pace_per_minute=_pace(history),
+            repeated=len(again),
+            self_agreement=sum(again) / len(again) if again else None,
+            self_agreement_low=low if again else None,
+            self_agreement_high=high if again else None,
+            shared=shared,
+            agreement=agreement,
+            ties=history.counts[TIE],
+            both_bad=history.counts[BOTH_BAD],
+            skips=history.counts[SKIP],
+            left_share=history.left / history.sided if history.sided else None,
+            trainable=_count(session, select(func.count()).select_from(Pair).where(*has_preference)),
+            held_out_pairs=_count(
+                session,
+                select(func.count())
+                .select_from(Pair)
+                .where(*has_preference, Pair.prompt_id.in_(select(Prompt.id).where(*held_out))),
+            ),
+            held_out_prompts=_count(session, select(func.count()).where(*held_out)),
+            is_comparison=dataset.kind == "comparison",
+        )
+
+
+def _count(session: Session, counting: object) -> int:
+    return session.scalar(counting) or 0  # type: ignore[call-overload]
+
+
+def _pace(history: History) -> float | None:
+    """Judgements a minute."""
+    seconds = [said.seconds for said in history.recent if said.seconds is not None and said.purpose in SIDED]
+    if len(seconds) < _FEWEST_FOR_PACE:
+        return None
+    return 60 / max(_LEAST_SECONDS, statistics.median(seconds[-_PACE_OF:]))
+
+
+def _between_people(session: Session, dataset: Dataset) -> tuple[int, float | None]:
+    """How many pairs several people judged, of the first thousand with several answers, and how far they agree."""
+    several = select(Pair.id).where(Pair.dataset_id == dataset.id, Pair.answers >= 2).limit(_SHARED_LOOKED_AT)
+    undoing = aliased(Judgement)
+    rows = session.execute(
+        select(Judgement.pair_id, Judgement.annotator_id, Judgement.answer, Judgement.first_on_left)
+        .outerjoin(undoing, undoing.undoes == Judgement.id)
+        .where(Judgement.pair_id.in_(several), undoing.id.is_(None))
+        .where(Judgement.answer.not_in(("undo", "skip")), Judgement.purpose.not_in(("repeat", "import")))
+        .order_by(Judgement.id)
+    )
+    said: dict[int, dict[int, str | bool]] = {}
+    for pair, person, answer, first_on_left in rows:
+        sided = answer in ("left", "right")
+        said.setdefault(pair, {})[person] = ((answer == "left") == first_on_left) if sided else answer
+    shares = [
+        statistics.fmean(one == other for one, other in combinations(answers.values(), 2))
+        for answers in said.values()
+        if len(answers) > 1
+    ]
+    return len(shares), statistics.fmean(shares) if shares else None
+
+
+def _rounded(number: int) -> int:
+    """No more exact than it is known; never less."""
+    return number if number <= 10 else -(-number // 10) * 10
