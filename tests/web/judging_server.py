@@ -15,7 +15,8 @@ import numpy as np
 from PIL import Image
 
 ELEMENT = Path(__file__).parents[2] / "web" / "judge"
-PAGE = """<!doctype html><meta charset="utf-8"><link rel="icon" href="data:,">
+PAGE = """<!doctype html><meta charset="utf-8"><meta name="viewport" content="width=device-width">
+<link rel="icon" href="data:,">
 <style>body {{ margin: 0 }} mapo-judge {{ height: 100dvh }}</style>
 <script type="module" src="/judge/mapo-judge.js"></script>{body}"""
 ONE = '<mapo-judge api="/api" dataset="cats"></mapo-judge>'
@@ -26,7 +27,7 @@ def picture(width: int, height: int, seed: int) -> bytes:
     """A JPEG; as noise, 1024 px are about 1 MB, which is what a painted PNG has."""
     noise = np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
     held = io.BytesIO()
-    Image.fromarray(noise).save(held, "JPEG", quality=80)
+    Image.fromarray(noise).save(held, "JPEG", quality=90)
     return held.getvalue()
 
 

@@ -142,11 +142,11 @@ export const LOOK = `
   position: absolute;
   z-index: 1;
   inset: 10px auto auto 10px;
-  padding: 2px 10px;
+  padding: 1px 9px;
   border-radius: 999px;
   color: #f2f2f2;
-  background: rgb(15 15 16 / 0.72);
-  font-size: 13px;
+  background: rgb(15 15 16 / 0.6);
+  font-size: 12px;
   pointer-events: none;
 }
 .badge { color: #14110a; background: var(--accent); font-weight: 600; }

@@ -170,11 +170,11 @@ class MapoJudge extends HTMLElement {
     this.#around.clear();
   }
 
-  /** Keys the server may think are still to be judged: what is in sight, and what it has not heard of yet. */
+  /** Keys the server may think are still to be judged, because it has not heard of them yet. */
   #handled() {
     const unsent = this.#queue.unsent.map(({ kind, body }) => (kind === "rankings" ? body.prompt : body.pair));
     const skipped = this.#history.skipped;
-    return [...new Set([this.#current?.key, ...unsent, ...skipped].filter((key) => key !== undefined))];
+    return [...new Set([...unsent, ...skipped].filter((key) => key !== undefined))];
   }
 
   #showNext() {

@@ -7,7 +7,7 @@ import { pauseAfter } from "./answer-queue.js";
 
 const KNOWN_AHEAD = 12; // items
 const ASK_BELOW = 9; // items
-const DECODED_AHEAD = 6; // items
+const DECODED_AHEAD = 8; // items
 const AT_A_TIME = 4; // downloads; a browser opens six connections, and answers need one
 const SHORT_PAUSE = 3000; // ms until a server that had few pairs is asked again
 
@@ -21,6 +21,7 @@ export class PictureFeed extends EventTarget {
   #failures = 0;
   #few = 0;
   #broken = new Set();
+  #taken = [];
   #sleepers = new Set();
 
   items = [];
@@ -30,7 +31,7 @@ export class PictureFeed extends EventTarget {
   /** What the server last said is left to judge, or null. */
   waiting = null;
 
-  /** ask(count, keys, signal) -> {items, waiting}: new items, none of those whose keys are in `keys`. */
+  /** ask(count, keys, signal) -> {items, waiting}: new items, none whose key is in `keys`: those are here already. */
   constructor(api, ask) {
     super();
     this.#api = api;
@@ -45,6 +46,7 @@ export class PictureFeed extends EventTarget {
   /** The first item, whose pictures are decoded. */
   take() {
     const item = this.items.shift();
+    this.#taken = [item.key];
     // A browser may have thrown away what it decoded a while ago.
     this.items[0]?.images?.forEach((image) => image.decode().catch(() => {}));
     this.#more();
@@ -91,12 +93,14 @@ export class PictureFeed extends EventTarget {
     }
     this.#asking = false;
     // After a short reply the server has no more: the next press asks again.
-    if (!this.#few) this.#more();
+    if (this.#few) this.#load();
+    else this.#more();
   }
 
   async #askOnce() {
     const count = KNOWN_AHEAD - this.items.length;
-    const asked = await this.#ask(count, [...this.items.map((item) => item.key), ...this.#broken], this.#stop.signal);
+    const here = [...this.#taken, ...this.items.map((item) => item.key), ...this.#broken];
+    const asked = await this.#ask(count, here, this.#stop.signal);
     if (this.#stop.signal.aborted) return;
     // Between question and reply an undo may have brought one of them back.
     const fresh = asked.items.filter(({ key }) => this.items.every((item) => item.key !== key));

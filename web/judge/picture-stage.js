@@ -20,6 +20,8 @@ export class PictureStage {
   #pointers = new Map();
   #gesture = null;
   #flip = { at: 0, before: null };
+  // As last observed: asking the element would make the browser lay out the page between a press and its picture.
+  #size = { width: 0, height: 0 };
   #zoom = 1;
   #x = 0;
   #y = 0;
@@ -32,7 +34,10 @@ export class PictureStage {
     this.element = document.createElement("div");
     this.element.className = "stage";
     this.element.dir = "ltr";
-    new ResizeObserver(() => this.#arrange()).observe(this.element);
+    new ResizeObserver(([{ contentRect }]) => {
+      this.#size = contentRect;
+      this.#arrange();
+    }).observe(this.element);
     const on = (name, act) => this.element.addEventListener(name, act.bind(this), { passive: false });
     on("pointerdown", this.#down);
     on("pointermove", this.#move);
@@ -147,7 +152,7 @@ export class PictureStage {
   #arrange() {
     const count = this.#pictures.length;
     if (!count) return;
-    const { clientWidth: width, clientHeight: height } = this.element;
+    const { width, height } = this.#size;
     const single = this.alone !== null;
     let columns = count;
     let best = 0;

@@ -106,7 +106,7 @@ export class Surroundings {
   /** unsent: answers that wait here; trouble: why, or null. */
   queue(unsent, trouble) {
     const kept = unsent === 1 ? "1 answer is kept here" : `${unsent} answers are kept here`;
-    this.#queued = trouble && unsent ? `${trouble} ${kept} until then.` : "";
+    this.#queued = trouble && unsent ? `${trouble} ${kept}.` : "";
     if (!this.#refusal) this.#status(this.#queued, false);
   }
 
