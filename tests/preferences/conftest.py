@@ -90,10 +90,9 @@ class Filled:
     pictures: tuple[Picture, ...]
     pairs: tuple[Pair, ...]
 
-    def given(
-        self, pair=0, answer="left", first_on_left=True, strength="clearly", client="page", sequence=0, seconds=1.0
-    ):
+    def given(self, pair=0, answer="left", first_on_left=True, strength="clearly", seconds=1.0, **submission):
         """An Answer to the pair of that number. On the left its first picture, or its second."""
+        submission = {"client": "page", "sequence": 0, **submission}
         asked = self.pairs[pair]
         names = {picture.id: picture.sha256 for picture in self.pictures}
         left = names[asked.first_id if first_on_left else asked.second_id]
