@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import logging
-import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any
@@ -12,15 +11,12 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, Request
 from fastapi.responses import FileResponse, JSONResponse, Response
 from pydantic import BaseModel, ValidationError
-from sqlalchemy import select
 from starlette.staticfiles import StaticFiles
 
 from ..trainer.errors import UserError
 from ..trainer.pictures import decode
 from ..trainer.preferences import contract
 from ..trainer.preferences.database import Store
-from ..trainer.preferences.picture_store import picture_path
-from ..trainer.preferences.schema import Picture
 from .sentences import UNEXPECTED
 
 log = logging.getLogger(__name__)
@@ -124,16 +120,13 @@ def _error(status: int, sentence: str) -> Response:
 
 
 def _picture(store: Store, sha256: str) -> Response:
-    if not re.fullmatch(r"[0-9a-f]{64}", sha256):
-        return _error(404, "this is not the name of a picture")
-    with store.reading() as session:
-        found = session.scalar(select(Picture).where(Picture.sha256 == sha256))
-        path = picture_path(store, found) if found else None
-    if path is None or not path.is_file():
-        return _error(404, "this picture is not in the workspace, or not any more")
-    if path.suffix in _TYPES:
-        return FileResponse(path, media_type=_TYPES[path.suffix], headers=_FOR_EVER, content_disposition_type="inline")
-    # A TIFF: no browser shows one.
-    shown = io.BytesIO()
-    decode(path.read_bytes(), path.name).save(shown, "PNG")
+    try:
+        path = contract.picture(store, sha256)
+        if path.suffix in _TYPES:
+            return FileResponse(path, media_type=_TYPES[path.suffix], headers=_FOR_EVER)
+        # A TIFF: no browser shows one.
+        shown = io.BytesIO()
+        decode(path.read_bytes(), path.name).save(shown, "PNG")
+    except UserError as error:
+        return _error(404, str(error))
     return Response(shown.getvalue(), media_type="image/png", headers=_FOR_EVER)

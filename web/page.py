@@ -23,8 +23,8 @@ HEAD = '<script type="module" src="/mapo/static/judge/mapo-judge.js"></script>'
 def build_page(store: Store, settings: SettingsFile, allowed_roots: tuple[Path, ...], has_login: bool) -> gr.Blocks:
     """The page of one workspace. has_login: who uses it has a name by logging in, and may log out."""
     with gr.Blocks(title="MaPO Studio", fill_width=True, analytics_enabled=False, delete_cache=(3600, 86400)) as page:
+        gr.HTML("MaPO Studio", elem_id="name")
         with gr.Row(elem_id="header"):
-            gr.HTML("MaPO Studio", elem_id="name")
             dataset = gr.Dropdown(
                 choices=[], label="Dataset", show_label=False, container=False, elem_id="dataset", interactive=True
             )

@@ -55,7 +55,7 @@ def painting_panel(studio: Studio, dataset_for: Callable[[str | None], str], cha
             strength = gr.Number(1.0, label="LoRA strength", min_width=80)
             mixed = gr.Checkbox(False, label="Every second picture without the LoRA", min_width=160)
         negative = gr.Textbox(label="Negative prompt", lines=1)
-    with gr.Row():
+    with gr.Row(elem_classes="acts"):
         paint = gr.Button("Paint", variant="primary", min_width=90)
         pause = gr.Button("Pause", visible=False, min_width=90)
         go_on = gr.Button("Go on", visible=False, min_width=90)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Generator, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +12,11 @@ import gradio as gr
 
 from ...trainer.errors import UserError
 from ...trainer.preferences.collecting import create_dataset, find_dataset, list_datasets
-from ...trainer.preferences.importing import import_pairs
-from ...trainer.preferences.statistics import statistics
+from ...trainer.preferences.contract import StatisticsRequest, statistics
+from ...trainer.preferences.formats.output_folders import NO_PROMPT
+from ...trainer.preferences.importing import ImportReport, import_pairs
 from ..bringing import Brought, laid_out
+from ..import_thread import watched
 from ..painting_panel import painting_panel
 from ..sentences import in_sentences
 from ..studio import Studio
@@ -29,11 +33,11 @@ def collect_tab(studio: Studio) -> None:
         counts = gr.Markdown("", elem_classes="counts")
         judge = gr.Button("Judge now", variant="primary", scale=0, min_width=120, visible=False)
     with gr.Row(equal_height=False):
-        with gr.Column(min_width=340):
-            gr.Markdown("#### Bring pictures")
+        with gr.Column(min_width=340, elem_classes="card"):
+            gr.Markdown("#### Bring pictures", container=False)
             _bringing(studio, changed)
-        with gr.Column(min_width=340):
-            gr.Markdown("#### Paint candidates")
+        with gr.Column(min_width=340, elem_classes="card"):
+            gr.Markdown("#### Paint candidates", container=False)
             painting_panel(studio, lambda chosen: _dataset_for(studio, chosen), changed)
 
     @in_sentences
@@ -56,7 +60,7 @@ def _bringing(studio: Studio, changed: gr.State) -> None:
     prompt = gr.Textbox(
         label="Prompt, for pictures that do not carry their own", placeholder="what they were painted for", max_lines=3
     )
-    add = gr.Button("Add to the dataset", variant="primary")
+    add = gr.Button("Add to the dataset", variant="primary", elem_classes="act")
     report = gr.Markdown("", elem_classes="quiet", container=False)
 
     @in_sentences
@@ -69,54 +73,71 @@ def _bringing(studio: Studio, changed: gr.State) -> None:
         if not paths and not typed.strip():
             raise UserError("drop some pictures first, or say in which folder they are")
         place = folder_below(studio.allowed_roots, typed) if typed.strip() else None
-        yield gr.skip(), "Reading …", gr.Button(interactive=False), gr.skip(), gr.skip()
-        try:
-            name = _dataset_for(studio, chosen)
-            annotator = studio.annotator_of(request)
-            with laid_out(paths, said) as (brought, useless):
-                places = [*brought, *([Brought(place, str(place))] if place else [])]
-                told = [f"{file}: no picture, caption, zip or parquet, so it was left out" for file in useless]
-                for one in places:
-                    told.append(f"**{_plain(one.name)}**: {_plain(_imported(studio, name, one, annotator))}")
+        name, annotator = chosen or _first(studio), studio.annotator_of(request)
+        told: list[str] = []
+        waits_for_prompt = False
+        with laid_out(paths, said) as (brought, useless):
+            told += [f"{_plain(file)}: no picture, caption, zip or parquet, so it was left out" for file in useless]
+            for one in [*brought, *([Brought(place, str(place))] if place else [])]:
+                lines = watched(partial(import_pairs, studio.store, name, one.path, annotator=annotator))
+                for line in (report := _Returned(lines)):
+                    yield gr.skip(), _paragraphs([*told, line]), gr.skip(), gr.skip()
+                told.append(f"**{_plain(one.name)}**: {_plain(str(report.value))}")
+                waits_for_prompt |= any(left.reason == NO_PROMPT for left in report.value.left)
+        if waits_for_prompt:
+            told.append("Type the prompt of those that carry none and add them again: nothing is counted twice.")
+        else:
             discard(paths)
-        except BaseException:
-            # The button must be there again, whatever happened; the error is shown by `in_sentences`.
-            yield gr.skip(), "", gr.Button(interactive=True), gr.skip(), gr.skip()
-            raise
-        yield studio.picker(name), "\n\n".join(told), gr.Button(interactive=True), None, f"brought {told}"
+        kept = gr.skip() if waits_for_prompt else None
+        yield studio.picker(name), _paragraphs(told), kept, f"brought {time.time()}"
 
-    add.click(
+    add.click(lambda: gr.Button(interactive=False), None, add, queue=False, show_progress="hidden").then(
         bring,
         [studio.dataset, files, folder, prompt],
-        [studio.dataset, report, add, files, changed],
+        [studio.dataset, report, files, changed],
         show_progress="hidden",
-    )
+    ).then(lambda: gr.Button(interactive=True), None, add, queue=False, show_progress="hidden")
 
 
-def _imported(studio: Studio, dataset: str, brought: Brought, annotator: str) -> str:
-    report = import_pairs(studio.store, dataset, brought.path, annotator=annotator)
-    return str(report)
+class _Returned:
+    """The lines of a generator, and then what it returned."""
+
+    def __init__(self, lines: Generator[str, None, ImportReport]) -> None:
+        self._lines = lines
+        self.value: ImportReport
+
+    def __iter__(self) -> Iterator[str]:
+        self.value = yield from self._lines
+
+
+def _first(studio: Studio) -> str:
+    """The name of the dataset that pictures go into where none was chosen: a first one, if there is none at all."""
+    with studio.store.reading() as session:
+        if list_datasets(session):
+            raise UserError("choose a dataset first, at the top")
+    return _FIRST
 
 
 def _dataset_for(studio: Studio, chosen: str | None) -> str:
-    """The chosen dataset, or, where there is none at all yet, a first one."""
+    """The dataset to paint for, which is there afterwards."""
+    name = chosen or _first(studio)
     with studio.store.writing() as session:
-        if chosen:
-            return find_dataset(session, chosen).name
-        if list_datasets(session):
-            raise UserError("choose a dataset first, at the top")
-        return create_dataset(session, _FIRST).name
+        return (find_dataset if chosen else create_dataset)(session, name).name
+
+
+def _paragraphs(lines: Sequence[str]) -> str:
+    return "\n\n".join(line.replace("\n", "  \n") for line in lines)
 
 
 def _counted(studio: Studio, chosen: str | None, annotator: str) -> tuple[str, bool]:
     """What the dataset holds, in a sentence; and whether there is something to judge."""
     if not chosen:
         return "Bring pictures or paint some: two or more for each prompt make pairs to judge.", False
-    with studio.store.reading() as session:
-        found = statistics(session, find_dataset(session, chosen), annotator)
+    found = statistics(studio.store, StatisticsRequest(dataset=chosen), annotator)
     if not found.pairs:
         return "There are no pairs yet. Two or more pictures of the same prompt make one.", False
-    return f"{found.pairs} pairs, {found.judged} of them judged by you, {found.waiting} waiting.", found.waiting > 0
+    prompts = "prompt" if found.prompts == 1 else "prompts"
+    return f"**{found.pairs}** pairs of {found.prompts} {prompts}. {_plain(found.sentence)}", found.waiting > 0
 
 
 def _folder_hint(roots: Sequence[Path]) -> str:

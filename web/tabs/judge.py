@@ -25,8 +25,8 @@ watch("value", tell);
 def judge_tab(studio: Studio) -> None:
     """The judging element for the header's dataset; another dataset, view or order changes its attributes in place."""
     with gr.Row(elem_id="judge-options"):
-        view = gr.Radio(_VIEWS, value="pairs", show_label=False, container=False, scale=0, min_width=190)
-        order = gr.Radio(_ORDERS, value="spread", show_label=False, container=False, scale=0, min_width=320)
+        view = gr.Radio(_VIEWS, value="pairs", show_label=False, container=False, elem_classes="segments")
+        order = gr.Radio(_ORDERS, value="spread", show_label=False, container=False, elem_classes="segments")
     pane = gr.HTML(
         {"dataset": "", "view": "pairs", "order": "spread"},
         elem_id="judge-pane",
