@@ -1,0 +1,30 @@
+"""A process that judges without end and says each number once it is kept: `judging_child.py WORKSPACE URL CLIENT FROM`.
+
+URL may be empty. Pair by pair, in turn; ends when its standard output is closed, or is killed.
+"""
+
+from __future__ import annotations
+
+import itertools
+import sys
+from pathlib import Path
+
+from mapo_studio.trainer.preferences.database import open_store
+from mapo_studio.trainer.preferences.judging import Answer, answer
+from mapo_studio.trainer.preferences.schema import Pair, Picture
+from sqlalchemy import select
+
+
+def main(workspace: str, url: str, client: str, first: str, count: str = "1000000") -> None:
+    store = open_store(Path(workspace), url or None)
+    with store.reading() as session:
+        found = select(Pair.id, Picture.sha256).join(Picture, Picture.id == Pair.first_id).order_by(Pair.id)
+        pairs = session.execute(found).all()
+    for sequence, (pair, left) in zip(range(int(first), int(first) + int(count)), itertools.cycle(pairs), strict=False):
+        with store.writing() as session:
+            new = answer(session, client, Answer(pair, left, "left", "clearly", 1.0, client, sequence))
+        print(sequence, int(new), flush=True)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
