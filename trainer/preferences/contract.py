@@ -82,12 +82,12 @@ class AnswerSaid(_Said):
 
 
 class AnswersRequest(_Said):
-    answers: tuple[AnswerSaid, ...] = Field(max_length=64)
+    answers: list[AnswerSaid] = Field(max_length=64)
 
 
 class RankingSaid(_Said):
     prompt: Number
-    tiers: tuple[Annotated[tuple[Sha256, ...], Field(max_length=9)], ...] = Field(max_length=9)
+    tiers: list[Annotated[list[Sha256], Field(max_length=9)]] = Field(max_length=9)
     """Best first; pictures that share a tier were not told apart."""
     seconds: float | None = None
     client: Client
@@ -95,7 +95,7 @@ class RankingSaid(_Said):
 
 
 class RankingsRequest(_Said):
-    rankings: tuple[RankingSaid, ...] = Field(max_length=64)
+    rankings: list[RankingSaid] = Field(max_length=64)
 
 
 class UndoRequest(_Said):

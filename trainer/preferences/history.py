@@ -14,8 +14,8 @@ from contextlib import contextmanager
 from typing import NamedTuple
 from weakref import WeakKeyDictionary
 
-from sqlalchemy import Pool, Row, func, select
-from sqlalchemy.orm import Session, aliased
+from sqlalchemy import Pool, bindparam, func, select
+from sqlalchemy.orm import Session
 
 from .pairs import as_prompt
 from .schema import Annotator, Judgement, Pair
@@ -44,6 +44,22 @@ class Said(NamedTuple):
     first_on_left: bool
     purpose: str
     seconds: float | None
+
+
+class _Row(NamedTuple):
+    """A judgement or an undo, as it is read."""
+
+    id: int
+    pair: int
+    prompt: int
+    answer: str
+    first_on_left: bool
+    purpose: str
+    seconds: float | None
+    created: float
+    undoes: int | None
+    undone_answer: str | None
+    undone_created: float | None
 
 
 class History:
@@ -90,103 +106,77 @@ class History:
     @property
     def today(self) -> int:
         """Judgements since midnight, skips not counted."""
-        return self._days[_day(time.time())]
+        return self._days[int(time.time() + time.localtime().tm_gmtoff) // 86_400]
 
     def has_seen(self, pair: int) -> bool:
         return pair < len(self._times_seen) and self._times_seen[pair] > 0
 
-    def catch_up(self, session: Session) -> None:
-        """Take in what was added since."""
-        last_pair = session.scalar(select(func.max(Pair.id))) or 0
+    def catch_up(self, session: Session, last_pair: int, last_judgement: int) -> None:
+        """Take in what was added since, up to the newest of all pairs and judgements."""
         if last_pair > self._last_pair:
-            # With + 0 only the new rows are walked; without, all of the dataset in an index, which is best at first.
-            dataset = Pair.dataset_id + 0 if self._last_pair else Pair.dataset_id
-            new = select(func.count()).where(dataset == self.dataset_id, Pair.id <= last_pair)
-            added = session.scalar(new.where(Pair.id > self._last_pair) if self._last_pair else new) or 0
-            self._last_pair = last_pair
-            self.pairs += added
-            for times in (self._times_seen, self._times_judged, self._said):
-                times.extend(bytes(last_pair + 1 - len(times)))
-            if added:
-                # A new pair has no answers, and may belong before those that were passed.
-                self.places.pop(0, None)
-        if self.annotator_id is None:
+            self._take_pairs(session, last_pair)
+        if self.annotator_id is None or last_judgement <= self._last_judgement:
             return
-        undone = aliased(Judgement)
-        rows = session.execute(
-            select(
-                Judgement.id,
-                Judgement.pair_id,
-                Pair.prompt_id,
-                Judgement.answer,
-                Judgement.first_on_left,
-                Judgement.purpose,
-                Judgement.seconds,
-                Judgement.created,
-                undone.id.label("undone_id"),
-                undone.answer.label("undone_answer"),
-                undone.created.label("undone_created"),
-            )
-            .join(Pair, Pair.id == Judgement.pair_id)
-            .outerjoin(undone, undone.id == Judgement.undoes)
-            .where(Judgement.annotator_id == self.annotator_id, Judgement.id > self._last_judgement)
-            .where(Pair.dataset_id == self.dataset_id)
-            .order_by(Judgement.id)
-            .execution_options(yield_per=_ROWS_AT_ONCE)
-        )
-        for row in rows:
-            if row.answer == "undo":
-                self._take_back(row)
-            else:
-                self._take_in(row)
-            self._last_judgement = row.id
+        asked = {"dataset": self.dataset_id, "annotator": self.annotator_id, "after": self._last_judgement}
+        # Days are those of now's clock: one hour in a year may be counted to the wrong one.
+        midnight = time.localtime().tm_gmtoff
+        for said in session.execute(_NEW_JUDGEMENTS, asked, execution_options={"yield_per": _ROWS_AT_ONCE}):
+            self._take(_Row(*said), midnight)
+        self._last_judgement = last_judgement
 
-    def _take_in(self, row: Row) -> None:
-        pair, what = row.pair_id, _what(row.answer, row.first_on_left)
-        if row.purpose == "repeat":
-            self.repeats[pair] = (self._said[pair], what)
-        else:
-            self._said[pair] = what
-        self.seen += _counted(self._times_seen, pair, 1)
-        self.undone.pop(pair, None)
-        if row.purpose == "ranking":
-            self.ranked[row.prompt_id] += 1
-        self.recent.append(Said(row.id, pair, what, row.first_on_left, row.purpose, row.seconds))
-        self._count(row, row.answer, row.created, 1)
+    def _take_pairs(self, session: Session, last_pair: int) -> None:
+        # At first they are counted in an index of the dataset; later only the new rows are walked.
+        statement = _NEW_PAIRS if self._last_pair else _PAIRS
+        added = session.scalar(statement, {"dataset": self.dataset_id, "after": self._last_pair}) or 0
+        self._last_pair = last_pair
+        self.pairs += added
+        for times in (self._times_seen, self._times_judged, self._said):
+            times.extend(bytes(last_pair + 1 - len(times)))
+        if added:
+            # A new pair has no answers, and may belong before those that were passed.
+            self.places.pop(0, None)
 
-    def _take_back(self, row: Row) -> None:
-        pair = row.pair_id
-        if row.purpose == "repeat":
-            self.repeats.pop(pair, None)
-        change = _counted(self._times_seen, pair, -1)
+    def _take(self, row: _Row, midnight: int) -> None:
+        pair, by = row.pair, -1 if row.answer == "undo" else 1
+        answer = row.answer if by > 0 else row.undone_answer
+        what = _what(answer, row.first_on_left)
+        change = _counted(self._times_seen, pair, by)
         self.seen += change
-        if change:
-            self._said[pair] = 0
-            self.undone[pair] = None
+        if by > 0:
+            if row.purpose == "repeat":
+                self.repeats[pair] = (self._said[pair], what)
+            else:
+                self._said[pair] = what
+            if self.undone:
+                self.undone.pop(pair, None)
+            self.recent.append(Said(row.id, pair, what, row.first_on_left, row.purpose, row.seconds))
+        else:
+            if row.purpose == "repeat":
+                self.repeats.pop(pair, None)
+            if change:
+                self._said[pair] = 0
+                self.undone[pair] = None
+            taken = next((said for said in reversed(self.recent) if said.id == row.undoes), None)
+            if taken is not None:
+                self.recent.remove(taken)
+        self.counts[what] += by
         if row.purpose == "ranking":
-            self.ranked[row.prompt_id] -= 1
-        taken = next((said for said in reversed(self.recent) if said.id == row.undone_id), None)
-        if taken is not None:
-            self.recent.remove(taken)
-        self._count(row, row.undone_answer, row.undone_created, -1)
-
-    def _count(self, row: Row, answer: str, created: float, by: int) -> None:
-        self.counts[_what(answer, row.first_on_left)] += by
-        if row.purpose in SIDED and answer in ("left", "right"):
+            self.ranked[row.prompt] += by
+        elif what in (FIRST, SECOND) and row.purpose in SIDED:
             self.sided += by
             self.left += by if answer == "left" else 0
-        if answer != "skip":
-            self.judged += _counted(self._times_judged, row.pair_id, by)
-            self._days[_day(created)] += by
+        if what != SKIP:
+            self.judged += _counted(self._times_judged, pair, by)
+            self._days[int((row.created if by > 0 else row.undone_created) + midnight) // 86_400] += by
 
 
 @contextmanager
 def history_of(session: Session, dataset_id: int, annotator: str) -> Iterator[History]:
     """What `annotator` said of a dataset, as the session sees it. Nobody else uses it for the length of the block."""
-    annotator_id = session.scalar(select(Annotator.id).where(Annotator.name == as_prompt(annotator)))
+    annotator_id, pair, judgement = session.execute(_NEWEST, {"name": as_prompt(annotator)}).one()
     history = _kept(session, dataset_id, annotator_id)
     with history.lock:
-        history.catch_up(session)
+        history.catch_up(session, pair or 0, judgement or 0)
         yield history
 
 
@@ -217,5 +207,38 @@ def _counted(times: bytearray, pair: int, by: int) -> int:
     return (times[pair] > 0) - (before > 0)
 
 
-def _day(seconds: float) -> int:
-    return int((seconds + time.localtime(seconds).tm_gmtoff) // 86_400)
+_pairs, _judgements = Pair.__table__, Judgement.__table__
+_undone = _judgements.alias()
+
+# Built once: to build them each time takes longer than the database does.
+_NEWEST = select(
+    select(Annotator.__table__.c.id).where(Annotator.__table__.c.name == bindparam("name")).scalar_subquery(),
+    select(func.max(_pairs.c.id)).scalar_subquery(),
+    select(func.max(_judgements.c.id)).scalar_subquery(),
+)
+_PAIRS = select(func.count()).where(_pairs.c.dataset_id == bindparam("dataset"))
+_NEW_PAIRS = select(func.count()).where(
+    # + 0 keeps an index of the whole dataset from being walked for a few new rows.
+    _pairs.c.id > bindparam("after"),
+    _pairs.c.dataset_id + 0 == bindparam("dataset"),
+)
+_NEW_JUDGEMENTS = (
+    select(
+        _judgements.c.id,
+        _judgements.c.pair_id,
+        _pairs.c.prompt_id,
+        _judgements.c.answer,
+        _judgements.c.first_on_left,
+        _judgements.c.purpose,
+        _judgements.c.seconds,
+        _judgements.c.created,
+        _judgements.c.undoes,
+        _undone.c.answer,
+        _undone.c.created,
+    )
+    .join_from(_judgements, _pairs, _pairs.c.id == _judgements.c.pair_id)
+    .outerjoin(_undone, _undone.c.id == _judgements.c.undoes)
+    .where(_judgements.c.annotator_id == bindparam("annotator"), _judgements.c.id > bindparam("after"))
+    .where(_pairs.c.dataset_id == bindparam("dataset"))
+    .order_by(_judgements.c.id)
+)

@@ -18,6 +18,7 @@ from sqlalchemy.orm import Session, aliased
 
 from ..errors import UserError
 from .collecting import annotator_named, pairs_between, slices
+from .pairs import as_prompt
 from .preference import Said, Tally, tally
 from .schema import ANSWERS, STRENGTHS, Annotator, Candidate, Judgement, Pair, Picture, Prompt
 
@@ -25,6 +26,7 @@ WEIGHTS = {"clearly": 1.0, "slightly": 0.5}
 _SHARES = {"left": 1.0, "right": 0.0, "tie": 0.5, "both_bad": None, "skip": None}
 _PURPOSES = ("judge", "repeat", "compare")
 _MOST_SEQUENCE = 2**63 - 1
+_UNDOING = aliased(Judgement)  # to build it anew takes longer than the query
 
 
 @dataclass(frozen=True)
@@ -95,7 +97,7 @@ def undo(session: Session, annotator: str, client: str, sequence: int, undoes: i
         .join(Annotator, Annotator.id == Judgement.annotator_id)
         .outerjoin(taken_back, taken_back.undoes == Judgement.id)
         .where(Judgement.client == client, Judgement.sequence == undoes, Judgement.answer != "undo")
-        .where(Annotator.name == annotator.strip())
+        .where(Annotator.name == as_prompt(annotator))
         .order_by(Judgement.id)
     ).all()
     standing = [said for said, undone_by in found if undone_by is None]
@@ -193,7 +195,6 @@ def count_again(session: Session, pairs: Iterable[int]) -> None:
 
 def tallies_of(session: Session, pairs: Collection[int]) -> dict[int, Tally]:
     """What the judgements that stand add up to, by pair; counted from the rows. At most a few hundred pairs."""
-    undoing = aliased(Judgement)
     rows = session.execute(
         select(
             Judgement.pair_id,
@@ -203,8 +204,8 @@ def tallies_of(session: Session, pairs: Collection[int]) -> dict[int, Tally]:
             Judgement.votes,
             Judgement.weight,
         )
-        .outerjoin(undoing, undoing.undoes == Judgement.id)
-        .where(Judgement.pair_id.in_(pairs), Judgement.answer != "undo", undoing.id.is_(None))
+        .outerjoin(_UNDOING, _UNDOING.undoes == Judgement.id)
+        .where(Judgement.pair_id.in_(pairs), Judgement.answer != "undo", _UNDOING.id.is_(None))
     )
     said: dict[int, list[Said]] = {pair: [] for pair in pairs}
     for row in rows:

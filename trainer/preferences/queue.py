@@ -12,8 +12,8 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
 
-from sqlalchemy import Select, func, select, tuple_
-from sqlalchemy.orm import Session, aliased
+from sqlalchemy import Column, Select, bindparam, func, select, tuple_
+from sqlalchemy.orm import Session
 
 from .history import FIRST, SECOND, History, history_of
 from .schema import Candidate, Dataset, Pair, Picture, Prompt
@@ -118,15 +118,8 @@ def waiting_groups(session: Session, dataset: Dataset, annotator: str) -> int:
 
 def show(session: Session, planned: Sequence[Showing]) -> list[Shown]:
     """What a page needs to show these pairs."""
-    first, second = aliased(Picture), aliased(Picture)
-    rows = session.execute(
-        select(Pair.id, Prompt.text, first, second)
-        .join(Prompt, Prompt.id == Pair.prompt_id)
-        .join(first, first.id == Pair.first_id)
-        .join(second, second.id == Pair.second_id)
-        .where(Pair.id.in_([one.pair for one in planned]))
-    )
-    found = {pair: (text, _info(one), _info(other)) for pair, text, one, other in rows}
+    rows = session.execute(_SHOWN, {"pairs": [one.pair for one in planned]})
+    found = {row[0]: (row[1], PictureInfo(*row[2:6]), PictureInfo(*row[6:10])) for row in rows}
     shown = []
     for one in planned:
         text, left, right = found[one.pair]
@@ -166,41 +159,34 @@ def _by_spread(session: Session, history: History, anew: bool = False) -> Iterat
     if anew:
         history.places.clear()
     for answers in _numbers_of_answers(session, history.dataset_id):
-        pairs = select(Pair.id, Pair.turn, Pair.shuffle).where(
-            Pair.dataset_id == history.dataset_id, Pair.answers == answers
-        )
+        asked = {"dataset": history.dataset_id, "answers": answers}
         passing = True
-        start = history.places.get(answers, (-1, 0.0))
-        for pair, turn, shuffle in _walk(session, pairs, (Pair.turn, Pair.shuffle), start):
+        for pair, turn, shuffle in _walk(session, _SPREAD, asked, history.places.get(answers, (-1, 0.0))):
             passing = passing and history.has_seen(pair)
             if passing:
                 history.places[answers] = turn, shuffle
             yield pair
 
 
-def _numbers_of_answers(session: Session, dataset_id: int) -> Iterator[int]:
-    """Each that a pair of the dataset has, the least first: a look into the index for each."""
-    least = select(func.min(Pair.answers)).where(Pair.dataset_id == dataset_id)
-    answers = session.scalar(least)
-    while answers is not None:
-        yield answers
-        answers = session.scalar(least.where(Pair.answers > answers))
-
-
 def _by_usefulness(session: Session, history: History) -> Iterator[int]:
     """Unjudged pairs whose margin is known, the smallest first."""
-    pairs = select(Pair.id, Pair.closeness, Pair.id).where(
-        Pair.dataset_id == history.dataset_id, Pair.answers == 0, Pair.closeness.is_not(None)
-    )
-    for pair, *_ in _walk(session, pairs, (Pair.closeness, Pair.id), (-1.0, 0)):
+    for pair, *_ in _walk(session, _USEFUL, {"dataset": history.dataset_id}, (-1.0, 0)):
         yield pair
 
 
-def _walk(session: Session, rows: Select, keys: tuple, after: tuple) -> Iterator[tuple]:
-    """Rows of (anything, *keys) in the order of `keys`, fetched a few at a time and then more and more."""
+def _numbers_of_answers(session: Session, dataset_id: int) -> Iterator[int]:
+    """Each that a pair of the dataset has, the least first: a look into the index for each."""
+    answers = -1
+    while (answers := session.scalar(_MORE_ANSWERS, {"dataset": dataset_id, "answers": answers})) is not None:
+        yield answers
+
+
+def _walk(session: Session, rows: Select, asked: dict[str, int], after: tuple[float, ...]) -> Iterator[Sequence]:
+    """(anything, *keys) in the order of the keys, fetched a few at a time and then more and more."""
     at_once = 64
     while True:
-        part = session.execute(rows.where(tuple_(*keys) > tuple_(*after)).order_by(*keys).limit(at_once)).all()
+        keys = {f"after_{number}": key for number, key in enumerate(after)}
+        part = session.execute(rows, {**asked, **keys, "at_once": at_once}).all()
         yield from part
         if len(part) < at_once:
             return
@@ -212,12 +198,13 @@ def _with_repeats(history: History, fresh: Sequence[int], count: int, exclude: s
     """The fresh pairs, and a seen one among them where one is due."""
     held_again = any(history.has_seen(pair) for pair in exclude)
     since = _since_repeat(history) + sum(not history.has_seen(pair) for pair in exclude)
-    repeats = iter([] if held_again else _repeats(history, exclude))
     planned: list[Showing] = []
     for pair in fresh:
-        if since >= REPEAT_EVERY - 1 and (again := next(repeats, None)) is not None:
-            planned.append(again)
-            since = 0
+        # Where the page holds a repeat already, the next one is not due before that is answered.
+        if since >= REPEAT_EVERY - 1 and not held_again:
+            again = _repeat(history, {one.pair for one in planned})
+            planned += again
+            since = 0 if again else since
         planned.append(_fresh_showing(pair, "judge"))
         since += 1
     return planned[:count]
@@ -233,15 +220,16 @@ def _since_repeat(history: History) -> int:
     return since
 
 
-def _repeats(history: History, exclude: set[int]) -> list[Showing]:
-    """What may be shown again, in an order that is a person's own: the pictures on the other sides than before."""
+def _repeat(history: History, planned: set[int]) -> list[Showing]:
+    """What is shown again, its pictures on the other sides than before; empty where nothing can be."""
     once = [
         said
         for said in list(history.recent)[:-REPEAT_AFTER]
-        if said.purpose == "judge" and said.what in (FIRST, SECOND) and said.pair not in {*history.repeats, *exclude}
+        if said.purpose == "judge" and said.what in (FIRST, SECOND) and said.pair not in history.repeats
     ]
+    # Which one is a matter of chance, but always the same for the same person and judgements.
     once.sort(key=lambda said: hashlib.sha256(f"{history.annotator_id} {said.pair}".encode()).digest())
-    return [Showing(said.pair, not said.first_on_left, "repeat") for said in once]
+    return [Showing(said.pair, not said.first_on_left, "repeat") for said in once if said.pair not in planned][:1]
 
 
 def _fresh_showing(pair: int, purpose: str) -> Showing:
@@ -270,10 +258,7 @@ def _unranked(session: Session, dataset: Dataset, history: History) -> set[int]:
 def _prompts_by_answers(session: Session, dataset: Dataset) -> Iterator[int]:
     """Prompts by the answers to their first pair, then without any order that shows, then those without pairs."""
     for answers in _numbers_of_answers(session, dataset.id):
-        pairs = select(Pair.prompt_id, Pair.shuffle).where(
-            Pair.dataset_id == dataset.id, Pair.answers == answers, Pair.turn == 0
-        )
-        for prompt, _ in _walk(session, pairs, (Pair.shuffle,), (-1.0,)):
+        for prompt, _ in _walk(session, _FIRST_PAIRS, {"dataset": dataset.id, "answers": answers}, (-1.0,)):
             yield prompt
     with_pairs = select(Pair.id).where(Pair.prompt_id == Prompt.id).exists()
     yield from session.scalars(select(Prompt.id).where(Prompt.dataset_id == dataset.id, ~with_pairs))
@@ -289,3 +274,51 @@ def _group(session: Session, prompt: int, size: int) -> Group:
 
 def _info(picture: Picture) -> PictureInfo:
     return PictureInfo(picture.sha256, picture.width, picture.height, picture.ending)
+
+
+_pairs, _pictures = Pair.__table__, Picture.__table__
+_first, _second = _pictures.alias(), _pictures.alias()
+
+# Built once: to build them each time takes longer than the database does.
+_SHOWN = (
+    select(
+        _pairs.c.id,
+        Prompt.__table__.c.text,
+        *(one.c[name] for one in (_first, _second) for name in ("sha256", "width", "height", "ending")),
+    )
+    .join_from(_pairs, Prompt.__table__, Prompt.__table__.c.id == _pairs.c.prompt_id)
+    .join(_first, _first.c.id == _pairs.c.first_id)
+    .join(_second, _second.c.id == _pairs.c.second_id)
+    .where(_pairs.c.id.in_(bindparam("pairs", expanding=True)))
+)
+_MORE_ANSWERS = select(func.min(_pairs.c.answers)).where(
+    _pairs.c.dataset_id == bindparam("dataset"), _pairs.c.answers > bindparam("answers")
+)
+
+
+def _ordered(rows: Select, *keys: Column) -> Select:
+    """The next rows after those whose keys are given."""
+    after = [bindparam(f"after_{number}", type_=key.type) for number, key in enumerate(keys)]
+    return (
+        rows.where(_pairs.c.dataset_id == bindparam("dataset"), tuple_(*keys) > tuple_(*after))
+        .order_by(*keys)
+        .limit(bindparam("at_once"))
+    )
+
+
+_SPREAD = _ordered(
+    select(_pairs.c.id, _pairs.c.turn, _pairs.c.shuffle).where(_pairs.c.answers == bindparam("answers")),
+    _pairs.c.turn,
+    _pairs.c.shuffle,
+)
+_FIRST_PAIRS = _ordered(
+    select(_pairs.c.prompt_id, _pairs.c.shuffle).where(_pairs.c.answers == bindparam("answers"), _pairs.c.turn == 0),
+    _pairs.c.shuffle,
+)
+_USEFUL = _ordered(
+    select(_pairs.c.id, _pairs.c.closeness, _pairs.c.id.label("again")).where(
+        _pairs.c.answers == 0, _pairs.c.closeness.is_not(None)
+    ),
+    _pairs.c.closeness,
+    _pairs.c.id,
+)
