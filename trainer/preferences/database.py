@@ -108,9 +108,9 @@ def open_store(workspace: Path, url: str | None = None) -> Store:
 
 def shown(address: URL) -> str:
     """How to name a database to a person: without its password, or options that could hold one."""
-    if address.drivername.startswith("sqlite"):
+    if address.drivername == "sqlite":
         return str(address.database)
-    return address.set(password=None, query={}).render_as_string()
+    return address.set(drivername=address.get_backend_name(), query={}).render_as_string(hide_password=True)
 
 
 def _address(workspace: Path, url: str | None) -> URL:
@@ -124,8 +124,6 @@ def _address(workspace: Path, url: str | None) -> URL:
         raise UserError(
             f"{URL_VARIABLE} is no database address; write it like postgresql://user:password@host/database"
         ) from None
-    if kind == "postgres":
-        kind = "postgresql"
     if kind == "sqlite" and address.database not in (None, "", ":memory:"):
         return URL.create("sqlite", database=str(Path(str(address.database)).expanduser().resolve()))
     if kind == "postgresql":
@@ -142,8 +140,11 @@ def _gone(address: URL) -> bool:
 def _open(workspace: Path, address: URL) -> Store:
     file = Path(str(address.database)) if address.drivername == "sqlite" else None
     if file is not None:
-        with no_room_explained(file):
-            file.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with no_room_explained(file):
+                file.parent.mkdir(parents=True, exist_ok=True)
+        except (FileExistsError, NotADirectoryError):
+            raise UserError(f"there can be no {file}: a part of its path is a file; name another workspace") from None
     engine = _postgresql(address) if file is None else _sqlite(address)
     store = Store(workspace, engine)
     try:
