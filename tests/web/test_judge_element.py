@@ -109,6 +109,23 @@ def test_typing_does_not_judge(page: Page, server: JudgingServer):
     assert visible(page, "#one") == 2
 
 
+def test_a_control_that_was_clicked_elsewhere_does_not_keep_the_keys(page: Page, server: JudgingServer):
+    controls = "<button>Tab</button><input type='radio' name='r'><input type='radio' name='r'><input type='checkbox'>"
+    number = opened(page, server, controls + server.body)
+    for control in ("button", "input >> nth=0", "input >> nth=2"):
+        page.click(control)
+        for key in ("Space", "ArrowRight", "Space"):
+            page.keyboard.press(key)
+            number += 1
+            assert visible(page) == number
+    assert page.locator("input >> nth=1").is_checked() is False
+    # Who walks there by Tab means the control.
+    page.keyboard.press("Shift+Tab")
+    page.keyboard.press("ArrowRight")
+    assert page.locator("input >> nth=1").is_checked() is True
+    assert visible(page) == number
+
+
 def test_the_element_that_was_used_last_takes_the_keys(page: Page, server: JudgingServer):
     opened(page, server, TWO)
     visible(page, "#two")
@@ -134,10 +151,7 @@ def test_a_dialog_in_front_takes_the_keys(page: Page, server: JudgingServer):
 
 
 def test_keys_inside_need_the_pointer_or_the_focus_inside(page: Page, server: JudgingServer):
-    body = (
-        '<p id="p">outside</p><mapo-judge api="/api" dataset="cats" keys="inside" style="height: 80dvh"></mapo-judge>'
-    )
-    opened(page, server, body)
+    opened(page, server, '<p id="p">outside</p>' + server.body.replace("dataset", 'keys="inside" dataset'))
     page.hover("#p")
     page.keyboard.press("x")
     page.wait_for_timeout(100)

@@ -1,4 +1,4 @@
-"""Does every answer arrive once, and is every undo an undo, whatever happens to the server, the network and the page?"""
+"""Does every answer arrive once, and is every undo an undo, whatever happens to server, network and page?"""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ def test_unsent_answers_arrive_after_a_reload(page: Page, server: JudgingServer)
     # What the server has not heard of is not asked again.
     assert visible(page) == 4
     assert [one["pair"] for one in arrived(page, server, 3)] == [1, 2, 3]
-    assert unsent(page) == 0
+    until(page, lambda: unsent(page) == 0)
 
 
 def test_what_is_answered_just_before_leaving_arrives(page: Page, server: JudgingServer):
@@ -149,7 +149,7 @@ def test_a_refused_answer_is_said_and_the_others_are_kept(page: Page, server: Ju
     answer(page, "ArrowLeft", 3)
     expect(page.locator(".status")).to_contain_text("This pair is gone.")
     assert [one["pair"] for one in arrived(page, server, 2)] == [1, 3]
-    assert unsent(page) == 0
+    until(page, lambda: unsent(page) == 0)
 
 
 def test_one_answer_that_cannot_be_read_does_not_hold_up_the_others(page: Page, server: JudgingServer):
@@ -245,3 +245,27 @@ def test_counts_follow_at_once_and_the_server_has_the_last_word(page: Page, serv
     page.wait_for_timeout(2500)
     expect(page.locator(".counts")).to_contain_text("1 judged")
     expect(page.locator(".sentence")).to_contain_text("You would say the same again")
+
+
+def test_undo_goes_back_further_than_pictures_are_kept(page: Page, server: JudgingServer):
+    opened(page, server)
+    assert answer(page, "ArrowLeft", 14) == list(range(1, 15))
+    assert answer(page, "z", 14) == list(range(15, 1, -1))
+    assert visible(page) == 1
+    until(page, lambda: len(server.undone) == 14)
+    assert server.standing() == []
+
+
+def test_keys_wait_for_pictures_that_come_slowly(page: Page, server: JudgingServer):
+    server.latency = 0.7
+    opened(page, server)
+    waited = 0
+    for _ in range(30):
+        page.keyboard.press("ArrowLeft")
+        page.wait_for_timeout(100)
+        waited += page.get_by_text("Waiting for the next pictures").is_visible()
+    server.latency = 0
+    assert waited
+    next_one = visible(page)
+    assert 3 <= next_one < 25
+    assert [one["pair"] for one in arrived(page, server, next_one - 1)] == list(range(1, next_one))

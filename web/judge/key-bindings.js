@@ -18,25 +18,35 @@ const BY_KEY = {
 };
 const MAY_REPEAT = new Set(["zoom_in", "zoom_out"]);
 const TYPED_INTO = [
-  "input, textarea, select, [contenteditable]:not([contenteditable='false'])",
+  "input:not([type=button], [type=submit], [type=reset], [type=image], [type=radio], [type=checkbox])",
+  "textarea, select, [contenteditable]:not([contenteditable='false'])",
   ...["textbox", "searchbox", "combobox", "slider", "spinbutton", "listbox", "menu"].map((role) => `[role=${role}]`),
 ].join();
 const PRESSED = [
-  "button, a[href], summary",
+  "button, input, a[href], summary",
   ...["button", "tab", "link", "menuitem", "switch", "checkbox"].map((role) => `[role=${role}]`),
 ].join();
-const NOT_TYPED_INTO = "[type=button], [type=submit], [type=reset], [type=image]";
+const MOVES_BY_ARROWS = "[type=radio], [role=radio], [role=tab], [role=menuitem]";
 
 const elements = new Set();
 let lastUsed = null;
+// Whether the focus is where Tab brought it, not a click. (:focus-visible turns true with the first key after a click.)
+let walked = true;
+const taken = new Set();
 
-/** An element: canTakeKeys(path), knows(name), press({name, clearly, at}) -> whether it took it, release(name). */
+/**
+ * An element has: canTakeKeys(path), knows(name), press({name, clearly, at}) -> whether it took it, release(name), and
+ * typing(is): the keys go into a text field now.
+ */
 export function listen(element) {
   if (!elements.size) {
     // Before the page's own handlers: a canvas or a gallery around the element has keys of its own.
     addEventListener("keydown", onDown, true);
     addEventListener("keyup", onUp, true);
+    addEventListener("pointerdown", onPointer, true);
     addEventListener("blur", onBlur);
+    addEventListener("focusin", onFocus, true);
+    addEventListener("focusout", onFocus, true);
   }
   elements.add(element);
 }
@@ -47,7 +57,10 @@ export function stopListening(element) {
   if (elements.size) return;
   removeEventListener("keydown", onDown, true);
   removeEventListener("keyup", onUp, true);
+  removeEventListener("pointerdown", onPointer, true);
   removeEventListener("blur", onBlur);
+  removeEventListener("focusin", onFocus, true);
+  removeEventListener("focusout", onFocus, true);
 }
 
 /** Of several visible elements, the one that was used last takes the keys. */
@@ -70,6 +83,7 @@ export function actionOf(event) {
 }
 
 function onDown(event) {
+  if (event.key === "Tab") walked = true;
   const action = meant(event);
   const element = action && taker(event);
   if (!element) return;
@@ -82,8 +96,22 @@ function onDown(event) {
 }
 
 function onUp(event) {
+  // Some browsers press a focused button when the space bar comes up.
+  if (taken.delete(event.code)) event.preventDefault();
   const action = actionOf(event);
   if (action) for (const element of elements) element.release(action.name);
+}
+
+function onPointer() {
+  walked = false;
+}
+
+function onFocus() {
+  setTimeout(() => {
+    let focused = document.activeElement;
+    while (focused?.shadowRoot?.activeElement) focused = focused.shadowRoot.activeElement;
+    for (const element of elements) element.typing(Boolean(focused?.matches(TYPED_INTO)));
+  });
 }
 
 function onBlur() {
@@ -94,11 +122,13 @@ function meant(event) {
   if (event.defaultPrevented || event.isComposing || event.ctrlKey || event.altKey || event.metaKey) return null;
   const [target] = event.composedPath();
   const path = event.composedPath().filter((node) => node instanceof Element);
-  if (path.some((node) => node.matches(TYPED_INTO) && !node.matches(NOT_TYPED_INTO))) return null;
+  if (path.some((node) => node.matches(TYPED_INTO))) return null;
   const action = actionOf(event);
-  // Who walks by Tab means the button that has the focus ring; after a click with the mouse there is no ring.
-  const own = event.key === " " || event.key === "Enter" || path.some((node) => node.matches("[role=tab]"));
-  if (own && target instanceof Element && target.matches(":focus-visible") && target.matches(PRESSED)) return null;
+  // Who walks by Tab means the button with the focus ring; who clicked a tab or a button wants to go on judging.
+  if (walked && target instanceof Element && target.matches(PRESSED)) {
+    const own = event.key.startsWith("Arrow") ? target.matches(MOVES_BY_ARROWS) : [" ", "Enter"].includes(event.key);
+    if (own) return null;
+  }
   return action;
 }
 
@@ -109,6 +139,7 @@ function taker(event) {
 }
 
 function stop(event) {
+  taken.add(event.code);
   event.preventDefault();
   event.stopPropagation();
 }

@@ -201,6 +201,7 @@ kbd {
   border-radius: 4px;
   background: var(--raised);
 }
+.dim kbd { opacity: 0.35; }
 .more { font-size: 12px; padding: 1px 6px; }
 .again { color: var(--text); border: 1px solid var(--line); padding: 7px 16px; }
 .foot {

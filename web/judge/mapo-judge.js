@@ -119,6 +119,10 @@ class MapoJudge extends HTMLElement {
     return true;
   }
 
+  typing(is) {
+    this.#around.dimKeys(is);
+  }
+
   release(name) {
     if (name !== "flip" || !this.#flipHeld) return;
     this.#flipHeld = false;

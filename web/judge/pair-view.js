@@ -22,11 +22,10 @@ export class PairView {
 
   /** What a feed asks, for `order` of the queue. */
   static async ask(api, { dataset, order }, count, keys, signal) {
-    const { pairs, waiting } = await api.next(dataset, count, keys.join(","), order, signal);
-    const items = pairs.map(({ pair, prompt, purpose, left, right }) => {
+    const { pairs } = await api.next(dataset, count, keys.join(","), order, signal);
+    return pairs.map(({ pair, prompt, purpose, left, right }) => {
       return { key: pair, prompt, purpose, pictures: [left, right] };
     });
-    return { items, waiting };
   }
 
   get legend() {

@@ -28,10 +28,8 @@ export class PictureFeed extends EventTarget {
   /** "loading", "ready", "empty", "away" (asks again by itself) or "refused". */
   state = "loading";
   trouble = null;
-  /** What the server last said is left to judge, or null. */
-  waiting = null;
 
-  /** ask(count, keys, signal) -> {items, waiting}: new items, none whose key is in `keys`: those are here already. */
+  /** ask(count, keys, signal) -> new items, none whose key is in `keys`: those are here already. */
   constructor(api, ask) {
     super();
     this.#api = api;
@@ -103,10 +101,9 @@ export class PictureFeed extends EventTarget {
     const asked = await this.#ask(count, here, this.#stop.signal);
     if (this.#stop.signal.aborted) return;
     // Between question and reply an undo may have brought one of them back.
-    const fresh = asked.items.filter(({ key }) => this.items.every((item) => item.key !== key));
+    const fresh = asked.filter(({ key }) => this.items.every((item) => item.key !== key));
     this.items.push(...fresh);
-    this.waiting = asked.waiting;
-    this.#few = asked.items.length < count ? Date.now() : 0;
+    this.#few = asked.length < count ? Date.now() : 0;
     this.trouble = null;
     this.#set(this.items.length ? "ready" : "empty");
   }

@@ -19,9 +19,8 @@ export class RankView {
   }
 
   static async ask(api, { dataset }, count, keys, signal) {
-    const { groups, waiting } = await api.groups(dataset, count, SIZE, keys.join(","), signal);
-    const items = groups.map(({ prompt, text, pictures }) => ({ key: prompt, prompt: text, pictures }));
-    return { items, waiting };
+    const { groups } = await api.groups(dataset, count, SIZE, keys.join(","), signal);
+    return groups.map(({ prompt, text, pictures }) => ({ key: prompt, prompt: text, pictures }));
   }
 
   get legend() {

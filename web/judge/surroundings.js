@@ -119,6 +119,11 @@ export class Surroundings {
     }, REFUSAL_STAYS);
   }
 
+  /** While somebody types elsewhere, the keys of the legend do nothing. */
+  dimKeys(dim) {
+    this.#parts.legend.classList.toggle("dim", dim);
+  }
+
   aloud(words) {
     this.#parts.aloud.textContent = words;
   }

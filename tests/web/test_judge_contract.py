@@ -1,0 +1,110 @@
+"""Do the judging element and the contract behind the studio's routes understand each other?"""
+
+from __future__ import annotations
+
+import io
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import uvicorn
+from fastapi import FastAPI
+from fastapi.responses import HTMLResponse
+from mapo_studio.tests.web.judging_server import PAGE
+from mapo_studio.tests.web.test_judge_element import visible
+from mapo_studio.tests.web.test_judge_queue import until
+from mapo_studio.trainer.preferences.collecting import add_candidates, add_prompt, create_dataset, make_pairs
+from mapo_studio.trainer.preferences.database import Store, open_store
+from mapo_studio.trainer.preferences.picture_store import keep_picture
+from mapo_studio.trainer.preferences.schema import Judgement
+from mapo_studio.web.judging_routes import ElementFiles, judging_router
+from PIL import Image
+from playwright.sync_api import Page, expect
+from sqlalchemy import select
+
+NUMBERS = range(1, 5)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    """Four prompts with four pictures each."""
+    store = open_store(tmp_path)
+    with store.writing() as session:
+        dataset = create_dataset(session, "cats")
+        for number in NUMBERS:
+            prompt = add_prompt(session, dataset, f"a cat, number {number}")
+            kept = [keep_picture(store, session, png(number * 10 + which), "cat.png") for which in range(4)]
+            add_candidates(session, prompt, kept)
+            make_pairs(session, prompt)
+    return store
+
+
+@pytest.fixture
+def url(store: Store) -> Iterator[str]:
+    app = FastAPI()
+    app.include_router(judging_router(store, lambda request: "ada"))
+    app.mount("/judge", ElementFiles())
+    body = '<mapo-judge api="/mapo/api" dataset="cats"></mapo-judge>'
+    app.add_api_route("/", lambda: HTMLResponse(PAGE.format(body=body)))
+    server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="warning"))
+    thread = threading.Thread(target=server.run, daemon=True)
+    thread.start()
+    while not server.started:
+        thread.join(0.05)
+    yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}/"
+    server.should_exit = True
+    thread.join()
+
+
+def png(shade: int) -> bytes:
+    held = io.BytesIO()
+    Image.new("RGB", (96, 64), (shade, 80, 120)).save(held, "PNG")
+    return held.getvalue()
+
+
+def said(store: Store) -> list[tuple[str, str, str]]:
+    with store.reading() as session:
+        rows = session.scalars(select(Judgement).order_by(Judgement.id)).all()
+        return [(row.answer, row.strength, row.purpose) for row in rows]
+
+
+def presses(page: Page, keys: list[str], there: Callable[[], bool]) -> None:
+    for key in keys:
+        visible(page)
+        page.keyboard.press(key)
+    until(page, there)
+
+
+def test_what_is_pressed_is_what_is_kept(page: Page, store: Store, url: str):
+    page.goto(url)
+    presses(page, ["ArrowLeft", "Shift+ArrowRight", "ArrowDown", "x", "Space"], lambda: len(said(store)) == 5)
+    assert [answer for answer, _, _ in said(store)] == ["left", "right", "tie", "both_bad", "skip"]
+    assert [strength for _, strength, _ in said(store)][:2] == ["slightly", "clearly"]
+    presses(page, ["z", "z"], lambda: len(said(store)) == 7)
+    assert [answer for answer, _, _ in said(store)][5:] == ["undo", "undo"]
+    expect(page.locator(".sentence")).not_to_be_empty()
+
+
+def test_a_ranking_is_kept_and_taken_back(page: Page, store: Store, url: str):
+    page.goto(url)
+    visible(page)
+    page.evaluate("document.querySelector('mapo-judge').setAttribute('view', 'rank')")
+    page.locator(".picture >> nth=3").wait_for()
+    before = visible(page)
+    presses(page, ["2"], lambda: len(said(store)) == 3)
+    assert {purpose for _, _, purpose in said(store)} == {"ranking"}
+    assert visible(page) != before
+    presses(page, ["z"], lambda: len(said(store)) == 6)
+    assert visible(page) == before
+
+
+def test_a_whole_dataset_is_judged_to_its_end(page: Page, store: Store, url: str):
+    page.goto(url)
+    page.evaluate("addEventListener('mapo-empty', () => { window.isEmpty = true })")
+    for _ in range(200):
+        page.keyboard.press("ArrowLeft")
+        page.wait_for_timeout(30)
+        if page.evaluate("window.isEmpty"):
+            break
+    until(page, lambda: len([1 for _, _, purpose in said(store) if purpose == "judge"]) == 24)
