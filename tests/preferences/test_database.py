@@ -204,9 +204,7 @@ with database.open_store(workspace, url or None).reading() as session:
         assert (out, process.returncode) == ("0\n", 0), complaints
 
 
-@pytest.mark.parametrize(
-    "content", [b"this is no database at all, but it is long enough to be one", b"SQLite format 3\0" * 80]
-)
+@pytest.mark.parametrize("content", [b"this is no database, and long enough to be one", b"SQLite format 3\0" * 80])
 def test_a_file_that_is_no_database_is_named_and_left_alone(tmp_path, content):
     (tmp_path / "preferences.db").write_bytes(content)
     with pytest.raises(UserError, match=r"preferences\.db is damaged or no database"):
@@ -216,7 +214,7 @@ def test_a_file_that_is_no_database_is_named_and_left_alone(tmp_path, content):
 
 def test_a_workspace_below_a_file_is_refused_in_a_sentence(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match="preferences.db"):
+    with pytest.raises(UserError, match="a part of its path is a file"):
         open_store(tmp_path / "file" / "w")
 
 
@@ -227,7 +225,10 @@ def test_a_workspace_below_a_file_is_refused_in_a_sentence(tmp_path):
         ("postgresql//u:s3cret@host/db", "no database address"),
         ("postgresql://u:s3cret@host:port/db", "no database address"),
         ("sqlite://", "'sqlite'"),
-        ("postgresql://u:s3cret@127.0.0.1:{port}/db?sslpassword=s3cret&connect_timeout=3", "u@127.0.0.1:{port}/db"),
+        (
+            "postgresql://u:s3cret@127.0.0.1:{port}/db?sslpassword=s3cret&connect_timeout=3",
+            "127.0.0.1:{port}/db cannot be used",
+        ),
     ],
 )
 def test_a_wrong_address_is_explained_without_its_password(tmp_path, monkeypatch, url, said, caplog):
@@ -238,7 +239,7 @@ def test_a_wrong_address_is_explained_without_its_password(tmp_path, monkeypatch
         with pytest.raises(UserError, match=said.replace("{port}", port)) as caught:
             open_store(tmp_path)
     assert "s3cret" not in str(caught.value) + caplog.text
-    assert caught.value.__suppress_context__
+    assert caught.value.__suppress_context__ or caught.value.__context__ is None
 
 
 def test_a_password_that_is_refused_is_not_told(tmp_path, postgresql):
