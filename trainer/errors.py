@@ -1,4 +1,4 @@
-"""The one exception for what a person can mend."""
+"""The exceptions for what a person can mend."""
 
 
 class UserError(Exception):
@@ -6,3 +6,7 @@ class UserError(Exception):
 
     The command line prints it in one line, without a traceback, and exits with 2.
     """
+
+
+class CannotWrite(UserError):
+    """The disk is full or a folder is forbidden: going on with the next file makes no sense."""

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from .errors import UserError
+from .errors import CannotWrite
 
 _NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
@@ -18,7 +18,7 @@ _NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 def written_whole(path: Path) -> Iterator[Path]:
     """Give a temporary path in the folder of `path`; on success it is flushed to disk and replaces `path`.
 
-    Nothing is left behind on failure. Raises UserError where the disk is full or the folder cannot be written.
+    Nothing is left behind on failure. Raises CannotWrite where the disk is full or the folder cannot be written.
     """
     with no_room_explained(path):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -45,19 +45,19 @@ def write_text(path: Path, text: str) -> None:
 
 @contextmanager
 def no_room_explained(path: Path) -> Iterator[None]:
-    """Turn the errors of a full or forbidden disk into a UserError that names `path` and the mend."""
+    """Turn the errors of a full or forbidden disk into a CannotWrite that names `path` and the mend."""
     try:
         yield
     except OSError as error:
         if error.errno in _NO_ROOM:
-            raise UserError(_no_room(path)) from error
+            raise CannotWrite(_no_room(path)) from error
         if isinstance(error, PermissionError):
-            raise UserError(f"{path} cannot be written: check the permissions of its folder") from error
+            raise CannotWrite(f"{path} cannot be written: check the permissions of its folder") from error
         raise
     except Exception as error:
         # safetensors and torch wrap the operating system's error in one of their own.
         if any(os.strerror(code) in str(error) for code in _NO_ROOM):
-            raise UserError(_no_room(path)) from error
+            raise CannotWrite(_no_room(path)) from error
         raise
 
 

@@ -9,7 +9,8 @@ from __future__ import annotations
 import hashlib
 import io
 import time
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 
 from PIL import Image
@@ -18,6 +19,7 @@ from sqlalchemy.orm import Session
 
 from ..files import written_whole
 from ..pictures import measure
+from .collecting import slices
 from .database import Store
 from .pairs import without_unstorable
 from .schema import Picture
@@ -79,15 +81,25 @@ def keep_file(store: Store, data: bytes, label: str) -> KeptFile:
 
 def picture_of(session: Session, kept: KeptFile, about: About = About()) -> Picture:
     """The row of a kept file, within `Store.writing`."""
-    picture = session.scalar(select(Picture).where(Picture.sha256 == kept.sha256))
-    if picture is None:
-        picture = Picture(**asdict(kept), created=time.time())
-        session.add(picture)
-    for name, value in asdict(about).items():
-        if value is not None and getattr(picture, name) is None:
-            setattr(picture, name, without_unstorable(value)[: _MOST.get(name)])
+    return pictures_of(session, [(kept, about)])[kept.sha256]
+
+
+def pictures_of(session: Session, kept: Iterable[tuple[KeptFile, About]]) -> dict[str, Picture]:
+    """The rows of many kept files by their sha256, as `picture_of` for each in turn."""
+    kept = list(kept)
+    pictures: dict[str, Picture] = {}
+    for some in slices([file.sha256 for file, _ in kept]):
+        pictures |= {one.sha256: one for one in session.scalars(select(Picture).where(Picture.sha256.in_(some)))}
+    for file, about in kept:
+        picture = pictures.get(file.sha256)
+        if picture is None:
+            picture = pictures[file.sha256] = Picture(**vars(file), created=time.time())
+            session.add(picture)
+        for name, value in vars(about).items():
+            if value is not None and getattr(picture, name) is None:
+                setattr(picture, name, without_unstorable(value)[: _MOST.get(name)])
     session.flush()
-    return picture
+    return pictures
 
 
 def picture_path(store: Store, picture: Picture | KeptFile) -> Path:

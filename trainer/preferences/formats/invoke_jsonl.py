@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +48,10 @@ class InvokeJsonl:
             except (UserError, ValueError) as error:
                 yield Unusable(str(error), where)
 
+    @cached_property
+    def _folder(self) -> Path:
+        return self.path.parent.resolve()
+
     def _lines(self) -> Iterator[tuple[int, str]]:
         try:
             with self.path.open(encoding="utf-8-sig") as file:
@@ -63,8 +68,7 @@ class InvokeJsonl:
         return SourceRow(row["prompt"], pictures[0], pictures[1], share_0, where, votes(*scores))
 
     def _picture(self, name: str) -> UnreadFile:
-        folder = self.path.parent.resolve()
-        path = Path(name)
+        folder, path = self._folder, Path(name)
         if not path.is_absolute() or not self.absolute:
             path = (folder / path).resolve()
             if not path.is_relative_to(folder):

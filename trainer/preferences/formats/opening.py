@@ -128,6 +128,9 @@ def _folder(path: Path, absolute: bool) -> Reader:
         )
     if found:
         return found[0][1]
+    entries = [entry for entry in path.iterdir() if not entry.name.startswith((".", "__MACOSX"))]
+    if len(entries) == 1 and entries[0].is_dir() and not _one_sided(path):
+        return _folder(entries[0], absolute)  # a zip often holds one folder that holds everything
     by_name = OneTrainerFolder(path, onetrainer_folder.CHOSEN, onetrainer_folder.REJECTED)
     if by_name.any_pair():
         return by_name

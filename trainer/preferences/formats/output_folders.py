@@ -1,7 +1,8 @@
 """Which pictures in an output folder of A1111 or ComfyUI were painted for the same prompt?
 
-The prompt stands in the picture itself (see `picture_text`) or, as A1111 writes it on demand, in a .txt of the same
-name. Nobody said yet which picture is better, so these are no pairs to train on: they are to be judged first.
+The prompt stands in a .txt of the same name, as A1111 writes it on demand and as people put it there, or else in the
+picture itself (see `picture_text`). Nobody said yet which picture is better, so these are no pairs to train on: they
+are to be judged first.
 """
 
 from __future__ import annotations
@@ -11,7 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ...errors import UserError
-from ..pairs import as_prompt
 from ..picture_files import UnreadFile
 from ..picture_text import from_parameters, read_text
 from .captions import caption_beside, pictures_below
@@ -55,9 +55,6 @@ class OutputFolders:
             yield SourceGroup(prompt, tuple(map(SourcePicture, files)), files[0].label)
 
 
-def _prompt(path: Path) -> str:
-    found = read_text(path).prompt
-    if found:
-        return found
+def _prompt(path: Path) -> str | None:
     beside = caption_beside(path, (".txt",))
-    return as_prompt((from_parameters(beside).prompt or "") if beside else "")
+    return (from_parameters(beside).prompt if beside else None) or read_text(path).prompt

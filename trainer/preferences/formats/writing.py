@@ -1,0 +1,82 @@
+"""What is handed to the writer of a layout, and what can a layout hold?"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from ..preference import Preference
+
+
+@dataclass(frozen=True)
+class StoredPicture:
+    """A picture of the workspace. ending: with its dot. read: its bytes; raises UserError where they are gone."""
+
+    sha256: str
+    ending: str
+    model: str | None
+    read: Callable[[], bytes]
+
+    @property
+    def name(self) -> str:
+        """A file name for it, short and the same wherever it is exported."""
+        return self.sha256[:16] + self.ending
+
+
+@dataclass(frozen=True)
+class StoredPair:
+    """A pair and what its judgements add up to. preference: None for a tie (then there are votes) or without votes."""
+
+    prompt: str
+    first: StoredPicture
+    second: StoredPicture
+    votes: float
+    votes_first: float
+    preference: Preference | None
+
+    @property
+    def name(self) -> str:
+        """For the files of the pair: short, and the same in every export."""
+        text = "\0".join((self.prompt, self.first.sha256, self.second.sha256))
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    @property
+    def chosen_first(self) -> tuple[StoredPicture, StoredPicture]:
+        """Chosen and rejected picture. Only where there is a preference."""
+        if self.preference is not None and not self.preference.for_first:
+            return self.second, self.first
+        return self.first, self.second
+
+
+@dataclass(frozen=True)
+class Holds:
+    """What of a pair a layout keeps besides its pictures and prompt. whole_weights: weights, but no fractions."""
+
+    ties: bool = False
+    unjudged: bool = False
+    shares: bool = False
+    votes: bool = False
+    whole_weights: bool = False
+
+
+class Writer(Protocol):
+    """Writes pairs into a folder that is there and empty."""
+
+    holds: Holds
+
+    def write(self, pair: StoredPair) -> None:
+        """Add a pair; one without a preference only where `holds` says so."""
+
+    def finish(self) -> None:
+        """Write what is still held back, and close every file."""
+
+
+def put(folder: Path, name: str, data: bytes) -> str:
+    """Write a file below `folder`, making folders on the way. Returns its name."""
+    path = folder / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(data)
+    return name
