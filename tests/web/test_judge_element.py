@@ -13,7 +13,6 @@ FAILED_REQUEST = "Failed to load resource"
 TWO = """<input id="name"><textarea id="text"></textarea><div id="box"></div>
 <mapo-judge id="one" api="/api" dataset="cats" style="height: 45dvh"></mapo-judge>
 <mapo-judge id="two" api="/api" dataset="dogs" style="height: 45dvh"></mapo-judge>"""
-RANK = '<mapo-judge api="/api" dataset="cats" view="rank"></mapo-judge>'
 
 
 def visible(page: Page, which: str = "mapo-judge") -> int:
@@ -316,41 +315,6 @@ def test_flip_shows_one_in_the_place_of_the_other(page: Page, server: JudgingSer
     assert visible(page) == 2
     expect(pictures.nth(0)).to_be_visible()
     assert arrived(page, server, 1)[0]["answer"] == "right"
-
-
-def test_best_of_four_is_one_press(page: Page, server: JudgingServer):
-    opened(page, server, RANK)
-    assert page.locator(".picture").count() == 4
-    page.keyboard.press("3")
-    assert visible(page) == 2
-    page.keyboard.press("Space")
-    assert visible(page) == 3
-    page.wait_for_timeout(250)
-    page.locator(".picture").nth(0).click()
-    said = arrived(page, server, 2, "rankings")
-    assert [one["prompt"] for one in said] == [1, 3]
-    assert said[0]["tiers"] == [["0001c"], ["0001a", "0001b", "0001d"]]
-    assert said[1]["tiers"] == [["0003a"], ["0003b", "0003c", "0003d"]]
-
-
-def test_a_full_order_is_picked_in_order_and_confirmed(page: Page, server: JudgingServer):
-    opened(page, server, RANK)
-    for key in ("o", "2", "4", "z", "1", "4"):
-        page.keyboard.press(key)
-    # The last place is left over; z takes back one pick, not a submission.
-    assert page.locator(".badge").all_inner_texts() == ["2nd", "1st", "4th", "3rd"]
-    page.keyboard.press("Enter")
-    assert visible(page) == 2
-    page.keyboard.press("3")
-    page.keyboard.press("Enter")
-    assert visible(page) == 3
-    first, second = arrived(page, server, 2, "rankings")
-    assert first["tiers"] == [["0001b"], ["0001a"], ["0001d"], ["0001c"]]
-    assert second["tiers"] == [["0002c"], ["0002a", "0002b", "0002d"]]
-    page.keyboard.press("z")
-    assert visible(page) == 2
-    page.wait_for_timeout(600)
-    assert [one["prompt"] for one in server.standing()] == [1]
 
 
 def test_attributes_may_change_and_the_element_may_move(page: Page, server: JudgingServer):

@@ -8,7 +8,6 @@ const WITH_IMAGES = 8; // of them, those whose pictures stay in memory
 export class SubmissionHistory {
   #name;
   #made = [];
-  #later = null;
 
   constructor(name) {
     this.#name = `mapo-judge:said:${name}`;
@@ -45,12 +44,6 @@ export class SubmissionHistory {
   }
 
   #keep() {
-    // After the next picture is on its way.
-    this.#later ??= setTimeout(() => this.#write());
-  }
-
-  #write() {
-    this.#later = null;
     const plain = this.#made.map(({ made, item: { images, loading, attempts, ...item } }) => ({ made, item }));
     try {
       sessionStorage.setItem(this.#name, JSON.stringify(plain));
