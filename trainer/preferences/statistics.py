@@ -24,6 +24,7 @@ _FEW_REPEATS = 50
 """Below it the interval of a share is wide enough to be said."""
 _SHARED_LOOKED_AT = 1000
 _LEAST_SECONDS = 0.05
+_UNDOING = aliased(Judgement)  # to build it anew takes longer than the query
 
 
 @dataclass(frozen=True)
@@ -147,11 +148,10 @@ def _pace(history: History) -> float | None:
 def _between_people(session: Session, dataset: Dataset) -> tuple[int, float | None]:
     """How many pairs several people judged, of the first thousand with several answers, and how far they agree."""
     several = select(Pair.id).where(Pair.dataset_id == dataset.id, Pair.answers >= 2).limit(_SHARED_LOOKED_AT)
-    undoing = aliased(Judgement)
     rows = session.execute(
         select(Judgement.pair_id, Judgement.annotator_id, Judgement.answer, Judgement.first_on_left)
-        .outerjoin(undoing, undoing.undoes == Judgement.id)
-        .where(Judgement.pair_id.in_(several), undoing.id.is_(None))
+        .outerjoin(_UNDOING, _UNDOING.undoes == Judgement.id)
+        .where(Judgement.pair_id.in_(several), _UNDOING.id.is_(None))
         .where(Judgement.answer.not_in(("undo", "skip")), Judgement.purpose.not_in(("repeat", "import")))
         .order_by(Judgement.id)
     )
