@@ -180,10 +180,8 @@ def _task(words: list[str]) -> int:
 
 def _studio(words: list[str]) -> int:
     # The one place where the arrow points up: a command has to start somewhere. Nothing else here needs Gradio.
-    try:
-        from ..web.app import main as studio
-    except ModuleNotFoundError as error:
-        raise UserError(f"the studio needs {error.name}: pip install 'mapo-studio[web]'") from error
+    from ..web.app import main as studio
+
     return studio(words)
 
 
@@ -220,7 +218,7 @@ def _parse(kind: Any, words: list[str], verb: str, default: Any = None) -> Any:
 
 
 def _train_run(run: Run, as_json: bool) -> int:
-    from .loop import train
+    from .jobs import train_in_turn
     from .progress import watching
     from .stopping import StopRequest, StopRequested
 
@@ -229,7 +227,7 @@ def _train_run(run: Run, as_json: bool) -> int:
     try:
         with watching() as listen:
             run.listeners.append(listen)
-            outcome = train(run, stop)
+            outcome = train_in_turn(run, stop)
     except StopRequested:
         _say(f"stopped before the first step; {again}")
         return stop.exit_code

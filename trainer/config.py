@@ -9,20 +9,22 @@ import difflib
 import re
 import sys
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tomli_w
 import tyro
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from .errors import UserError
-from .objectives import DPO, SFT, DPOPlusSFT, MaPO, Objective
 from .preferences.pairs import dataset_named
 
 if sys.version_info >= (3, 11):
     import tomllib
 else:
     import tomli as tomllib
+
+if TYPE_CHECKING:
+    from .objectives import Objective
 
 
 class _Part(BaseModel):
@@ -83,6 +85,8 @@ class ObjectiveConfig(_Part):
 
     def build(self) -> Objective:
         """The objective that these knobs describe."""
+        from .objectives import DPO, SFT, DPOPlusSFT, MaPO  # torch, which a face that shows settings does without
+
         if self.kind == "mapo":
             return MaPO(self.margin_weight, self.temperature, self.error_scale)
         if self.kind == "dpo":

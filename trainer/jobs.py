@@ -3,24 +3,38 @@
 from __future__ import annotations
 
 import subprocess
+import time
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
+from . import event_log
 from .config import RunConfig
 from .files import no_room_explained
 from .processes import is_locked, launch
 from .runs import Event, Run
+from .stopping import StopRequest, StopRequested
+from .turns import wait_for_turn
+
+if TYPE_CHECKING:
+    from .loop import Outcome
 
 Phase = Literal["waiting", "running", "finished", "stopped", "failed", "died"]
+
+STARTING_SECONDS = 60.0
+"""How long a process may take to be there before its run counts as died."""
+_TELLING = ("asked", "waiting", "turn", "started", "encoding", "step")
+"""The events that tell a run which waits from one that has begun."""
 
 
 @dataclass(frozen=True)
 class Status:
     """How a run stands: read from its folder, so any process may ask about any run.
 
-    phase: "waiting" has not begun, "died" ended without a word (killed, power cut) and can be resumed.
+    phase: "waiting" for its process or its turn, "died" ended without a word (killed, power cut) and can be resumed.
     step of steps are done; seconds_left is None while unknown; message is its last warning or error.
+    behind: what has the device while the run waits for its turn, in words; "" where nothing is known to.
     """
 
     phase: Phase
@@ -29,6 +43,7 @@ class Status:
     seconds_left: float | None = None
     agreement: float | None = None
     message: str | None = None
+    behind: str = ""
 
 
 def start(workspace: Path, config: RunConfig) -> Run:
@@ -40,11 +55,36 @@ def start(workspace: Path, config: RunConfig) -> Run:
 
 def resume(run: Run) -> subprocess.Popen[bytes]:
     """Train `run` in a process that outlives this one. What the process prints goes to log.txt in the run's folder."""
+    with suppress(FileNotFoundError):
+        run.stop_file.unlink()
+    run.log("asked")
     return launch(["resume", run.name, "--workspace", str(run.workspace)], run.folder / "log.txt")
 
 
+def train_in_turn(run: Run, stop: StopRequest) -> Outcome:
+    """Train `run` in this process, once it is its turn. Until then there is no torch in it, and it can be stopped.
+
+    Raises as loop.train does.
+    """
+    # A face that asked for this process cleared the request to stop itself: one that is there now came later.
+    by_face = [event["event"] for event in event_log.read_end(run.events_file)][-1:] == ["asked"]
+    with run.alone(), stop.listening(forget=not by_face), ExitStack() as device:
+        try:
+            device.enter_context(
+                wait_for_turn(run.workspace, run.folder, lambda behind: run.log("waiting", behind=behind), stop.check)
+            )
+            stop.check()
+        except StopRequested:
+            run.log("stopped", step=0)
+            raise
+        run.log("turn")
+        from .loop import train_held
+
+        return train_held(run, stop)
+
+
 def stop(run: Run) -> None:
-    """Ask `run` to finish its step, save and end. Returns at once; `status` tells when it has."""
+    """Ask `run` to finish its step, save and end; one that waits for its turn just ends. Returns at once."""
     with no_room_explained(run.folder):
         run.stop_file.touch()
 
@@ -62,12 +102,16 @@ def status(run: Run) -> Status:
         return Status("running" if alive else "waiting")
     last: dict[str, Event] = {event["event"]: event for event in events}
     ended = events[-1]["event"] if events[-1]["event"] in ("finished", "stopped", "failed") else None
+    newest = next((event for event in reversed(events) if event["event"] in _TELLING), {})
+    starting = newest.get("event") == "asked" and time.time() - newest["time"] < STARTING_SECONDS
+    waiting = starting or (alive and newest.get("event") in ("asked", "waiting"))
     step = last.get("step", {})
     return Status(
-        phase=ended or ("running" if alive else "died"),
+        phase=ended or ("waiting" if waiting else "running" if alive else "died"),
         step=step.get("step", 0),
         steps=last.get("started", {}).get("steps", 0),
         seconds_left=step.get("remaining"),
         agreement=last.get("evaluation", {}).get("agreement"),
         message=last.get("failed", {}).get("error") if ended == "failed" else last.get("warning", {}).get("text"),
+        behind=str(newest.get("behind", "")) if alive else "",
     )

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 import torch
-from filelock import FileLock, Timeout
 
 from .batches import BatchSettings, PairBatches, batches_by_step
 from .checkpoints import load_state, save_state
@@ -49,18 +48,23 @@ def train(run: Run, stop: StopRequest) -> Outcome:
 
     Raises UserError for what a person can mend, StopRequested where it was asked to stop before the first step.
     """
-    with _alone(run), stop.listening():
-        try:
-            return _train(run, run.config().checked(), stop)
-        except StopRequested:
-            run.log("stopped", step=0)
-            raise
-        except Exception as error:
-            with suppress(UserError):  # a full disk takes no last words; what filled it is what must be heard of
-                run.log("failed", error=str(error) or type(error).__name__)
-                if run.has_begun():
-                    write_report(run)
-            raise
+    with run.alone(), stop.listening():
+        return train_held(run, stop)
+
+
+def train_held(run: Run, stop: StopRequest) -> Outcome:
+    """`train`, for a process that holds the run's lock already and listens for `stop`."""
+    try:
+        return _train(run, run.config().checked(), stop)
+    except StopRequested:
+        run.log("stopped", step=0)
+        raise
+    except Exception as error:
+        with suppress(UserError):  # a full disk takes no last words; what filled it is what must be heard of
+            run.log("failed", error=str(error) or type(error).__name__)
+            if run.has_begun():
+                write_report(run)
+        raise
 
 
 def _train(run: Run, config: RunConfig, stop: StopRequest) -> Outcome:
@@ -227,13 +231,3 @@ def _facts(
         facts["agreement"] = round(agreement.agreement, 4)
         facts["agreement_pairs"] = agreement.pairs
     return facts
-
-
-@contextmanager
-def _alone(run: Run) -> Iterator[None]:
-    """One process trains a run; the lock is gone when that process is, however it ended."""
-    try:
-        with FileLock(run.lock_file, timeout=0):
-            yield
-    except Timeout:
-        raise UserError(f"{run.name} is being trained by another process: wait for it, or stop it first") from None

@@ -113,6 +113,8 @@ def _sentence(event: Event) -> str | None:
     match event["event"]:
         case "warning":
             return f"note: {event['text']}"
+        case "waiting":
+            return f"waiting for its turn: {event['behind']} has the device"
         case "resumed":
             return f"going on after step {event['step']}"
         case "started":

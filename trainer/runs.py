@@ -12,15 +12,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from filelock import FileLock, Timeout
 
 from . import event_log
 from .config import RunConfig, read_config, write_config
 from .errors import UserError
 from .event_log import Event
 from .files import no_room_explained, write_text
+
+_LOCK_SECONDS = 1.0
+"""Whoever asks whether a run is alive holds its lock for a moment: that is no reason to leave."""
 
 
 @dataclass(frozen=True)
@@ -97,6 +103,15 @@ class Run:
         """Locked by the process that trains, for as long as it lives."""
         return self.folder / "lock"
 
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """One process has a run; the lock is gone when that process is, however it ended. Raises UserError."""
+        try:
+            with no_room_explained(self.lock_file), FileLock(self.lock_file, timeout=_LOCK_SECONDS):
+                yield
+        except Timeout:
+            raise UserError(f"{self.name} is being trained by another process: wait for it, or stop it first") from None
+
     def config(self) -> RunConfig:
         return read_config(self.settings_file)
 
@@ -107,8 +122,8 @@ class Run:
     def log(self, event: str, **values: Any) -> None:
         """Append an event and tell the listeners.
 
-        started, resumed, encoding, step, evaluation, sample, checkpoint, warning, stopped, failed, finished;
-        `time` is seconds since 1970. A number that is not finite is written as null, as JSON wants it.
+        asked, waiting, turn, started, resumed, encoding, step, evaluation, sample, checkpoint, warning, stopped,
+        failed, finished; `time` is seconds since 1970. A number that is not finite is written as null, as JSON wants it.
         """
         line = event_log.append(self.events_file, event, values)
         for listener in self.listeners:

@@ -6,6 +6,7 @@ import logging
 import time
 import traceback
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from . import tasks
 from .errors import UserError
 from .stopping import StopRequest, StopRequested
 from .tasks import Task
+from .turns import wait_for_turn
 
 log = logging.getLogger(__name__)
 
@@ -86,6 +88,10 @@ def perform(folder: Path) -> int:
             return code
 
 
+def _behind(task: Task, what: str) -> None:
+    task.log("waiting", message=f"{what} has the device")
+
+
 def _once(task: Task, stop: StopRequest) -> int:
     with stop.listening(forget=False):
         try:
@@ -93,8 +99,9 @@ def _once(task: Task, stop: StopRequest) -> int:
             work = Work(task.workspace, settings, task.folder, task, stop)
             task.log("waiting")
             work.check()
-            task.log("running")
-            said = tasks.module_of(task.kind).run(work)
+            with wait_for_turn(task.workspace, task.folder, partial(_behind, task), work.check):
+                task.log("running")
+                said = tasks.module_of(task.kind).run(work)
         except StopRequested:
             task.log("paused" if task.pause_file.exists() and not stop else "stopped")
             return stop.exit_code

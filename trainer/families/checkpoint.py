@@ -7,10 +7,12 @@ import struct
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from ..errors import UserError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 _LARGEST_HEADER = 100_000_000  # bytes; the limit of the safetensors format
 

@@ -11,8 +11,6 @@ from .checkpoint import read_header
 from .hub import fetch, looks_like_hub_id
 from .recognise import family_of, schedule_marks
 from .schedule import settled
-from .sd15 import SD15
-from .sdxl import SDXL
 from .sources import Folder, SingleFile, Source, read_json
 
 Prediction = Literal["auto", "epsilon", "v_prediction"]
@@ -21,7 +19,6 @@ TINY = "tiny"
 """The name of the small base that comes with the package, for trying things out without a download."""
 TINY_PATH = Path(__file__).parents[1] / "demo" / "base"
 
-_FAMILIES = {"sdxl": SDXL, "sd15": SD15}
 _PICKLES = (".ckpt", ".pt", ".pth", ".bin", ".pkl")
 
 
@@ -41,22 +38,42 @@ def open_base(
 
     Raises UserError, saying what the thing is and what is needed, for whatever is no SDXL or SD 1.5 base.
     """
+    family, source = _recognised(where, tokenizers)
+    schedule = settled(source.config("scheduler"), prediction)
+    if family == "sdxl":
+        from .sdxl import SDXL
+
+        return SDXL(source, schedule, memo=memo)
+    from .sd15 import SD15
+
+    return SD15(source, schedule, memo=memo)
+
+
+def family_at(where: str | Path) -> str:
+    """ "sdxl" or "sd15", told by configurations and headers: no weight is read, and torch is not needed.
+
+    A name on the hub is downloaded where it is not in the cache. Raises UserError as `open_base` does.
+    """
+    return _recognised(where, None)[0]
+
+
+def _recognised(where: str | Path, tokenizers: Path | None) -> tuple[str, Source]:
     place = TINY_PATH if str(where) == TINY else Path(where).expanduser()
     if place.is_dir():
-        return _folder(place, prediction, memo)
+        return _folder(place)
     if place.is_file():
-        return _single_file(place, tokenizers, prediction, memo)
+        return _single_file(place, tokenizers)
     if str(where) == TINY:
         raise UserError(f"The tiny base is missing from this installation ({TINY_PATH}). Install the package again.")
     if looks_like_hub_id(str(where)):
-        return _folder(fetch(str(where)), prediction, memo)
+        return _folder(fetch(str(where)))
     raise UserError(
         f"There is no base model at {where}. Give a .safetensors checkpoint, a folder in diffusers format, "
         'a name on the Hugging Face hub such as stabilityai/stable-diffusion-xl-base-1.0, or "tiny".'
     )
 
 
-def _single_file(path: Path, tokenizers: Path | None, prediction: Prediction, memo: Path | None) -> Base:
+def _single_file(path: Path, tokenizers: Path | None) -> tuple[str, Source]:
     suffix = path.suffix.lower()
     if suffix in _PICKLES:
         raise UserError(
@@ -71,11 +88,10 @@ def _single_file(path: Path, tokenizers: Path | None, prediction: Prediction, me
         raise UserError(f"{path} is no model file that is known here. Give a .safetensors checkpoint.")
     file = read_header(path)
     family = family_of(file)
-    source = SingleFile(file, family, tokenizers=tokenizers, scheduler=schedule_marks(file))
-    return _opened(family, source, prediction, memo)
+    return family, SingleFile(file, family, tokenizers=tokenizers, scheduler=schedule_marks(file))
 
 
-def _folder(path: Path, prediction: Prediction, memo: Path | None) -> Base:
+def _folder(path: Path) -> tuple[str, Source]:
     index = path / "model_index.json"
     if not index.is_file():
         files = sorted(path.glob("*.safetensors"))
@@ -86,7 +102,7 @@ def _folder(path: Path, prediction: Prediction, memo: Path | None) -> Base:
         )
         raise UserError(f"{path} is a folder, but no diffusers model. {advice}")
     source = Folder(path)
-    return _opened(_family_of_folder(path, read_json(index), source), source, prediction, memo)
+    return _family_of_folder(path, read_json(index), source), source
 
 
 def _family_of_folder(path: Path, index: dict[str, Any], source: Folder) -> str:
@@ -112,7 +128,3 @@ def _family_of_folder(path: Path, index: dict[str, Any], source: Folder) -> str:
     if unet.get("addition_embed_type") is None and encoders == ("text_encoder",):
         return "sd15"
     raise UserError(f"{path} ({pipeline}) is neither an SDXL nor an SD 1.5 model, or lacks its text encoders.")
-
-
-def _opened(family: str, source: Source, prediction: Prediction, memo: Path | None) -> Base:
-    return _FAMILIES[family](source, settled(source.config("scheduler"), prediction), memo=memo)

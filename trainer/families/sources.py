@@ -6,15 +6,15 @@ import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Protocol
-
-import torch
-from torch import nn
+from typing import TYPE_CHECKING, Any, Protocol
 
 from ..errors import UserError
-from . import ldm
 from .checkpoint import Checkpoint
 from .tokens import clip_tokenizer
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
 
 CONFIGS = Path(__file__).parent / "configs"
 """The published configurations of both families' models; a single file holds weights only."""
@@ -147,12 +147,18 @@ class SingleFile:
         return [self.path]
 
     def unet(self, device: torch.device, dtype: torch.dtype) -> nn.Module:
+        from . import ldm  # torch, which a face that only wants to know the family does without
+
         return ldm.unet(self._file, self.config("unet"), device, dtype)
 
     def vae(self, device: torch.device, dtype: torch.dtype) -> nn.Module:
+        from . import ldm
+
         return ldm.vae(self._file, self.config("vae"), device, dtype)
 
     def text_encoder(self, name: str, device: torch.device, dtype: torch.dtype) -> nn.Module:
+        from . import ldm
+
         return ldm.text_encoder(self._file, _PREFIXES[self._family, name], self.config(name), device, dtype)
 
     def tokenizer(self, name: str) -> Any:

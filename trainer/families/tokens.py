@@ -5,11 +5,12 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
-
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from ..errors import UserError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 CLIP_REPO = "openai/clip-vit-large-patch14"
 """Home of CLIP's vocabulary; every text encoder of SD 1.5 and SDXL uses this one."""
