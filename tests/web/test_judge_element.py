@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from mapo_studio.tests.web.judging_server import JudgingServer
+from mapo_studio.tests.web.judging_server import ONE, JudgingServer
 from playwright.sync_api import Page, expect
 
 # A frame has been painted, and the script that waits for it has run.
@@ -123,6 +123,16 @@ def test_a_control_that_was_clicked_elsewhere_does_not_keep_the_keys(page: Page,
     page.keyboard.press("ArrowRight")
     assert page.locator("input >> nth=1").is_checked() is True
     assert visible(page) == number
+
+
+def test_a_tab_that_was_clicked_to_make_the_element_does_not_keep_the_arrows(page: Page, server: JudgingServer):
+    server.body = "<button role='tab'>Judge</button><main></main>"
+    page.goto(server.url)
+    page.click("button")
+    page.evaluate("html => { document.querySelector('main').innerHTML = html }", ONE)
+    assert visible(page) == 1
+    page.keyboard.press("ArrowRight")
+    assert visible(page) == 2
 
 
 def test_the_element_that_was_used_last_takes_the_keys(page: Page, server: JudgingServer):

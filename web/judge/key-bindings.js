@@ -31,7 +31,7 @@ const MOVES_BY_ARROWS = "[type=radio], [role=radio], [role=tab], [role=menuitem]
 const elements = new Set();
 let lastUsed = null;
 // Whether the focus is where Tab brought it, not a click. (:focus-visible turns true with the first key after a click.)
-let walked = true;
+let walked = false;
 const taken = new Set();
 
 /**
@@ -40,6 +40,8 @@ const taken = new Set();
  */
 export function listen(element) {
   if (!elements.size) {
+    // A host may make the element only when its tab is chosen: that click was before this.
+    walked = Boolean(document.activeElement?.matches(":focus-visible"));
     // Before the page's own handlers: a canvas or a gallery around the element has keys of its own.
     addEventListener("keydown", onDown, true);
     addEventListener("keyup", onUp, true);

@@ -9,8 +9,7 @@ export const LOOK = `
   --line: var(--mapo-line, #2c2c30);
   --accent: var(--mapo-accent, #e3b25f);
   --warning: var(--mapo-warning, #e08a6d);
-  display: flex;
-  flex-direction: column;
+  display: block;
   box-sizing: border-box;
   block-size: var(--mapo-judge-height, 100%);
   min-block-size: min(30rem, 100dvh);
@@ -31,8 +30,10 @@ export const LOOK = `
 
 .judge {
   container: judge / inline-size;
-  flex: 1;
-  min-block-size: 0;
+  /* Whatever display a host gives the element. */
+  inline-size: 100%;
+  block-size: 100%;
+  min-block-size: inherit;
   display: flex;
   flex-direction: column;
   padding: 10px 12px 8px;
