@@ -15,6 +15,7 @@ import threading
 import time
 import webbrowser
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -43,6 +44,8 @@ def main(words: Sequence[str]) -> int:
     workspace = asked.workspace.expanduser().resolve()
     with no_room_explained(workspace):
         workspace.mkdir(parents=True, exist_ok=True)
+    if find_spec("gradio") is None:
+        raise UserError("the studio needs Gradio: pip install 'mapo-studio[web]'")
     roots = tuple(_root(folder) for folder in asked.root)
     passwords = _passwords(asked.auth_file, asked.listen)
     listening = _listen(asked.listen or "127.0.0.1", asked.port)
@@ -153,6 +156,8 @@ def _serve(app: ASGIApp, listening: socket.socket, address: str, open_browser: b
 
 def _listen(host: str, port: int | None) -> socket.socket:
     """A socket that listens there. Where no port was asked for, the next free one from PORT on."""
+    if port is not None and not 0 < port < 65536:
+        raise UserError(f"there is no port {port}: take one from 1024 to 65535")
     problem = ""
     for candidate in range(PORT, PORT + 100) if port is None else (port,):
         made = _bound(host, candidate)
@@ -167,7 +172,7 @@ def _listen(host: str, port: int | None) -> socket.socket:
 def _bound(host: str, port: int) -> socket.socket | OSError:
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-    except (OSError, OverflowError) as error:
+    except OSError as error:
         raise UserError(f"cannot listen on {host}, port {port}: {error}") from error
     made = socket.socket(family, kind, protocol)
     try:
@@ -177,9 +182,9 @@ def _bound(host: str, port: int) -> socket.socket | OSError:
             made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # the last start's ended connections linger
         made.bind(address)
         made.listen(128)
-    except (OSError, OverflowError) as error:
+    except OSError as error:
         made.close()
-        return error if isinstance(error, OSError) else OSError(0, str(error))
+        return error
     return made
 
 
