@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -59,6 +59,12 @@ class HeldOut:
         return Agreement(
             len(rows), agreeing / len(rows), low, high, winner.mean().item(), loser.mean().item(), margin.mean().item()
         )
+
+    @torch.no_grad()
+    def margins(self, base: Base, unet: nn.Module, objective: Objective, device: torch.device) -> Iterator[float]:
+        """The margin of each pair, in order, of a model in evaluation mode. The device is waited for at every pair."""
+        for pair in self._pairs:
+            yield self._measure_pair(pair, base, unet, objective, device)[2].item()
 
     def _measure_pair(
         self, encoded: EncodedPair, base: Base, unet: nn.Module, objective: Objective, device: torch.device
