@@ -1,0 +1,243 @@
+"""Is the LoRA better? Begin a comparison, judge it blind, read what the answers say, and look at which was which."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from typing import Any
+
+import gradio as gr
+from PIL import Image
+
+from ...trainer.comparison import Standing, about, feed_back, standing
+from ...trainer.errors import UserError
+from ...trainer.preferences.collecting import find_dataset, list_datasets
+from ...trainer.sweep import sheet_of
+from ...trainer.tasks import Status, Task, all_tasks
+from ...trainer.win_rate import FEW
+from ..comparison_form import comparison_form
+from ..comparison_look import comparison_look
+from ..sentences import in_sentences
+from ..studio import Studio
+from ..task_view import task_html
+
+_NEW = ("New comparison", "")
+_QUIET = {"show_progress": "hidden"}
+_TELL = """
+const judge = element.querySelector("mapo-judge");
+const tell = () => {
+  if (judge.getAttribute("dataset") !== props.value) judge.setAttribute("dataset", props.value || "");
+};
+tell();
+watch("value", tell);
+"""
+_ELEMENT = """
+<mapo-judge api="/mapo/api" dataset="">
+  <div slot="empty">Every pair that is painted is judged. The result is on the left.</div>
+</mapo-judge>
+"""
+_INTRODUCTION = """
+<div class="compare-intro">
+<p><b>Does it paint more to your taste?</b> Agreement with your judgements is measured while training; whether the
+pictures are better, only blind judging can tell.</p>
+<p>Both sides are painted with the same prompts and seeds. You see them without names, left and right at random, and
+say which you like better. The result comes with how sure it is.</p>
+<p>“Try strengths” paints the first prompts at several strengths, on one sheet.</p>
+</div>
+"""
+_WAITING = '<div class="compare-intro"><p>Pairs can be judged as soon as they are painted.</p></div>'
+
+
+def compare_tab(studio: Studio) -> None:
+    """To the left what is compared and what came of it; to the right the pictures."""
+    revealed = gr.State("")
+    scene = gr.State(("new", ""))
+    with gr.Row(equal_height=False):
+        with gr.Column(scale=0, min_width=350, elem_id="compare-side"):
+            chosen = gr.Dropdown([_NEW], value="", label="Comparison", elem_id="comparison")
+            shown = gr.HTML("", elem_classes="task-pane")
+            with gr.Row():
+                pause = gr.Button("Pause", visible=False, min_width=80)
+                go_on = gr.Button("Go on", visible=False, min_width=80)
+                stop = gr.Button("Stop", visible=False, min_width=80)
+            with gr.Column() as new:
+                form = comparison_form(studio)
+            result = gr.HTML("", elem_id="compare-result")
+            with gr.Column(visible=False) as afterwards:
+                reveal = gr.Button("Show which is which")
+                with gr.Column(visible=False) as feeding:
+                    target = gr.Dropdown([], label="Train on these judgements too: add them to", elem_id="feed-target")
+                    feed = gr.Button("Add them to this dataset")
+        with gr.Column(scale=1, min_width=360):
+            introduction = gr.HTML(_INTRODUCTION)
+            sheet = gr.Image(show_label=False, visible=False, interactive=False, elem_id="strengths", type="pil")
+            # Hidden rather than taken away: the element holds answers on their way.
+            pane = gr.HTML(
+                "",
+                visible="hidden",
+                elem_id="compare-pane",
+                html_template=_ELEMENT,
+                js_on_load=_TELL,
+                apply_default_css=False,
+            )
+            look = comparison_look(studio)
+    timer = gr.Timer(1.5, active=False)
+    watched = [shown, pause, go_on, stop, result, afterwards, reveal, scene, timer]
+
+    @in_sentences
+    def watch(name: str, uncovered: str):
+        return _watched(studio, name or "", uncovered)
+
+    @in_sentences
+    def choose(name: str):
+        """What a comparison shows once, when it is chosen."""
+        with studio.store.reading() as session:
+            datasets = [one.name for one in list_datasets(session)]
+            there = {one.name: one for one in list_datasets(session, "comparison")}
+        trained = about(there[name]).dataset if name in there else ""
+        default = trained if trained in datasets else None
+        targets = gr.Dropdown(choices=datasets, value=default)
+        return gr.Column(visible=not name), gr.Column(visible=bool(datasets)), targets
+
+    @in_sentences
+    def arrange(now: tuple[str, str]):
+        """Which pictures are on the right."""
+        kind, what = now
+        return (
+            gr.HTML(_INTRODUCTION if kind == "new" else _WAITING, visible=kind in ("new", "waiting")),
+            gr.Image(value=_sheet(studio, what), visible=True) if kind == "sheet" else gr.Image(visible=False),
+            gr.HTML(what, visible=True) if kind == "judge" else gr.HTML("", visible="hidden"),
+            gr.Column(visible=kind == "look"),
+            what if kind == "look" else "",
+        )
+
+    @in_sentences
+    def started(task: str):
+        """A comparison is shown as soon as it is begun; a sheet of strengths fills beside the form."""
+        if not task:
+            return gr.skip()
+        begun = Task.open(studio.workspace, task)
+        return _choices(studio, begun.settings()["name"] if begun.kind == "compare" else "")
+
+    def told(ask: Callable[[Task], None]) -> Callable[..., Any]:
+        @in_sentences
+        def tell(name: str, uncovered: str):
+            task = _task(studio, name or "")
+            if task:
+                ask(task)
+            return _watched(studio, name or "", uncovered)
+
+        return tell
+
+    @in_sentences
+    def add(name: str, dataset: str | None):
+        if not dataset:
+            raise UserError("choose the dataset that they are added to")
+        with studio.store.writing() as session:
+            added = feed_back(session, find_dataset(session, name), find_dataset(session, dataset))
+        gr.Info(f"{added} judgements added to {html.escape(dataset)}." if added else "They were there already.")
+
+    seen = [chosen, revealed]
+    gr.on([studio.page.load, studio.tabs.change], lambda name: _choices(studio, name or ""), chosen, chosen, **_QUIET)
+    gr.on([studio.page.load, studio.tabs.change], in_sentences(form.refresh), None, form.choices, **_QUIET)
+    gr.on([studio.page.load, studio.tabs.change, timer.tick, revealed.change], watch, seen, watched, **_QUIET)
+    form.begun.change(started, form.begun, chosen, **_QUIET).then(watch, seen, watched, **_QUIET)
+    chosen.change(choose, chosen, [new, feeding, target], **_QUIET).then(watch, seen, watched, **_QUIET)
+    scene.change(arrange, scene, [introduction, sheet, pane, look.panel, look.of], **_QUIET)
+    reveal.click(lambda name, uncovered: "" if uncovered == name else name, seen, revealed, queue=False, **_QUIET)
+    pause.click(told(Task.pause), seen, watched, **_QUIET)
+    go_on.click(told(Task.go_on), seen, watched, **_QUIET)
+    stop.click(told(Task.stop), seen, watched, **_QUIET)
+    feed.click(add, [chosen, target], None, **_QUIET)
+
+
+def _watched(studio: Studio, name: str, uncovered: str) -> tuple[Any, ...]:
+    """The line of the task, its buttons, the result, what is on the right, and whether to look again."""
+    task = _task(studio, name)
+    status = task.status() if task else None
+    now = _standing(studio, name)
+    is_open = status is not None and status.is_open
+    if not name:
+        scene = ("sheet", f"{task.name} {status.done}") if task and status and status.done else ("new", "")
+    elif uncovered == name:
+        scene = ("look", name)
+    else:
+        scene = ("judge", name) if now and now.pairs else ("waiting", "")
+    quiet_end = status is not None and status.phase == "finished"
+    return (
+        task_html(None if quiet_end else status),
+        gr.Button(visible=is_open),
+        gr.Button(visible=status is not None and status.can_go_on),
+        gr.Button(visible=is_open),
+        _result(studio, name, now, status),
+        gr.Column(visible=now is not None and now.judged > 0),
+        gr.Button("Judge blind" if uncovered == name else "Show which is which"),
+        scene,
+        gr.Timer(active=is_open or bool(name)),
+    )
+
+
+def _result(studio: Studio, name: str, now: Standing | None, status: Status | None) -> str:
+    if now is None or not now.pairs:
+        return ""
+    with studio.store.reading() as session:
+        told = about(find_dataset(session, name))
+    lora = told.lora.removesuffix(".safetensors")
+    lines = [f"<p>{now.judged} of {now.pairs} pairs judged</p>"]
+    if now.rate.answers < FEW:
+        lines.append(
+            f"<p class='quiet'>What your answers say is shown from {FEW} on, so that it does not sway you.</p>"
+        )
+    else:
+        said = now.rate.sentence(told.other)
+        sentence = said[:1].upper() + said[1:] if now.rate.verdict == "open" else f"{lora} is {said}"
+        lines.append(f"<p class='verdict {now.rate.verdict}'>{html.escape(sentence).replace(' %', '&nbsp;%')}.</p>")
+        times = "once" if now.rate.neither == 1 else f"{now.rate.neither} times"
+        neither = f" Both were bad {times}: that counts for neither." if now.rate.neither else ""
+        lines.append(
+            f"<p class='quiet'>The share of answers for {html.escape(lora)}, ties counting half, and where it lies "
+            f"with 95 % certainty.{neither}</p>"
+        )
+    if told.fed_back:
+        lines.append(f"<p class='quiet'>Added to {html.escape(told.fed_back)}.</p>")
+    return "".join(lines)
+
+
+def _standing(studio: Studio, name: str) -> Standing | None:
+    """None while nothing of the comparison is painted."""
+    with studio.store.reading() as session:
+        there = {one.name: one for one in list_datasets(session, "comparison")}
+        return standing(session, there[name]) if name in there else None
+
+
+def _choices(studio: Studio, name: str) -> gr.Dropdown:
+    """All comparisons, the newest first, those not painted yet before them; `name` is chosen if it is there."""
+    with studio.store.reading() as session:
+        there = [one.name for one in sorted(list_datasets(session, "comparison"), key=lambda one: -one.created)]
+    waiting = [compared for _, compared in _tasks(studio) if compared and compared not in there]
+    names = list(dict.fromkeys([*waiting, *there]))
+    return gr.Dropdown(choices=[_NEW, *names], value=name if name in names else "")
+
+
+def _task(studio: Studio, name: str) -> Task | None:
+    """The task that paints a comparison; for none, the newest that tries strengths."""
+    return next((task for task, compared in _tasks(studio) if compared == name), None)
+
+
+def _tasks(studio: Studio) -> Iterator[tuple[Task, str]]:
+    """Those of this tab, the newest first, with the comparison that each paints: none where it tries strengths."""
+    for task in all_tasks(studio.workspace):
+        if task.kind == "sweep":
+            yield task, ""
+        elif task.kind == "compare":
+            with suppress(UserError):  # a damaged folder must not take the others with it
+                yield task, str(task.settings().get("name"))
+
+
+def _sheet(studio: Studio, what: str) -> Image.Image | None:
+    file = sheet_of(Task.open(studio.workspace, what.split()[0]))
+    if not file.is_file():
+        return None
+    with Image.open(file) as opened:
+        return opened.copy()
