@@ -28,12 +28,15 @@ def build_page(store: Store, settings: SettingsFile, allowed_roots: tuple[Path, 
             dataset = gr.Dropdown(
                 choices=[], label="Dataset", show_label=False, container=False, elem_id="dataset", interactive=True
             )
+            # Gradio refuses what is not among the choices that it sent, of which it knows nothing after a new start.
+            # Whether there is such a dataset is asked where it is used.
+            dataset.preprocess = lambda name: name or None
             new = gr.Button("New dataset", size="sm")
             gear = gr.Button("Settings", size="sm")
             if has_login:
                 gr.HTML('<form method="post" action="/logout"><button>Log out</button></form>', elem_id="logout")
         tabs = gr.Tabs(render=False)
-        studio = Studio(store.workspace, store, settings, allowed_roots, page, dataset, tabs)
+        studio = Studio(store.workspace, store, settings, allowed_roots, page, dataset, tabs, gr.State(None))
         _new_dataset(studio, new)
         _settings(studio, gear, has_login)
         tabs.render()

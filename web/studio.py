@@ -26,7 +26,8 @@ class Studio:
     workspace: absolute. settings: `settings.read()` gives them as they are now. allowed_roots: the folders of this
     machine, absolute and resolved, that the page may read pictures from. page: `page.load` tells that a browser opened
     it. dataset: the picker in the header; its value is the name of the dataset that all tabs work on, or None, and
-    `dataset.change` tells of another. tabs: see TABS.
+    `dataset.change` tells of another. tabs: see TABS. continued: None, or what the next training goes on from, as
+    {"base": ..., "lora": ...}: the library sets it, Train takes it.
     """
 
     workspace: Path
@@ -36,6 +37,7 @@ class Studio:
     page: gr.Blocks
     dataset: gr.Dropdown
     tabs: gr.Tabs
+    continued: gr.State
 
     def annotator_of(self, request: gr.Request | None) -> str:
         """Whose judgements and pictures these are: the person who logged in, else the name in the settings."""
