@@ -6,12 +6,13 @@ from pathlib import Path
 import pytest
 from mapo_studio.trainer.cli import VERBS
 from mapo_studio.trainer.config import RunConfig
-from mapo_studio.trainer.preferences.formats.opening import open_pairs
+from mapo_studio.trainer.preferences.formats.opening import LAYOUTS, open_pairs
 from PIL import Image
 from pydantic import BaseModel
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+IMPORT_FLAGS = ("--dataset", "--layout", "--chosen-pattern", "--rejected-pattern", "--annotator")
 COMMAND = re.compile(r"(?:\./mapo\.sh|mapo\.bat) ([a-z]+)([^`\n#]*)")
 
 
@@ -27,7 +28,7 @@ def flags(model=RunConfig):
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
 def test_commands_and_flags_exist(document):
-    known = {*flags(), "--workspace", "--json", "--help"}
+    known = {*flags(), *IMPORT_FLAGS, "--workspace", "--json", "--help"}
     for verb, rest in COMMAND.findall(document.read_text(encoding="utf-8")):
         assert verb in {*VERBS, "test"}
         assert verb == "test" or set(re.findall(r"--[a-z][a-z-]*", rest)) <= known
@@ -62,3 +63,8 @@ def test_the_first_layout_of_the_readme_is_read(tmp_path):
         "my-pairs/w/001.png",
         "my-pairs/l/001.png",
     )
+
+
+def test_every_layout_is_described():
+    described = (ROOT / "docs/data.md").read_text(encoding="utf-8")
+    assert [name for name in LAYOUTS if f"| `{name}` |" not in described] == []

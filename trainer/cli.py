@@ -133,6 +133,75 @@ def _plan(words: list[str]) -> int:
     return 0
 
 
+def _import(words: list[str]) -> int:
+    @dataclass
+    class Import:
+        """Take judged pairs, or pictures to be judged, from files into a dataset of the workspace."""
+
+        path: tyro.conf.Positional[Path]
+        dataset: Annotated[str, tyro.conf.arg(help="Its name; it is made if need be.")]
+        workspace: Workspace
+        layout: Annotated[str | None, tyro.conf.arg(help="See docs/data.md; by default what lies there tells.")] = None
+        chosen_pattern: Annotated[str | None, tyro.conf.arg(help="OneTrainer: as {}_chosen.png.")] = None
+        rejected_pattern: Annotated[str | None, tyro.conf.arg(help="OneTrainer: as {}_rejected.png.")] = None
+        annotator: Annotated[str, tyro.conf.arg(help="Who judged, where the files do not say.")] = "import"
+        json: Json = False
+
+    asked = _parse(Import, words, "import", Import(tyro.MISSING, tyro.MISSING, _default_workspace()))
+    from .preferences.database import open_store
+    from .preferences.importing import import_pairs
+    from .progress import watching
+    from .stopping import StopRequest
+
+    stop = StopRequest(asked.workspace.resolve() / "stop")
+    how = {name: getattr(asked, name) for name in ("layout", "chosen_pattern", "rejected_pattern", "annotator")}
+    with stop.listening(), watching() as listen:
+        report = import_pairs(
+            open_store(asked.workspace),
+            asked.dataset,
+            asked.path,
+            **how,
+            anywhere=True,
+            tell=_told_to(listen),
+            stop=stop,
+        )
+    _say(str(report))
+    if asked.json:
+        _say(json.dumps(asdict(report)))
+    return stop.exit_code if report.stopped else 0 if report.useful else 2
+
+
+def _export(words: list[str]) -> int:
+    @dataclass
+    class Export:
+        """Write a dataset of the workspace as a folder of files."""
+
+        dataset: tyro.conf.Positional[str]
+        folder: tyro.conf.Positional[Path]
+        workspace: Workspace
+        layout: Annotated[str, tyro.conf.arg(help="See docs/data.md.")]
+        json: Json = False
+
+    asked = _parse(Export, words, "export", Export(*[tyro.MISSING] * 2, _default_workspace(), tyro.MISSING))
+    from .preferences.database import open_store
+    from .preferences.exporting import export_pairs
+    from .progress import watching
+    from .stopping import StopRequest, StopRequested
+
+    stop = StopRequest(asked.workspace.resolve() / "stop")
+    try:
+        with stop.listening(), watching() as listen:
+            store = open_store(asked.workspace)
+            report = export_pairs(store, asked.dataset, asked.layout, asked.folder, tell=_told_to(listen), stop=stop)
+    except StopRequested:
+        _say("stopped; nothing was written")
+        return stop.exit_code
+    _say(str(report))
+    if asked.json:
+        _say(json.dumps({**asdict(report), "folder": str(report.folder)}))
+    return 0
+
+
 def _lora(words: list[str]) -> int:
     @dataclass
     class Show:
@@ -192,6 +261,8 @@ VERBS = {
     "resume": Verb(_resume, "go on with a run that was stopped or killed"),
     "encode": Verb(_encode, "encode pictures and captions into the cache, without training"),
     "plan": Verb(_plan, "say what a training would take on this machine"),
+    "import": Verb(_import, "take pairs or pictures from files into a dataset of the workspace"),
+    "export": Verb(_export, "write a dataset of the workspace as files"),
     "lora": Verb(_lora, "lora show FILE: say what is in a LoRA file"),
     "doctor": Verb(_doctor, "look for what is missing on this machine"),
 }

@@ -15,6 +15,7 @@ from .runs import Event
 Listener = Callable[[Event], None]
 
 _PHASES = {"check": "looking through the cache", "text": "encoding captions", "latents": "encoding pictures"}
+_COPYING = ("importing", "exporting")
 _QUIET_SECONDS = 10.0
 
 
@@ -57,6 +58,8 @@ class _Bar:
         kind = event["event"]
         if kind == "encoding":
             self._show(_PHASES[event["phase"]], event["done"], event["total"], "")
+        elif kind in _COPYING:
+            self._show(kind, event["done"], event["total"], "")
         elif kind == "painting":
             self._show(f"painting {event['what']}", event["done"], event["total"], "")
         elif kind == "started":
@@ -72,7 +75,7 @@ class _Bar:
                 self._agreement = f"  agreement {event['agreement']:.0%}"
             self._progress.console.print(line, markup=False)
 
-    def _show(self, phase: str, done: int, total: int, note: str) -> None:
+    def _show(self, phase: str, done: int, total: int | None, note: str) -> None:
         if phase not in self._tasks:
             self._tasks[phase] = self._progress.add_task(phase, total=total, note="")
         self._progress.update(self._tasks[phase], completed=done, total=total, note=note)
@@ -89,12 +92,14 @@ class _Lines:
         kind = event["event"]
         if kind == "started":
             self._steps = event["steps"]
-        if kind in ("encoding", "painting", "step"):
+        if kind in ("encoding", "painting", "step", *_COPYING):
             if time.monotonic() - self._last < _QUIET_SECONDS:
                 return
             self._last = time.monotonic()
             if kind == "painting":
                 self._print(f"painting {event['what']}: step {event['done']} of {event['total']}")
+            elif kind in _COPYING:
+                self._print(f"{kind}: {event['done']} of {event['total'] or 'an unknown number'}")
             elif kind == "encoding":
                 self._print(f"{_PHASES[event['phase']]}: {event['done']} of {event['total']}")
             else:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import shutil
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -33,6 +34,7 @@ from .preference import TIE, UNLABELLED, preference, undecided
 from .schema import Candidate, Pair, Picture, Prompt
 
 _ROWS_AT_ONCE = 200
+_TELL_SECONDS = 0.2
 Tell = Callable[..., None]
 
 
@@ -82,6 +84,7 @@ def export_pairs(
         if not pictures:
             reasons = "; ".join(f"{one.count} x {one.reason}" for one in left)
             raise UserError(f"{dataset.name} holds nothing to write as {layout}: {reasons or 'it is empty'}")
+    told.finished()
     return ExportReport(dataset.name, layout, folder, pairs, pictures, left, lost)
 
 
@@ -89,17 +92,23 @@ _NOT_IN_PICTURES = ("pairs and judgements: these are the pictures and their prom
 
 
 class _Telling:
-    """Progress and stopping, at every row."""
+    """Stopping at every row, progress now and then."""
 
     def __init__(self, tell: Tell | None, stop: Any):
         self._tell, self._stop = tell, stop
+        self._last = 0.0
         self.total = 0
 
     def done(self, count: int) -> None:
-        if self._stop is not None and self._stop:
+        if self._stop:
             raise StopRequested
-        if self._tell is not None:
+        if self._tell and time.monotonic() - self._last > _TELL_SECONDS:
+            self._last = time.monotonic()
             self._tell("exporting", done=count, total=self.total)
+
+    def finished(self) -> None:
+        if self._tell:
+            self._tell("exporting", done=self.total, total=self.total)
 
 
 @contextmanager

@@ -128,6 +128,8 @@ class _Importing:
         self._said: Counter[int] = Counter()
         self._without: list[tuple[str, str]] = []
         self._counts: Counter[str] = Counter()
+        if not dataset:
+            raise UserError("the dataset to import into needs a name")
         with store.reading() as session:
             self._dataset_of(session)
 
@@ -199,7 +201,7 @@ class _Importing:
 
     def _row(self, row: KeptRow, pictures: dict[str, Picture]) -> Row:
         two = [pictures[row.picture_0.file.sha256], pictures[row.picture_1.file.sha256]]
-        share = None if row.share_0 is None else round(row.share_0, 9)
+        share = None if row.share_0 is None else round(row.share_0, 12)
         annotator = as_prompt(row.annotator or "")[:200] or None
         sequence = self._sequence(row, two, share, annotator)
         return Row(
@@ -217,7 +219,7 @@ class _Importing:
         """A number for what a row says, and for how often the source said so before: three people may agree."""
         names = [picture.sha256 for picture in two]
         if names[0] > names[1]:
-            names, share = names[::-1], None if share is None else round(1 - share, 9)
+            names, share = names[::-1], None if share is None else round(1 - share, 12)
         said = _number(row.prompt, *names, share, float(row.votes), float(row.weight), annotator)
         self._said[said] += 1
         return _number(said, self._said[said])

@@ -83,5 +83,5 @@ def _preferred(pair: StoredPair) -> dict[str, float | bool | None]:
         return {"prefer_0": None, "prefer_1": None}
     if pair.votes == 1 and pair.votes_first in (0, 1):
         return {"prefer_0": pair.votes_first == 1, "prefer_1": pair.votes_first == 0}
-    first = round(pair.votes_first, 9)
-    return {"prefer_0": first, "prefer_1": round(pair.votes - first, 9)}
+    first = round(pair.votes_first, 12)
+    return {"prefer_0": first, "prefer_1": round(pair.votes - first, 12)}

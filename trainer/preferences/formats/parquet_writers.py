@@ -104,12 +104,12 @@ def _schema(pictures: tuple[str, str], kind: _Kind) -> Any:
 
 
 def _pick_a_pic(pair: StoredPair) -> Row:
-    share = round(pair.votes_first / pair.votes, 9) if pair.votes else None
+    share = round(pair.votes_first / pair.votes, 12) if pair.votes else None
     return {
         "jpg_0": pair.first,
         "jpg_1": pair.second,
         "label_0": share,
-        "label_1": None if share is None else round(1 - share, 9),
+        "label_1": None if share is None else round(1 - share, 12),
         "caption": pair.prompt,
         "has_label": share is not None,
         "are_different": True,
@@ -130,8 +130,8 @@ def _votes(pair: StoredPair) -> Row:
         "prompt": pair.prompt,
         "image1": pair.first,
         "image2": pair.second,
-        "votes_image1": round(pair.votes_first, 9),
-        "votes_image2": round(pair.votes - pair.votes_first, 9),
+        "votes_image1": round(pair.votes_first, 12),
+        "votes_image2": round(pair.votes - pair.votes_first, 12),
         "model1": pair.first.model,
         "model2": pair.second.model,
     }
