@@ -30,7 +30,7 @@ _Submission = TypeVar("_Submission", "AnswerSaid", "RankingSaid")
 
 Number = Annotated[int, Field(ge=1, lt=2**63)]
 """Of a row: a pair or a prompt."""
-Sequence_ = Annotated[int, Field(ge=0, lt=2**63)]
+RunningNumber = Annotated[int, Field(ge=0, lt=2**63)]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Name = Annotated[str, Field(min_length=1, max_length=200)]
 Client = Annotated[str, Field(min_length=1, max_length=64)]
@@ -77,7 +77,7 @@ class AnswerSaid(_Said):
     strength: Literal["slightly", "clearly"] = "clearly"
     seconds: float | None = None
     client: Client
-    sequence: Sequence_
+    sequence: RunningNumber
     purpose: Literal["judge", "repeat", "compare"] = "judge"
 
 
@@ -91,7 +91,7 @@ class RankingSaid(_Said):
     """Best first; pictures that share a tier were not told apart."""
     seconds: float | None = None
     client: Client
-    sequence: Sequence_
+    sequence: RunningNumber
 
 
 class RankingsRequest(_Said):
@@ -100,9 +100,9 @@ class RankingsRequest(_Said):
 
 class UndoRequest(_Said):
     client: Client
-    sequence: Sequence_
+    sequence: RunningNumber
     """Of the undo itself."""
-    undoes: Sequence_
+    undoes: RunningNumber
     """Of the submission that is taken back."""
 
 

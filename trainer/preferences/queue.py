@@ -1,7 +1,7 @@
 """Which pair is shown next, and which pictures of a prompt are ranked next?
 
 Pairs with the fewest answers first, and of those one of every prompt, then the next of every prompt. Nobody is shown a
-pair twice, but for a few that tell how well somebody agrees with himself. Held-out pairs are judged like all others.
+pair twice, but for a few that tell how steady their answers are. Held-out pairs are judged like all others.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from .history import FIRST, SECOND, History, history_of
 from .schema import Candidate, Dataset, Pair, Picture, Prompt
 
 REPEAT_EVERY = 25
-"""One pair in so many is shown again: 4 %, which costs little, and 20 of 500 begin to tell something."""
+"""One pair in so many is one that was judged before: 4 % of the work."""
 REPEAT_AFTER = 20
 """Judgements that lie between, so that the answer is not just remembered."""
 _FEWEST_TO_RANK = 3
