@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Literal
 
 from . import event_log
 from .config import RunConfig
+from .errors import UserError
 from .files import no_room_explained
 from .processes import is_locked, launch
 from .runs import Event, Run
@@ -80,7 +81,20 @@ def train_in_turn(run: Run, stop: StopRequest) -> Outcome:
         run.log("turn")
         from .loop import train_held
 
-        return train_held(run, stop)
+        outcome = train_held(run, stop)
+    if by_face and outcome.finished:
+        _rate(run)
+    return outcome
+
+
+def _rate(run: Run) -> None:
+    """What the new LoRA is least sure of is the most useful to judge next: have its dataset's unjudged pairs rated."""
+    from .preferences.pairs import dataset_named
+    from .tasks import start as start_task
+
+    if dataset := dataset_named(run.config().data.pairs):
+        with suppress(UserError):  # the dataset may be gone; the training is no worse for it
+            start_task(run.workspace, "rate", {"run": run.name, "dataset": dataset})
 
 
 def stop(run: Run) -> None:

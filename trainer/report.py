@@ -10,7 +10,8 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from .charts import Chart, Line, draw
+from . import run_charts
+from .charts import Chart, draw
 from .files import write_text
 from .progress import as_time
 from .report_page import Html, element, enlargeable, facts, page, paragraph, picture, section, table, text
@@ -70,7 +71,7 @@ def _top(summary: Summary) -> Html:
     )
     alarm = damage(summary)
     return Html(
-        element("header", words, _chart(_agreement(summary), summary.steps), kind="hero")
+        element("header", words, _chart(run_charts.agreement(summary), summary.steps), kind="hero")
         + (paragraph(alarm, "alarm") if alarm else "")
         + "".join(paragraph(_sentence(warning), "note") for warning in summary.warnings)
     )
@@ -108,7 +109,12 @@ def _moment(sheet: Path, summary: Summary) -> str:
 def _curves(summary: Summary) -> Html:
     if not summary.taken and not summary.evaluations:
         return section("How it went", paragraph("Not one step was taken.", "empty"))
-    charts = (_errors(summary), _margin(summary), _loss(summary), _learning_rate(summary))
+    charts = (
+        run_charts.errors(summary),
+        run_charts.margin(summary),
+        run_charts.loss(summary),
+        run_charts.learning_rate(summary),
+    )
     return section(
         "How it went",
         paragraph(
@@ -129,61 +135,6 @@ def _chart(chart: Chart, steps: int) -> Html:
         element("ul", *names, kind="key") if len(names) > 1 else Html(""),
         Html(draw(chart, steps)),
         kind="card",
-    )
-
-
-def _agreement(summary: Summary) -> Chart:
-    return Chart(
-        title="Agreement with you",
-        good="On pairs kept aside. Good: it rises and stays. Half is what tossing a coin gives; the pale band is how "
-        "exactly so many pairs can tell.",
-        lines=[Line("agreement", course(summary.evaluations, "agreement"))],
-        band=course(summary.evaluations, "low", "high"),
-        guide=(0.5, "tossing a coin"),
-        share=True,
-    )
-
-
-def _errors(summary: Summary) -> Chart:
-    held_out = len(course(summary.evaluations, "winner_error")) > 1
-    events = summary.evaluations if held_out else summary.taken
-    return Chart(
-        title="Errors" + (", pairs kept aside" if held_out else ", training pairs"),
-        good="How far off the model is when it paints the two pictures. Good: that of your choices falls or stays, "
-        "the other ends above it. Bad: both rise.",
-        lines=[
-            Line("pictures you chose", course(events, "winner_error"), "one", rough=not held_out),
-            Line("pictures you rejected", course(events, "loser_error"), "two", rough=not held_out),
-        ],
-    )
-
-
-def _margin(summary: Summary) -> Chart:
-    held_out = len(course(summary.evaluations, "margin")) > 1
-    return Chart(
-        title="Margin" + (", pairs kept aside" if held_out else ", training pairs"),
-        good="How clearly the two pictures of a pair are told apart. Good: it climbs above zero, then levels off.",
-        lines=[
-            Line("margin", course(summary.evaluations if held_out else summary.taken, "margin"), rough=not held_out),
-        ],
-        guide=(0.0, "no preference"),
-    )
-
-
-def _loss(summary: Summary) -> Chart:
-    return Chart(
-        title="Loss",
-        good="What the training makes smaller. Good: it falls a little, however unevenly; its height means nothing.",
-        lines=[Line("loss", course(summary.taken, "loss"), "three", rough=True)],
-    )
-
-
-def _learning_rate(summary: Summary) -> Chart:
-    return Chart(
-        title="Learning rate",
-        good="How large the steps are, as set. Good: just this shape, without a jump where a run was resumed.",
-        lines=[Line("learning rate", course(summary.taken, "learning_rate"), "three")],
-        from_zero=True,
     )
 
 

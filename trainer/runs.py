@@ -123,7 +123,7 @@ class Run:
         """Append an event and tell the listeners.
 
         asked, waiting, turn, started, resumed, encoding, step, evaluation, sample, checkpoint, warning, stopped,
-        failed, finished; `time` is seconds since 1970. A number that is not finite is written as null, as JSON wants it.
+        failed, finished; `time`: seconds since 1970. A number that is not finite is written as null, as JSON wants it.
         """
         line = event_log.append(self.events_file, event, values)
         for listener in self.listeners:

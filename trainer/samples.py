@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import torch
 from PIL import Image
 from torch import nn
@@ -18,7 +20,8 @@ from .sheet import grid
 
 
 class Samples:
-    """Paints `material.sample_prompts` into <run>/samples/: base-0.png ... once, step-00000200.png as a sheet."""
+    """Paints `material.sample_prompts` into <run>/samples/: base-0.png ... once, step-00000200.png as a sheet, and
+    newest-0.png ... as the LoRA paints them now."""
 
     def __init__(self, run: Run, config: RunConfig, material: Material, device: torch.device):
         self._run = run
@@ -40,9 +43,10 @@ class Samples:
         unet.train(training)
         sheet = grid(list(zip(base, painted, strict=True)), captions=prompts, header=("base", f"LoRA, step {step}"))
         file = self._run.samples_folder / f"step-{step:08d}.png"
-        with written_whole(file) as part:
-            sheet.save(part, "PNG")
-        self._run.log("sample", step=step, file=file.name)
+        _keep(sheet, file)
+        for i, picture in enumerate(painted):
+            _keep(picture, self._run.samples_folder / f"newest-{i}.png")
+        self._run.log("sample", step=step, file=file.name, prompts=prompts)
 
     def _base_pictures(self, unet: nn.Module) -> list[Image.Image]:
         files = [self._run.samples_folder / f"base-{i}.png" for i in range(len(self._material.sample_prompts))]
@@ -51,8 +55,7 @@ class Samples:
         with adapters.disabled(unet):
             pictures = self._pictures(unet)
         for file, picture in zip(files, pictures, strict=True):
-            with written_whole(file) as part:
-                picture.save(part, "PNG")
+            _keep(picture, file)
         return pictures
 
     def _pictures(self, unet: nn.Module) -> list[Image.Image]:
@@ -71,3 +74,8 @@ class Samples:
         with parked(unet, self._device):
             vae = material.base.load_vae(self._device)
             return decode(vae, latents)
+
+
+def _keep(picture: Image.Image, file: Path) -> None:
+    with written_whole(file) as part:
+        picture.save(part, "PNG")

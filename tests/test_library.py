@@ -1,0 +1,134 @@
+"""LoRAs that were made: renamed, copied and deleted without losing one."""
+
+import pytest
+import safetensors.torch
+import torch
+from filelock import FileLock
+from mapo_studio.trainer import library
+from mapo_studio.trainer.config import RunConfig
+from mapo_studio.trainer.errors import UserError
+from mapo_studio.trainer.lora_description import describe
+from mapo_studio.trainer.runs import Run, all_runs
+
+HOSTILE = ["", " ", "..", "../up", "a/b", "a\\b", ".hidden", "ends.", "nul\0", "con:x", "-dash"]
+
+
+@pytest.fixture
+def made(tmp_path, tiny_lora):
+    """made(name, **adapter): a finished run with a real LoRA."""
+
+    def make(name, **adapter):
+        config = RunConfig(name=name, base="tiny", data={"pairs": "dataset:cats"}, adapter=adapter)
+        run = Run.create(tmp_path, config)
+        run.lora_file.write_bytes(tiny_lora.read_bytes())
+        run.state_folder.mkdir()
+        (run.state_folder / "newest").write_text("state")
+        run.log("started", steps=4)
+        run.log("finished", step=4)
+        run.report_file.write_text("old")
+        return run
+
+    return make
+
+
+def test_a_renamed_run_is_whole_under_its_new_name(made, tmp_path):
+    run = made("cats-1")
+    before = safetensors.torch.load_file(run.lora_file)
+    new = library.rename(run, "soft light")
+    assert [one.name for one in all_runs(tmp_path)] == ["soft light"]
+    assert Run.open(tmp_path, "soft light").config().name == "soft light"
+    assert sorted(file.name for file in new.folder.glob("*.safetensors")) == ["soft light.safetensors"]
+    after = safetensors.torch.load_file(new.lora_file)
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    said = describe(new.lora_file).metadata
+    assert said["modelspec.title"] == "soft light"
+    assert said["ss_output_name"] == f"soft light-{said['sshs_model_hash'][:8]}"
+    assert (new.state_folder / "newest").read_text() == "state"
+    assert "soft light" in new.report_file.read_text()
+
+
+def test_what_goes_on_from_a_renamed_lora_still_finds_it(made):
+    first = made("first")
+    second = made("second", continue_from=str(first.lora_file))
+    new = library.rename(first, "other")
+    assert second.config().adapter.continue_from == str(new.lora_file)
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_a_name_that_cannot_be_a_file_name_changes_nothing(made, tmp_path, name):
+    run = made("cats")
+    with pytest.raises(UserError):
+        library.rename(run, name)
+    assert [one.name for one in all_runs(tmp_path)] == ["cats"]
+    assert run.config().name == "cats"
+
+
+def test_a_taken_name_and_a_run_at_work_refuse_to_be_renamed(made):
+    run, other = made("cats"), made("dogs")
+    with pytest.raises(UserError, match="dogs already"):
+        library.rename(run, "dogs")
+    with FileLock(run.lock_file), pytest.raises(UserError, match="another process"):
+        library.rename(run, "birds")
+    assert run.lora_file.is_file()
+    assert other.lora_file.is_file()
+
+
+def test_a_run_without_a_lora_can_be_renamed(made):
+    run = made("cats")
+    run.lora_file.unlink()
+    assert not library.rename(run, "dogs").lora_file.exists()
+
+
+def test_a_copy_is_the_same_file_and_copying_again_changes_nothing(made, tmp_path):
+    run, host = made("cats"), tmp_path / "loras"
+    host.mkdir()
+    copy = library.copy_to(run, host)
+    assert copy.read_bytes() == run.lora_file.read_bytes()
+    assert library.copy_to(run, host) == copy
+    assert [file.name for file in host.iterdir()] == ["cats.safetensors"]
+
+
+def test_another_file_of_that_name_is_never_overwritten(made, tmp_path):
+    run, host = made("cats"), tmp_path / "loras"
+    host.mkdir()
+    (host / "cats.safetensors").write_text("mine")
+    with pytest.raises(UserError, match="another file of that name"):
+        library.copy_to(run, host)
+    assert (host / "cats.safetensors").read_text() == "mine"
+
+
+def test_there_is_nothing_to_copy_before_there_is_a_lora_or_a_folder(made, tmp_path):
+    run = made("cats")
+    with pytest.raises(UserError, match="no folder"):
+        library.copy_to(run, tmp_path / "nowhere")
+    run.lora_file.unlink()
+    with pytest.raises(UserError, match="no LoRA file yet"):
+        library.copy_to(run, tmp_path)
+
+
+def test_a_deleted_run_is_gone_and_its_name_free_again(made, tmp_path):
+    library.delete(made("cats"))
+    assert all_runs(tmp_path) == []
+    assert list((tmp_path / "runs").iterdir()) == []
+    made("cats")
+
+
+def test_a_run_at_work_or_needed_by_another_is_not_deleted(made):
+    run = made("first")
+    with FileLock(run.lock_file), pytest.raises(UserError, match="another process"):
+        library.delete(run)
+    second = made("second", continue_from=str(run.lora_file))
+    second.log("resumed", step=2)
+    second.events_file.unlink()
+    with pytest.raises(UserError, match="second is not finished"):
+        library.delete(run)
+    assert run.lora_file.is_file()
+
+
+def test_metadata_is_read_without_the_tensors_and_a_cut_file_is_named(made):
+    run = made("cats")
+    assert library.metadata(run.lora_file)["mapo.family"] == "sdxl"
+    run.lora_file.write_bytes(run.lora_file.read_bytes()[:-10])
+    with pytest.raises(UserError, match="not a whole safetensors file"):
+        library.metadata(run.lora_file)
