@@ -85,6 +85,7 @@ def studio_app(
     from .judging_routes import ElementFiles, judging_router
     from .login import Login
     from .page import HEAD, build_page
+    from .run_files import run_files
     from .safety import Guard
     from .settings import SettingsFile
     from .theme import CSS, Look, studio_theme
@@ -97,6 +98,7 @@ def studio_app(
 
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
     app.include_router(judging_router(store, annotator_of))
+    app.include_router(run_files(workspace))
     app.mount("/mapo/static/judge", ElementFiles())
     page = build_page(store, settings, roots, has_login=passwords is not None)
     # Without this mark Gradio does not ask, for a mounted page, whether a file that an event names was uploaded.

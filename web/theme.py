@@ -12,7 +12,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from .settings import SettingsFile
 
-CSS = Path(__file__).with_name("studio.css")
+CSS = [Path(__file__).with_name(name) for name in ("studio.css", "runs.css")]
 
 # Pictures are judged against this grey: it leans to no colour.
 _GREY = Color(

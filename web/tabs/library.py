@@ -1,0 +1,173 @@
+"""Which LoRAs were made here, and what can be done with one? The newest first, as pictures of what they changed."""
+
+from __future__ import annotations
+
+from html import escape
+from typing import Any
+
+import gradio as gr
+
+from ...trainer import jobs, library
+from ...trainer.errors import UserError
+from ...trainer.runs import Run, all_runs
+from ...trainer.summary import course, percent, summarise
+from ..copying import copy_label, copy_to_hosts
+from ..run_files import address
+from ..run_panel import links_html
+from ..run_view import PHASES, agreement_html, curves_html, strip_html
+from ..sentences import in_sentences
+from ..studio import Studio
+
+_MOST = 200
+_QUIET = {"show_progress": "hidden"}
+
+# Cards are buttons, so that the keyboard reaches them; which one was pressed goes to Python as the component's value.
+_CHOOSE = """
+element.addEventListener("click", (event) => {
+  const card = event.target.closest("[data-run]");
+  if (card) trigger("select", { value: card.dataset.run });
+});
+"""
+
+
+def library_tab(studio: Studio) -> None:
+    """Cards of all runs; below them, the one that was chosen."""
+    chosen = gr.State(None)
+    cards = gr.HTML("", js_on_load=_CHOOSE)
+    with gr.Column(visible=False, elem_classes="card") as detail:
+        with gr.Row():
+            with gr.Column(scale=3, min_width=320):
+                head, strip = gr.HTML(""), gr.HTML("")
+            with gr.Column(scale=2, min_width=320):
+                with gr.Row(elem_classes="acts"):
+                    go_on = gr.Button("Continue training from it", size="sm")
+                    copy = gr.Button("Copy to ComfyUI / A1111", size="sm")
+                links = gr.HTML("", elem_classes="run-links")
+                facts = gr.HTML("")
+                with gr.Row(elem_classes="acts"):
+                    name = gr.Textbox(show_label=False, container=False, max_lines=1, min_width=160, scale=1)
+                    rename = gr.Button("Rename", size="sm", scale=0)
+                    delete = gr.Button("Delete", size="sm", scale=0)
+                with gr.Row(visible=False, elem_classes="acts") as sure:
+                    question = gr.Markdown("", container=False)
+                    yes = gr.Button("Delete it", variant="stop", size="sm", scale=0)
+                    no = gr.Button("Keep it", size="sm", scale=0)
+        curves = gr.HTML("")
+    view = [chosen, cards, detail, head, strip, links, facts, name, copy, go_on, curves, sure]
+
+    def shown(name: str | None) -> list[Any]:
+        runs = all_runs(studio.workspace)[:_MOST]
+        run = next((run for run in runs if run.name == name), None)
+        if run is None:
+            return [None, _cards(runs, None), gr.Column(visible=False), *[gr.skip()] * 8, gr.Row(visible=False)]
+        summary, has_lora = summarise(run), run.lora_file.is_file()
+        return [
+            run.name,
+            _cards(runs, run.name),
+            gr.Column(visible=True),
+            f"<h3>{escape(run.name)}</h3>{agreement_html(summary)}",
+            strip_html(run, list(run.events())),
+            links_html(run),
+            _facts(run),
+            run.name,
+            gr.Button(copy_label(studio.settings.read()), visible=has_lora),
+            gr.Button(visible=has_lora),
+            curves_html(summary),
+            gr.Row(visible=False),
+        ]
+
+    def found(name: str | None) -> Run:
+        if not name:
+            raise UserError("choose a LoRA first")
+        return Run.open(studio.workspace, name)
+
+    @in_sentences
+    def look(name: str | None):
+        return shown(name)
+
+    @in_sentences
+    def choose(event: gr.EventData):
+        return shown(str(event._data.get("value")))
+
+    @in_sentences
+    def give_name(name: str | None, given: str):
+        return shown(library.rename(found(name), " ".join(given.split())).name)
+
+    @in_sentences
+    def ask(name: str | None):
+        run = found(name)
+        if jobs.is_alive(run):
+            raise UserError(f"{run.name} is being trained: stop it first")
+        said = "Its LoRA, pictures and state go; judgements and copies elsewhere stay. It cannot be taken back."
+        return gr.Row(visible=True), said
+
+    @in_sentences
+    def remove(name: str | None):
+        library.delete(found(name))
+        gr.Info("Deleted.", duration=2)
+        return shown(None)
+
+    @in_sentences
+    def copied(name: str | None):
+        gr.Info(escape(copy_to_hosts(found(name), studio.settings.read())), duration=5)
+
+    @in_sentences
+    def continued(name: str | None):
+        run = found(name)
+        return {"base": run.config().base, "lora": str(run.lora_file)}, gr.Tabs(selected="train")
+
+    gr.on([studio.page.load, studio.tabs.change], look, chosen, view, **_QUIET)
+    cards.select(choose, None, view, **_QUIET)
+    gr.on([rename.click, name.submit], give_name, [chosen, name], view, **_QUIET)
+    delete.click(ask, chosen, [sure, question], **_QUIET)
+    no.click(lambda: gr.Row(visible=False), None, sure, queue=False, **_QUIET)
+    yes.click(remove, chosen, view, **_QUIET)
+    copy.click(copied, chosen, None, **_QUIET)
+    go_on.click(continued, chosen, [studio.continued, studio.tabs], **_QUIET)
+
+
+def _cards(runs: list[Run], chosen: str | None) -> str:
+    if not runs:
+        return '<p class="quiet">No LoRA was made here yet: they come from Train.</p>'
+    return f'<div class="run-cards">{"".join(_card(run, run.name == chosen) for run in runs)}</div>'
+
+
+def _card(run: Run, is_chosen: bool) -> str:
+    said = [PHASES[jobs.status(run).phase]]
+    try:
+        summary = summarise(run)
+    except UserError as error:
+        said = [str(error)]
+    else:
+        measured = course(summary.evaluations, "agreement")
+        said += [f"agrees on {percent(measured[-1][1])}"] if measured else []
+        said += [f"{summary.step} steps"] if summary.step else []
+    two = ""
+    if all((run.samples_folder / f"{kind}-0.png").is_file() for kind in ("base", "newest")):
+        sources = (address(run, f"samples/{kind}-0.png") for kind in ("base", "newest"))
+        two = "".join(f'<img loading="lazy" src="{source}?{run.name}" alt="">' for source in sources)
+    return (
+        f'<button class="run-card" data-run="{escape(run.name, quote=True)}" aria-pressed="{str(is_chosen).lower()}">'
+        f'<div class="two">{two}</div><div class="words"><strong>{escape(run.name)}</strong>'
+        f"{escape(' · '.join(said))}</div></button>"
+    )
+
+
+def _facts(run: Run) -> str:
+    """What it was trained on, and what its file says of itself."""
+    summary = summarise(run)
+    started = summary.started
+    rows = {
+        "Trained on": f"{summary.config.data.pairs} ({started.get('pairs', '?')} pairs)",
+        "Base": summary.config.base,
+        "Steps": f"{summary.step} of {summary.steps}",
+    }
+    if summary.config.adapter.continue_from:
+        rows["Goes on from"] = summary.config.adapter.continue_from
+    if run.lora_file.is_file():
+        rows["Size"] = f"{run.lora_file.stat().st_size / 1e6:.1f} MB"
+        for key, value in sorted(library.metadata(run.lora_file).items()):
+            if key.startswith("mapo.") and key not in ("mapo.base", "mapo.steps", "mapo.pairs"):
+                rows[key.removeprefix("mapo.").replace("_", " ").capitalize()] = value
+    listed = "".join(f"<dt>{escape(name)}</dt><dd>{escape(value)}</dd>" for name, value in rows.items())
+    return f'<dl class="facts">{listed}</dl>'

@@ -1,0 +1,171 @@
+"""How is a LoRA trained from the page? One button that has chosen everything; the run's course; what came of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from ...trainer import jobs
+from ...trainer.config import RunConfig
+from ...trainer.errors import UserError
+from ...trainer.families.opening import TINY
+from ...trainer.proposal import Needs, needs, propose
+from ...trainer.runs import Run, all_runs
+from ...trainer.turns import in_words, line_of
+from ..copying import copy_to_hosts
+from ..run_panel import RunPanel
+from ..sentences import in_sentences
+from ..settings_form import SettingsForm
+from ..studio import Studio
+
+_MOST_RUNS = 100
+_QUIET = {"show_progress": "hidden"}
+
+
+def train_tab(studio: Studio) -> None:
+    """What to train on the left, a run on the right: the one at work, or whichever is chosen."""
+    proposed, continued = gr.State(None), studio.continued
+    with gr.Row(equal_height=False):
+        with gr.Column(scale=2, min_width=320):
+            base = gr.Dropdown(studio.bases(), value=TINY, label="Base", allow_custom_value=True)
+            train = gr.Button("Train", variant="primary", size="lg", interactive=False, elem_id="train-button")
+            needed = gr.HTML("", elem_classes="needs")
+            queue = gr.HTML("", elem_classes="needs")
+        with gr.Column(scale=5, min_width=480):
+            which = gr.Dropdown([], label="Run", show_label=False, container=False, interactive=True, visible=False)
+            which.preprocess = lambda name: name or None  # a new start of the studio knows no choices it sent before
+            panel = RunPanel()
+    with gr.Accordion("Details: every setting", open=False):
+        form = SettingsForm(elsewhere=("base", "data.pairs"))
+    timer, stamp = gr.Timer(1.0, active=False), gr.State(None)
+    asked, given = [studio.dataset, base, proposed], form.components
+    offer = [needed, train]
+    view = [*panel.outputs, queue, timer, stamp]
+
+    def chosen(before: RunConfig | None, base: str | None, given: tuple[Any, ...]) -> RunConfig:
+        if before is None:
+            raise UserError("choose or make a dataset first, at the top")
+        return form.config(before.model_copy(update={"base": (base or "").strip()}), given)
+
+    @in_sentences
+    def prepare(dataset: str | None, base: str | None, before: RunConfig | None, goes_on: Any, *given: Any):
+        """Another dataset or base: another proposal, with what the person had changed in the last one."""
+        if not dataset:
+            no_dataset = Needs((), ("No dataset is chosen: choose or make one at the top.",))
+            return None, *_offer(no_dataset), *([gr.skip()] * len(given))
+        config = propose(studio.store, dataset, (base or "").strip(), _tokenizers(studio))
+        shown = form.with_edits(config, before, given) if before else config
+        if goes_on:
+            adapter = shown.adapter.model_copy(update={"continue_from": goes_on["lora"]})
+            shown = shown.model_copy(update={"adapter": adapter})
+        return config, *_offer(needs(studio.store, shown)), *form.shown(shown)
+
+    @in_sentences
+    def check(_dataset: str | None, base: str | None, before: RunConfig | None, *given: Any):
+        try:
+            return _offer(needs(studio.store, chosen(before, base, given)))
+        except UserError as error:
+            return _offer(Needs((), (str(error),)))
+
+    @in_sentences
+    def begin(_dataset: str | None, base: str | None, before: RunConfig | None, *given: Any):
+        config = chosen(before, base, given)
+        in_the_way = needs(studio.store, config).problems
+        if in_the_way:
+            raise UserError(in_the_way[0])
+        run = jobs.start(studio.workspace, config)
+        return _choices(studio, run.name), None, *_view(run)
+
+    def _view(run: Run | None, before: Any = None) -> list[Any]:
+        line = line_of(studio.workspace)
+        now = (panel.stamp(run), line, str(studio.settings.read()))
+        if before == now:
+            return [gr.skip()] * len(view)
+        return [*panel.shown(run, studio.settings.read()), _line(line), gr.Timer(active=bool(line) or _stirs(run)), now]
+
+    @in_sentences
+    def look(name: str | None, before: Any):
+        return _view(_found(studio, name), before)
+
+    @in_sentences
+    def choose(name: str | None):
+        return _view(_found(studio, name))
+
+    @in_sentences
+    def arrive(name: str | None):
+        """Coming to the tab: the run at work is shown, else the one that was, else the newest."""
+        working = next((folder.name for folder in line_of(studio.workspace) if folder.parent.name == "runs"), None)
+        run = _found(studio, working or name) or next(iter(all_runs(studio.workspace)), None)
+        return gr.Dropdown(choices=studio.bases()), _choices(studio, run and run.name), *_view(run)
+
+    def told(act: Callable[[Run], Any]) -> Callable[..., Any]:
+        @in_sentences
+        def tell(name: str | None):
+            run = _found(studio, name)
+            if run is None:
+                raise UserError("choose a run first")
+            act(run)
+            return _view(run)
+
+        return tell
+
+    def copy(run: Run) -> None:
+        gr.Info(escape(copy_to_hosts(run, studio.settings.read())), duration=5)
+
+    shown = [proposed, *offer, *given]
+    gr.on([studio.dataset.change, base.change, continued.change], prepare, [*asked, continued, *given], shown, **_QUIET)
+    gr.on([studio.page.load, studio.tabs.change], prepare, [*asked, continued, *given], shown, **_QUIET)
+    gr.on([field.input for field in given], check, [*asked, *given], offer, trigger_mode="always_last", **_QUIET)
+    train.click(begin, [*asked, *given], [which, continued, *view], **_QUIET).success(
+        prepare, [*asked, continued, *given], shown, **_QUIET
+    )
+    continued.change(lambda goes_on: goes_on["base"] if goes_on else gr.skip(), continued, base, **_QUIET)
+    gr.on([studio.page.load, studio.tabs.change], arrive, which, [base, which, *view], **_QUIET)
+    which.input(choose, which, view, **_QUIET)
+    timer.tick(look, [which, stamp], view, **_QUIET)
+    panel.stop.click(told(jobs.stop), which, view, **_QUIET)
+    panel.resume.click(told(_resume), which, view, **_QUIET)
+    panel.copy.click(told(copy), which, view, **_QUIET)
+
+
+def _resume(run: Run) -> None:
+    if jobs.status(run).phase in ("waiting", "running"):
+        raise UserError(f"{run.name} is at work already")
+    jobs.resume(run)
+
+
+def _offer(found: Needs) -> tuple[str, gr.Button]:
+    """What it takes or what is in the way, and whether the button may be pressed."""
+    lines = [f'<li class="problem">{escape(problem)}</li>' for problem in found.problems]
+    lines += [f"<li>{escape(line)}</li>" for line in found.takes]
+    return f"<ul>{''.join(lines)}</ul>", gr.Button(interactive=not found.problems)
+
+
+def _line(line: tuple[Path, ...]) -> str:
+    """What waits behind what is at work."""
+    waiting = [f"<li>{escape(in_words(folder))}</li>" for folder in line[1:]]
+    return f"<ul><li><b>Waiting for their turn</b></li>{''.join(waiting)}</ul>" if waiting else ""
+
+
+def _stirs(run: Run | None) -> bool:
+    return run is not None and jobs.status(run).phase in ("waiting", "running")
+
+
+def _found(studio: Studio, name: str | None) -> Run | None:
+    return next((run for run in all_runs(studio.workspace) if run.name == name), None)
+
+
+def _choices(studio: Studio, name: str | None) -> gr.Dropdown:
+    names = [run.name for run in all_runs(studio.workspace)][:_MOST_RUNS]
+    return gr.Dropdown(choices=names, value=name if name in names else None, visible=len(names) > 1)
+
+
+def _tokenizers(studio: Studio) -> Path | None:
+    """ComfyUI brings CLIP's tokenizer, which single files lack."""
+    comfyui = studio.settings.read().comfyui
+    folder = Path(comfyui, "comfy", "sd1_tokenizer")
+    return folder if comfyui and folder.is_dir() else None
