@@ -219,3 +219,68 @@ def test_a_large_row_group_is_never_held_whole(tmp_path):
     count, grown_mb = told.stdout.split()
     assert int(count) == 300
     assert float(grown_mb) < 150, "300 MB of pictures were not streamed"
+
+
+def test_binarized_columns_say_which_is_chosen(tmp_path, picture_bytes):
+    rows = [
+        {
+            "prompt": "a cat",
+            "chosen": {"bytes": picture_bytes(0), "path": "x"},
+            "rejected": {"bytes": picture_bytes(1)},
+        },
+        {
+            "prompt": "a dog",
+            "chosen": {"bytes": picture_bytes(2), "path": None},
+            "rejected": {"bytes": picture_bytes(3)},
+        },
+    ]
+    pairs = load(written(tmp_path / "a.parquet", rows)).pairs
+    assert [(pair.prompt, pair.chosen.column, pair.preference) for pair in pairs] == [
+        ("a cat", "chosen", 1),
+        ("a dog", "chosen", 1),
+    ]
+    assert pairs[1].rejected.read() == picture_bytes(3)
+
+
+def test_votes_are_counted_and_no_votes_are_no_judgement(tmp_path, picture_bytes, counted):
+    votes = [(3.0, 1.0), (0.5, 2.0), (2.0, 2.0), (0.0, 0.0), (None, 1.0)]
+    rows = [
+        {
+            "prompt": f"prompt {number}",
+            "image1": picture_bytes(2 * number),
+            "image2": picture_bytes(2 * number + 1),
+            "votes_image1": first,
+            "votes_image2": second,
+        }
+        for number, (first, second) in enumerate(votes)
+    ]
+    found = load(written(tmp_path / "a.parquet", rows))
+    assert [(pair.chosen.column, pair.preference) for pair in found.pairs] == [("image1", 0.75), ("image2", 0.8)]
+    assert counted(found) == {"tie": 1, "not labelled": 2}
+    (first, *_) = ParquetPairs(tmp_path / "a.parquet").rows()
+    assert first.votes == 4
+
+
+def test_files_of_several_parquet_layouts_may_lie_together(tmp_path, row, picture_bytes):
+    written(tmp_path / "a.parquet", [row(0)])
+    written(tmp_path / "b.parquet", [{"prompt": "b", "chosen": picture_bytes(8), "rejected": picture_bytes(9)}])
+    assert [pair.prompt for pair in load(tmp_path).pairs] == ["prompt 0", "b"]
+
+
+@pytest.mark.parametrize(
+    ("columns", "why"),
+    [
+        ({"chosen": "a text", "rejected": "another", "prompt": "x"}, "row 0: chosen holds str, not a picture file's"),
+        ({"chosen": b"", "prompt": "x"}, "lacks the columns rejected"),
+        ({"text": "x", "label": 1}, r"no known layout.*it has the columns text, label; pick-a-pic \(jpg_0"),
+    ],
+)
+def test_other_tables_are_refused_by_their_columns(tmp_path, columns, why):
+    with pytest.raises(UserError, match=why):
+        load(written(tmp_path / "a.parquet", [columns]))
+
+
+def test_a_layout_that_is_asked_for_is_not_guessed(tmp_path, row):
+    file = written(tmp_path / "a.parquet", [row(0)])
+    with pytest.raises(UserError, match="lacks the columns chosen, rejected, prompt"):
+        Gathered(ParquetPairs(file, "binarized")).load()

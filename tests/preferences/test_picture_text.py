@@ -7,7 +7,7 @@ import time
 import zlib
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from mapo_studio.trainer.preferences.picture_text import PictureText, from_graph, from_parameters, read_text
 from PIL import ExifTags, Image
@@ -235,9 +235,9 @@ STRANGE_GRAPHS = {
 
 @pytest.mark.parametrize("what", STRANGE_GRAPHS)
 def test_no_graph_crashes_or_hangs(what):
-    start = time.monotonic()
+    start = time.process_time()
     found = from_graph(STRANGE_GRAPHS[what])
-    assert time.monotonic() - start < 5
+    assert time.process_time() - start < 5
     assert len(found.prompt or "") <= 20_000
 
 
@@ -257,9 +257,9 @@ def test_no_graph_crashes_or_hangs(what):
     ids=range(9),
 )
 def test_no_length_of_parameters_hangs(text):
-    start = time.monotonic()
+    start = time.process_time()
     found = from_parameters(text)
-    assert time.monotonic() - start < 5
+    assert time.process_time() - start < 5
     assert all(len(value or "") <= 20_000 for value in (found.prompt, found.seed, found.model, found.lora))
 
 
@@ -305,9 +305,9 @@ HOSTILE = {
 
 @pytest.mark.parametrize("what", HOSTILE)
 def test_no_chunk_crashes_or_hangs(what):
-    start = time.monotonic()
+    start = time.process_time()
     found = read_text(HOSTILE[what])
-    assert time.monotonic() - start < 5
+    assert time.process_time() - start < 5
     assert "\0" not in (found.prompt or "")
 
 
@@ -317,6 +317,7 @@ def test_a_file_is_read_by_its_path(tmp_path):
     assert read_text(tmp_path / "missing.png") == PictureText()
 
 
+@settings(max_examples=50, deadline=None)
 @given(st.text(max_size=200))
 def test_any_text_gives_text_that_can_be_stored(text):
     for found in (from_parameters(text), from_parameters(f"{text}\nSteps: {text}"), from_graph(text)):
@@ -333,6 +334,7 @@ JSON = st.recursive(
 )
 
 
+@settings(max_examples=50, deadline=None)
 @given(
     st.dictionaries(
         st.sampled_from("0123"),

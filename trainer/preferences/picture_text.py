@@ -21,6 +21,7 @@ from .pairs import as_prompt, without_unstorable
 
 _MOST_TEXT = 4_000_000
 """Characters of one text field that are looked at: graphs with pictures inside them are that long, prompts never."""
+_MOST_SETTINGS = 100_000
 _MOST_PROMPT = 20_000
 _MOST_VALUE = 500
 _FORMATS = ("PNG", "JPEG", "WEBP")
@@ -60,7 +61,7 @@ def read_text(picture: bytes | Path) -> PictureText:
 def from_parameters(text: str) -> PictureText:
     """A1111's text: the prompt may have many lines, and the last line's values may be quoted."""
     above, settings, line = ("\n" + text[:_MOST_TEXT].strip()).rpartition("\nSteps:")
-    values = _values("Steps:" + line.partition("\n")[0]) if settings else {}
+    values = _values("Steps:" + line.partition("\n")[0][:_MOST_SETTINGS]) if settings else {}
     prompt = (above if settings else line).split("\n" + _NEGATIVE, 1)[0]
     loras = [f"{found[2]}{found[3] or ''}" for found in _EXTRA_NETWORK.finditer(prompt)]
     loras = loras or _hashed_loras(values.get("Lora hashes", ""))
