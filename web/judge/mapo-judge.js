@@ -190,10 +190,12 @@ class MapoJudge extends HTMLElement {
     this.#view.show(item);
     this.#visibleSince = Infinity;
     this.#wasHidden = document.hidden;
+    const feed = this.#feed;
     requestAnimationFrame(() => {
       // After the frame that this callback prepares has been painted.
       setTimeout(() => {
         if (this.#current === item) this.#visibleSince = performance.now();
+        feed.goOn();
       });
     });
   }

@@ -41,14 +41,18 @@ export class PictureFeed extends EventTarget {
     return Boolean(this.items[0]?.images);
   }
 
-  /** The first item, whose pictures are decoded. */
+  /** The first item, whose pictures are decoded; goOn() is to follow when they have been painted. */
   take() {
     const item = this.items.shift();
     this.#taken = [item.key];
+    return item;
+  }
+
+  /** Prepares what comes next: not before the taken pictures are in sight, for both need the processor. */
+  goOn() {
     // A browser may have thrown away what it decoded a while ago.
     this.items[0]?.images?.forEach((image) => image.decode().catch(() => {}));
     this.#more();
-    return item;
   }
 
   /** Puts items that were shown before in front again. */
