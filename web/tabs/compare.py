@@ -71,7 +71,13 @@ def compare_tab(studio: Studio) -> None:
                     feed = gr.Button("Add them to this dataset")
         with gr.Column(scale=1, min_width=360):
             introduction = gr.HTML(_INTRODUCTION)
-            sheet = gr.Image(show_label=False, visible=False, interactive=False, elem_id="strengths", type="pil")
+            sheet = gr.Image(
+                show_label=False,
+                visible=False,
+                interactive=False,
+                elem_id="strengths",
+                buttons=["download", "fullscreen"],  # no "share": that would publish the picture
+            )
             # Hidden rather than taken away: the element holds answers on their way.
             pane = gr.HTML(
                 "",

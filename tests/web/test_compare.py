@@ -1,0 +1,213 @@
+"""The Compare tab: what it says and shows at each stage, and once through it in a browser."""
+
+from __future__ import annotations
+
+import socket
+import threading
+import time
+from types import SimpleNamespace
+
+import pytest
+import uvicorn
+from mapo_studio.trainer import tasks, work
+from mapo_studio.trainer.comparison import feed_back
+from mapo_studio.trainer.config import parse_config, write_config
+from mapo_studio.trainer.preferences.collecting import create_dataset, find_dataset
+from mapo_studio.trainer.preferences.database import open_store
+from mapo_studio.trainer.preferences.judging import Answer, answer
+from mapo_studio.trainer.preferences.schema import Candidate, Pair, Picture
+from mapo_studio.web import comparison_form
+from mapo_studio.web.app import studio_app
+from mapo_studio.web.safety import Hosts
+from mapo_studio.web.tabs import compare
+from PIL import Image
+from playwright.sync_api import expect
+from sqlalchemy import func, select
+
+PROMPTS = [f"a red circle {number}" for number in range(12)]
+
+
+@pytest.fixture
+def studio(tmp_path):
+    store = open_store(tmp_path)
+    with store.writing() as session:
+        create_dataset(session, "cats")
+    return SimpleNamespace(workspace=store.workspace, store=store)
+
+
+class Sketcher:
+    """Stands in for the Painter: flat colours, which take no time."""
+
+    def __init__(self, *_):
+        pass
+
+    def paint(self, wishes, check):
+        yield [(wish, Image.new("RGB", (64, 64), (wish.seed % 256, 200 if wish.lora else 80, 90))) for wish in wishes]
+
+
+@pytest.fixture
+def begin(studio, tiny_lora, monkeypatch):
+    monkeypatch.setattr(tasks, "launch", lambda *_: None)
+    monkeypatch.setattr("mapo_studio.trainer.painter.Painter", Sketcher)
+    given = {"name": "duel", "base": "tiny", "lora": str(tiny_lora), "prompts": PROMPTS, "steps": 1}
+    return lambda **changes: tasks.start(studio.workspace, "compare", {**given, "dataset": "cats", **changes})
+
+
+def say(studio, pairs, verdict="lora"):
+    """Answer the first so many pairs of the comparison, always for the same arm."""
+    with studio.store.writing() as session:
+        found = select(Pair).where(Pair.dataset_id == find_dataset(session, "duel").id).order_by(Pair.id).limit(pairs)
+        for number, pair in enumerate(session.scalars(found).all()):
+            arm = (
+                select(Picture.sha256)
+                .join(Candidate)
+                .where(Candidate.arm == verdict, Picture.id.in_((pair.first_id, pair.second_id)))
+            )
+            left = session.scalar(arm.where(Candidate.prompt_id == pair.prompt_id))
+            answer(session, "ann", Answer(pair.id, left, "left", "clearly", 1.0, "page", number, "compare"))
+
+
+def watched(studio, name="duel", uncovered=""):
+    names = ("line", "pause", "go_on", "stop", "result", "afterwards", "reveal", "scene", "timer")
+    return SimpleNamespace(**dict(zip(names, compare._watched(studio, name, uncovered), strict=True)))
+
+
+def test_a_comparison_is_listed_from_its_start_and_judged_from_its_first_pair(studio, begin):
+    task = begin()
+    assert compare._choices(studio, "duel").value == "duel"
+    before = watched(studio)
+    assert (before.result, before.scene, before.stop.visible) == ("", ("waiting", ""), True)
+    assert "waits" in before.line
+    work.perform(task.folder)
+    after = watched(studio)
+    assert (after.scene, after.line, after.stop.visible) == (("judge", "duel"), "", False)
+    assert "0 of 12 pairs judged" in after.result
+    assert not after.afterwards.visible
+
+
+def test_the_result_is_hidden_until_it_says_something(studio, begin):
+    work.perform(begin().folder)
+    say(studio, 9)
+    few = watched(studio)
+    assert "9 of 12 pairs judged" in few.result
+    assert "better" not in few.result
+    assert few.afterwards.visible
+    say(studio, 12)
+    told = watched(studio).result
+    assert "taste is better than the base: 100&nbsp;%, between 76 and 100, after 12 answers." in told
+    assert "verdict better" in told
+
+
+def test_which_is_which_is_shown_only_on_request(studio, begin):
+    work.perform(begin().folder)
+    say(studio, 1)
+    assert watched(studio).scene == ("judge", "duel")
+    assert watched(studio, uncovered="another").scene == ("judge", "duel")
+    assert watched(studio, uncovered="duel").scene == ("look", "duel")
+
+
+def test_names_from_elsewhere_are_no_html(studio, begin, tiny_lora, tmp_path):
+    lora = tmp_path / "<b>x<b>.safetensors"
+    lora.write_bytes(tiny_lora.read_bytes())
+    work.perform(begin(lora=str(lora)).folder)
+    say(studio, 12)
+    assert "<b>" not in watched(studio).result
+    assert "&lt;b&gt;x" in watched(studio).result
+
+
+def test_without_a_comparison_the_newest_sheet_of_strengths_is_shown(studio, begin, tiny_lora):
+    assert watched(studio, "").scene == ("new", "")
+    settings = {"base": "tiny", "lora": str(tiny_lora), "prompts": PROMPTS[:1], "steps": 1, "strengths": [0, 1]}
+    task = tasks.start(studio.workspace, "sweep", settings)
+    assert watched(studio, "").scene == ("new", "")
+    work.perform(task.folder)
+    kind, what = watched(studio, "").scene
+    assert kind == "sheet"
+    assert compare._sheet(studio, what).width > 700
+
+
+def test_a_damaged_task_does_not_take_the_tab_with_it(studio, begin):
+    begin().settings_file.write_text("{")
+    work.perform(begin(name="other").folder)
+    assert [value for value, _ in compare._choices(studio, "").choices] == ["New comparison", "other"]
+    assert watched(studio, "other").result
+
+
+def test_a_comparison_that_is_gone_leaves_the_form(studio):
+    assert compare._choices(studio, "gone").value == ""
+
+
+def test_only_a_lora_of_this_workspaces_runs_brings_its_settings(studio, tmp_path):
+    config = parse_config({"name": "taste", "base": "tiny", "data": {"pairs": "dataset:cats"}}, "test")
+    folder = studio.workspace / "runs" / "taste"
+    folder.mkdir(parents=True)
+    (folder / "run.toml").write_text(write_config(config))
+    run = comparison_form._run_of(studio, str(folder / "taste.safetensors"))
+    assert run.name == "taste"
+    assert comparison_form._of_run(run, "tiny") == {
+        "run": "taste",
+        "dataset": "cats",
+        "prediction": "auto",
+        "tokenizers": None,
+    }
+    assert "prediction" not in comparison_form._of_run(run, "another")
+    for other in ("", "/etc/passwd", str(folder / "other.safetensors"), "../runs/taste/taste.safetensors"):
+        assert comparison_form._run_of(studio, other) is None
+
+
+def test_a_name_is_found_that_is_free(studio, begin):
+    assert comparison_form._free_name(studio, "taste", "") == "taste or the base"
+    work.perform(begin(name="taste or the base", prompts=PROMPTS[:1]).folder)
+    assert comparison_form._free_name(studio, "taste", "") == "taste or the base 2"
+    assert comparison_form._free_name(studio, "taste", "/x/old.safetensors") == "taste or old"
+
+
+@pytest.fixture
+def address(studio, monkeypatch, tmp_path_factory):
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path_factory.mktemp("passing")))
+    monkeypatch.setenv("GRADIO_ANALYTICS_ENABLED", "False")
+    listening = socket.create_server(("127.0.0.1", 0))
+    port = listening.getsockname()[1]
+    server = uvicorn.Server(uvicorn.Config(studio_app(studio.workspace, Hosts.of([], port)), log_level="warning"))
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
+    thread.start()
+    while not server.started:
+        time.sleep(0.05)
+    yield f"http://127.0.0.1:{port}/"
+    server.should_exit = True
+    server.force_exit = True
+    thread.join(10)
+
+
+@pytest.mark.slow
+def test_a_comparison_is_judged_blind_unveiled_and_fed_back(studio, begin, address, page):
+    work.perform(begin().folder)
+    page.goto(address)
+    page.get_by_role("tab", name="Compare").click()
+    page.get_by_role("combobox", name="Comparison").click()
+    page.get_by_role("option", name="duel").click()
+    judge = page.locator("#compare-pane mapo-judge")
+    result = page.locator("#compare-result")
+    expect(result).to_contain_text("0 of 12 pairs judged", timeout=20_000)
+    for number in range(12):
+        expect(judge).to_contain_text(f"{12 - number} to go", timeout=20_000)
+        page.wait_for_timeout(400)
+        page.keyboard.press("Shift+ArrowLeft" if number % 2 else "ArrowRight")
+    expect(result).to_contain_text("12 of 12 pairs judged", timeout=20_000)
+    expect(result).to_contain_text("after 12 answers", timeout=20_000)
+    assert page.locator("#look img").count() == 0
+
+    page.get_by_role("button", name="Show which is which").click()
+    expect(page.locator("#look img").first).to_be_visible(timeout=20_000)
+    expect(page.get_by_text("left: the base · right: the LoRA")).to_be_visible()
+    expect(judge).to_be_hidden()
+
+    page.get_by_role("combobox", name="Train on these judgements").click()
+    page.get_by_role("option", name="cats").click()
+    page.get_by_role("button", name="Add them to this dataset").click()
+    expect(page.get_by_text("12 judgements added to cats.")).to_be_visible(timeout=20_000)
+    with studio.store.writing() as session:
+        cats = find_dataset(session, "cats")
+        fed = select(func.count()).where(Pair.dataset_id == cats.id, Pair.source == "comparison: duel")
+        assert session.scalar(fed) == 12
+        assert feed_back(session, find_dataset(session, "duel"), cats) == 0
