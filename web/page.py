@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
-import logging
+import importlib
 from pathlib import Path
 
 import gradio as gr
@@ -14,8 +13,6 @@ from ..trainer.preferences.database import Store
 from .sentences import in_sentences
 from .settings import SettingsFile
 from .studio import TABS, Studio
-
-log = logging.getLogger(__name__)
 
 HEAD = '<script type="module" src="/mapo/static/judge/mapo-judge.js"></script>'
 
@@ -42,8 +39,6 @@ def build_page(store: Store, settings: SettingsFile, allowed_roots: tuple[Path, 
         tabs.render()
         with tabs:
             for name in TABS:
-                if importlib.util.find_spec(f".tabs.{name}", __package__) is None:
-                    continue
                 with gr.Tab(name.capitalize(), id=name):
                     _tab(studio, name)
         page.load(in_sentences(lambda chosen: _opened(studio, chosen)), dataset, dataset, show_progress="hidden")
