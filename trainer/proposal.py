@@ -83,7 +83,8 @@ def needs(store: Store, config: RunConfig) -> Needs:
     problems += trouble
     room = _cache_bytes(pairs, family, config) if pairs else 0
     earlier = _earlier(store.workspace, config.base)
-    room += _size(Run(store.workspace / "runs" / earlier.name).folder) if earlier else 0
+    if earlier and earlier.ending != "open":
+        room += _size(Run(store.workspace / "runs" / earlier.name).folder)
     free = shutil.disk_usage(store.workspace).free
     if free < room + _SPARE:
         problems.append(

@@ -14,10 +14,12 @@ _HOSTS = {"comfyui": ("ComfyUI", "models/loras"), "webui": ("A1111", "models/Lor
 
 def places(settings: Settings) -> dict[str, Path]:
     """The folders for LoRAs of the hosts that are named in the settings, by the host's name."""
-    given = {words: (getattr(settings, key), inside) for key, (words, inside) in _HOSTS.items()}
-    found = {words: Path(root, inside) for words, (root, inside) in given.items() if root}
-    # The folder for LoRAs may be the one of a host.
-    return {words: folder for words, folder in found.items() if folder not in (found[w] for w in found if w < words)}
+    found: dict[str, Path] = {}
+    for key, (words, inside) in _HOSTS.items():
+        root = getattr(settings, key)
+        if root and Path(root, inside) not in found.values():  # the folder for LoRAs may be the one of a host
+            found[words] = Path(root, inside)
+    return found
 
 
 def copy_label(settings: Settings) -> str:

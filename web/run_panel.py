@@ -110,4 +110,6 @@ def links_html(run: Run) -> str:
         links.append(f'<a href="{address(run, "lora")}" download title="{path}">Download LoRA</a>')
     if run.report_file.is_file():
         links.append(f'<a href="{address(run, "report")}" target="_blank">Report</a>')
+    if run.lora_file.is_file():
+        links.append(f"<small>{escape(str(run.lora_file))}</small>")
     return " ".join(links)

@@ -53,11 +53,13 @@ def agreement_html(summary: Summary) -> str:
         return "" if summary.ending == "open" else f'<p class="quiet">{escape(headline(summary))}.</p>'
     step, share, low, high = measured[-1]
     pairs = number(summary.evaluations[-1], "pairs") or 0
-    before = f", {percent(measured[0][1])} before training" if len(measured) > 1 and measured[0][0] == 0 else ""
+    when = f"after step {step:.0f}" if step else "before training"
+    if len(measured) > 1 and measured[0][0] == 0:
+        when += f"; {percent(measured[0][1])} before training"
     return (
         f'<div class="agreement"><b>{percent(share)}</b><p>agrees with you on {percent(share)} of {pairs:.0f} pairs '
-        f"it has not trained on<small>between {percent(low)} and {percent(high)}, after step {step:.0f}"
-        f"{before}</small></p></div>"
+        f"it has not trained on<small>between {percent(low)} and {percent(high)}, {when}"
+        "</small></p></div>"
     )
 
 

@@ -3,9 +3,13 @@
 import time
 
 import pytest
-from mapo_studio.trainer import jobs
+from mapo_studio.trainer import jobs, tasks
 from mapo_studio.trainer.checkpoints import latest_step
+from mapo_studio.trainer.demo.pairs import write_pairs
 from mapo_studio.trainer.errors import UserError
+from mapo_studio.trainer.preferences.database import open_store
+from mapo_studio.trainer.preferences.importing import import_pairs
+from mapo_studio.trainer.proposal import needs, propose
 from mapo_studio.trainer.runs import Run
 
 
@@ -52,3 +56,33 @@ def test_a_run_that_nobody_trains_is_waiting_or_died(tmp_path, settings):
     run.log("step", step=3, remaining=5.0)
     status = jobs.status(run)
     assert (status.phase, status.step, status.steps) == ("died", 3, 8)
+
+
+@pytest.mark.slow
+def test_what_is_proposed_trains_one_after_the_other_and_is_followed_by_a_rating(tmp_path):
+    write_pairs(tmp_path / "pairs", 40, seed=0)
+    store = open_store(tmp_path / "workspace")
+    import_pairs(store, "shapes", tmp_path / "pairs", annotator="me", anywhere=True)
+
+    def begin():
+        config = propose(store, "shapes", "tiny")
+        assert needs(store, config).problems == ()
+        short = config.training.model_copy(update={"steps": 2, "batch_size": 2})
+        watch = config.watch.model_copy(update={"evaluate_pairs": 2, "sample_steps": 2, "log_every": 1})
+        return jobs.start(store.workspace, config.model_copy(update={"training": short, "watch": watch}))
+
+    first = begin()
+    until(lambda: first.events_file.is_file() and any(event["event"] == "turn" for event in first.events()))
+    second = begin()
+    assert (first.name, second.name) == ("shapes-1", "shapes-2")
+    until(lambda: jobs.status(second).behind == "the training shapes-1")
+    until(lambda: jobs.status(second).phase == "finished", seconds=480)
+    assert jobs.status(first).phase == "finished"
+    began = next(event["time"] for event in second.events() if event["event"] == "turn")
+    assert began > next(event["time"] for event in first.events() if event["event"] == "finished")
+    assert {file.name for file in second.samples_folder.glob("newest-*.png")}
+    assert second.lora_file.is_file()
+    until(lambda: {task.settings()["run"] for task in tasks.all_tasks(store.workspace)} == {"shapes-1", "shapes-2"})
+    until(lambda: not any(task.status().is_open for task in tasks.all_tasks(store.workspace)))
+    assert {task.kind for task in tasks.all_tasks(store.workspace)} == {"rate"}
+    store.close()

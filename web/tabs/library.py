@@ -44,10 +44,10 @@ def library_tab(studio: Studio) -> None:
                     copy = gr.Button("Copy to ComfyUI / A1111", size="sm")
                 links = gr.HTML("", elem_classes="run-links")
                 facts = gr.HTML("")
-                with gr.Row(elem_classes="acts"):
+                with gr.Row(elem_id="rename-row"):
                     name = gr.Textbox(show_label=False, container=False, max_lines=1, min_width=160, scale=1)
-                    rename = gr.Button("Rename", size="sm", scale=0)
-                    delete = gr.Button("Delete", size="sm", scale=0)
+                    rename = gr.Button("Rename", size="sm", scale=0, min_width=90)
+                    delete = gr.Button("Delete", size="sm", scale=0, min_width=90)
                 with gr.Row(visible=False, elem_classes="acts") as sure:
                     question = gr.Markdown("", container=False)
                     yes = gr.Button("Delete it", variant="stop", size="sm", scale=0)
