@@ -151,10 +151,11 @@ def test_a_finished_set_goes_on_with_new_pairs(prompts, filled):
     assert ann.waiting() == 3
 
 
-def test_a_new_prompt_has_its_turn_before_second_pairs(prompts, filled):
+@pytest.mark.parametrize("answer", ["left", "skip"])
+def test_a_new_prompt_has_its_turn_before_second_pairs(prompts, filled, answer):
     ann = Person(prompts(3))
     for _ in range(5):
-        ann.answer(ann.next()[0])
+        ann.answer(ann.next()[0], answer)
     filled(2, "a dog")
     assert ann.next()[0].prompt == "a dog"
 
