@@ -1,5 +1,7 @@
 """LoRAs that were made: renamed, copied and deleted without losing one."""
 
+import os
+
 import pytest
 import safetensors.torch
 import torch
@@ -46,6 +48,13 @@ def test_a_renamed_run_is_whole_under_its_new_name(made, tmp_path):
     assert said["ss_output_name"] == f"soft light-{said['sshs_model_hash'][:8]}"
     assert (new.state_folder / "newest").read_text() == "state"
     assert "soft light" in new.report_file.read_text()
+
+
+def test_a_renamed_run_is_as_old_as_before(made, tmp_path):
+    old, newer = made("old"), made("newer")
+    os.utime(old.settings_file, (1e9, 1e9))
+    library.rename(old, "renamed")
+    assert [run.name for run in all_runs(tmp_path)] == [newer.name, "renamed"]
 
 
 def test_what_goes_on_from_a_renamed_lora_still_finds_it(made):

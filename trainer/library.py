@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import filecmp
 import json
+import os
 import shutil
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
-from .config import parse_config, write_config
+from .config import RunConfig, parse_config, write_config
 from .errors import UserError
 from .families.checkpoint import read_header
 from .files import no_room_explained, write_text, written_whole
@@ -61,7 +62,7 @@ def rename(run: Run, name: str) -> Run:
         renamed = run.folder / new.lora_file.name
         if run.lora_file.is_file():
             _write_renamed(run.lora_file, renamed)
-        write_text(run.settings_file, write_config(config))
+        _rewrite(run, config)
     # The lock was let go of: Windows moves no folder in which a file is open.
     with no_room_explained(run.folder):
         run.folder.rename(new.folder)
@@ -70,7 +71,7 @@ def rename(run: Run, name: str) -> Run:
     for other in _going_on_from(run):
         settings = other.config()
         adapter = settings.adapter.model_copy(update={"continue_from": str(new.lora_file)})
-        write_text(other.settings_file, write_config(settings.model_copy(update={"adapter": adapter})))
+        _rewrite(other, settings.model_copy(update={"adapter": adapter}))
     if new.report_file.exists():
         write_report(new)
     return new
@@ -106,6 +107,13 @@ def _going_on_from(run: Run) -> Iterator[Run]:
             given = other.config().adapter.continue_from
             if given and Path(given) == run.lora_file:
                 yield other
+
+
+def _rewrite(run: Run, config: RunConfig) -> None:
+    """Change what run.toml says, but not its time: by that runs are the newer or the older ones."""
+    made = run.settings_file.stat()
+    write_text(run.settings_file, write_config(config))
+    os.utime(run.settings_file, ns=(made.st_atime_ns, made.st_mtime_ns))
 
 
 def _write_renamed(source: Path, target: Path) -> None:
