@@ -89,18 +89,6 @@ def folder_below(roots: Sequence[Path], typed: str) -> Path:
     return folder
 
 
-def pictures_in(folder: Path) -> list[Path]:
-    """Files named like pictures in a folder and those below it, in order; links that lead out of it are left out."""
-    found = []
-    for parent, folders, names in os.walk(folder):
-        folders.sort()
-        for name in sorted(names):
-            path = Path(parent, name)
-            if path.suffix.lower() in PICTURES and path.resolve().is_relative_to(folder):
-                found.append(path)
-    return found
-
-
 def discard(uploads: Sequence[Path]) -> None:
     """Remove what was uploaded, once it is kept elsewhere. Touches nothing outside the folder of uploads."""
     folder = os.environ.get("GRADIO_TEMP_DIR")

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from mapo_studio.trainer.errors import UserError
-from mapo_studio.web.uploads import Limits, discard, folder_below, is_zip, pictures_in, unpacked
+from mapo_studio.web.uploads import Limits, discard, folder_below, is_zip, unpacked
 from PIL import Image
 
 
@@ -217,11 +217,8 @@ def test_whether_a_forbidden_folder_exists_is_not_told(home):
 def test_links_do_not_lead_out_of_a_root(home):
     root = (home / "pictures").resolve()
     (root / "out").symlink_to(home / "private")
-    (root / "out.png").symlink_to(home / "private/a.png")
-    (root / "in.png").symlink_to(root / "cats/a.png")
     with pytest.raises(UserError):
         folder_below([root], str(root / "out"))
-    assert [path.name for path in pictures_in(root)] == ["in.png", "a.png"]
 
 
 def test_discarding_uploads_touches_nothing_else(tmp_path, passing):
