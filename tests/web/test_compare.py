@@ -191,7 +191,8 @@ def test_a_comparison_is_judged_blind_unveiled_and_fed_back(studio, begin, addre
     expect(result).to_contain_text("0 of 12 pairs judged", timeout=20_000)
     for number in range(12):
         expect(judge).to_contain_text(f"{12 - number} to go", timeout=20_000)
-        page.wait_for_timeout(400)
+        expect(judge.get_by_alt_text("left picture")).to_be_visible(timeout=20_000)
+        page.wait_for_timeout(800)  # a new pair is not answered by the rest of a double click
         page.keyboard.press("Shift+ArrowLeft" if number % 2 else "ArrowRight")
     expect(result).to_contain_text("12 of 12 pairs judged", timeout=20_000)
     expect(result).to_contain_text("after 12 answers", timeout=20_000)
