@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import sys
 import threading
 import time
 from functools import cache
@@ -69,7 +70,9 @@ class JudgingServer(ThreadingHTTPServer):
         return [one for one in said if (one["client"], one["sequence"]) not in self.undone]
 
     def handle_error(self, request, client_address) -> None:
-        """A browser that closes a connection is no news."""
+        # A browser that closes a connection is no news.
+        if not isinstance(sys.exc_info()[1], OSError | ValueError):
+            super().handle_error(request, client_address)
 
     def next(self, count: int, exclude: set[int]) -> dict:
         done = {one["pair"] for one in self.standing() if "pair" in one}
@@ -88,7 +91,7 @@ class JudgingServer(ThreadingHTTPServer):
         }
 
     def groups(self, count: int, exclude: set[int]) -> dict:
-        done = {one["prompt"] for one in self.standing()}
+        done = {one["prompt"] for one in self.standing() if "prompt" in one}
         free = [number for number in range(1, self.pairs + 1) if number not in done]
         chosen = [number for number in free if number not in exclude][:count]
         size = {"width": self.size[0], "height": self.size[1]}
