@@ -9,9 +9,11 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import tempfile
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 # Debian keeps a server's programs off the path, one folder for each version.
 _BINARIES = {
@@ -28,8 +30,9 @@ def needed(package: str) -> Path:
     found = _find(package)
     if found is None and package not in _tried and os.name == "posix" and os.geteuid() == 0 and _has_apt():
         _tried.add(package)
-        _install(package)
-        found = _find(package)
+        # Tests run side by side, and apt does not.
+        with FileLock(Path(tempfile.gettempdir()) / "mapo-tests-apt.lock"):
+            found = _find(package) or _install(package)
     if found is None:
         said = f"{_BINARIES[package][0]} is missing; on Debian: sudo apt-get install {package}"
         if os.environ.get("CI"):
@@ -47,10 +50,11 @@ def _has_apt() -> bool:
     return shutil.which("apt-get") is not None
 
 
-def _install(package: str) -> None:
+def _install(package: str) -> Path | None:
     install = ["apt-get", "install", "-y", "--no-install-recommends", package]
     if _apt(install) != 0 and _apt(["apt-get", "update"]) == 0:
         _apt(install)
+    return _find(package)
 
 
 def _apt(command: list[str]) -> int:

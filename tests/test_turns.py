@@ -82,7 +82,7 @@ def test_who_came_first_goes_first_and_is_told_who_works(tmp_path):
     for thread in threads:
         thread.join(10)
     assert [name for name in seen if isinstance(name, str)] == ["b", "a", "c"]
-    assert {one for one in seen[:3]} == {(name, "the painting of candidates") for name in "abc"}
+    assert set(seen[:3]) == {(name, "the painting of candidates") for name in "abc"}
 
 
 def test_stopping_one_that_waits_lets_the_others_keep_their_places(tmp_path):

@@ -13,6 +13,7 @@ STATES = ("new", "half judged", "half judged by another", "all judged", "all jud
 
 
 @pytest.mark.slow
+@pytest.mark.timed
 def test_no_state_of_a_large_set_makes_judging_wait(tmp_path):
     times = runpy.run_path(str(SCRIPT))["measure"](tmp_path, pairs=20_000, rounds=10)
     # What the process computed: other processes on the machine are not what is tested.
