@@ -251,7 +251,7 @@ def test_a_password_that_is_refused_is_not_told(tmp_path, postgresql):
 
 def test_a_missing_driver_is_named_with_the_command(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "psycopg", None)
-    with pytest.raises(UserError, match=r"pip install mapo-studio\[team\]"):
+    with pytest.raises(UserError, match=r"psycopg"):
         open_store(tmp_path, "postgresql://u:p@host/db")
 
 

@@ -75,8 +75,9 @@ def studio(tmp_path_factory) -> Iterator[StudioProcess]:
         jobs.stop(run)
 
 
-def taught() -> tuple[str, ...]:
-    return captions()[:: len(captions()) // PROMPTS][:PROMPTS]
+def taught() -> list[str]:
+    order = np.random.default_rng(3).permutation(len(captions()))
+    return [captions()[i] for i in order[:PROMPTS]]
 
 
 def paint_outputs(folder: Path) -> None:
@@ -175,8 +176,9 @@ def test_thirty_pairs_at_ten_a_second_then_undo_refresh_and_a_killed_server_lose
     go_to(page, studio, "Judge")
     expect(page.locator("mapo-judge:visible").get_by_alt_text("left picture")).to_be_visible()
     judge(page, 30)
-    shot(page, "judge")
     wait_until(lambda: standing(studio) == 30)
+    page.wait_for_timeout(1000)
+    shot(page, "judge")
     page.keyboard.press("z")
     page.keyboard.press("z")
     wait_until(lambda: standing(studio) == 28)
@@ -236,9 +238,10 @@ def test_the_lora_wins_blind(page: Page, studio: StudioProcess, shot):
     expect(page.locator("mapo-judge:visible").get_by_alt_text("left picture")).to_be_visible()
     judge(page, 12)
     expect(page.locator("#compare-result .verdict")).to_contain_text("better than the base", timeout=20_000)
-    shot(page, "compare")
     page.get_by_role("button", name="Show which is which").click()
     expect(page.locator("#look")).to_be_visible(timeout=20_000)
+    page.wait_for_timeout(1500)
+    shot(page, "compare")
 
 
 @pytest.mark.slow

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -184,7 +185,8 @@ def _postgresql(address: URL) -> Engine:
         engine = create_engine(address, pool_pre_ping=True, hide_parameters=True)
     except ImportError:
         raise UserError(
-            f"{URL_VARIABLE} names a PostgreSQL server, and its driver is not installed: pip install mapo-studio[team]"
+            f"{URL_VARIABLE} names a PostgreSQL server, and its driver is not installed: "
+            f'"{sys.executable}" -m pip install "psycopg[binary]"'
         ) from None
 
     @event.listens_for(engine, "begin")

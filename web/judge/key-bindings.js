@@ -94,7 +94,11 @@ function onDown(event) {
     if (element.knows(action.name)) stop(event);
     return;
   }
-  if (element.press({ ...action, at: event.timeStamp })) stop(event);
+  if (!element.press({ ...action, at: event.timeStamp })) return;
+  stop(event);
+  // With the first key, the browser would draw the focus ring around what was only clicked.
+  const [target] = event.composedPath();
+  if (!walked && target instanceof Element && target.matches(PRESSED)) target.blur();
 }
 
 function onUp(event) {
