@@ -41,6 +41,7 @@ class Work:
     stop: StopRequest
     _began: tuple[float, int] | None = field(default=None, init=False)
     _told: float = field(default=0.0, init=False)
+    _unwritten: dict[str, Any] | None = field(default=None, init=False)
 
     def check(self) -> None:
         """Raise StopRequested if the task was asked to stop or to pause."""
@@ -53,15 +54,22 @@ class Work:
         now = time.monotonic()
         if self._began is None:
             self._began = (now, done)
+        since, before = self._began
+        # Only what this process did says how fast it is: what was already there took no time.
+        remaining = (total - done) * (now - since) / (done - before) if done > before else None
+        self._unwritten = {"done": done, "total": total, "remaining": remaining, "message": message}
         if now - self._told < _TELL_SECONDS and done < total and not asked:
             return
         self._told = now
-        since, before = self._began
-        # Only what this process did says how fast it is: what was there already took no time.
-        remaining = (total - done) * (now - since) / (done - before) if done > before else None
-        self.task.log("progress", done=done, total=total, remaining=remaining, message=message)
+        self.write_out()
         if asked:
             raise StopRequested
+
+    def write_out(self) -> None:
+        """Write what was told last, if it was not worth a line then: before the end it is."""
+        if self._unwritten is not None:
+            self.task.log("progress", **self._unwritten)
+            self._unwritten = None
 
     def _is_asked_to_end(self) -> bool:
         return bool(self.stop) or self.task.pause_file.exists()
@@ -95,13 +103,15 @@ def _behind(task: Task, what: str) -> None:
 def _once(task: Task, stop: StopRequest) -> int:
     with stop.listening(forget=False):
         try:
-            settings = task.settings()
-            work = Work(task.workspace, settings, task.folder, task, stop)
+            work = Work(task.workspace, task.settings(), task.folder, task, stop)
             task.log("waiting")
             work.check()
             with wait_for_turn(task.workspace, task.folder, partial(_behind, task), work.check):
                 task.log("running")
-                said = tasks.module_of(task.kind).run(work)
+                try:
+                    said = tasks.module_of(task.kind).run(work)
+                finally:
+                    work.write_out()
         except StopRequested:
             task.log("paused" if task.pause_file.exists() and not stop else "stopped")
             return stop.exit_code
