@@ -10,6 +10,14 @@ from mapo_studio.tests.web.judging_server import JudgingServer
 from playwright.sync_api import Browser, Page, sync_playwright
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What happens in a browser waits by the clock: `mapo test` runs it alone."""
+    for item in items:
+        if "page" in getattr(item, "fixturenames", ()):
+            item.add_marker("timed")
+
+
 @pytest.fixture(scope="session")
 def browser() -> Iterator[Browser]:
     chromium = needed("chromium")

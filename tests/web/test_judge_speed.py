@@ -58,7 +58,6 @@ def megabytes(page: Page, server: JudgingServer) -> JudgingServer:
 
 
 @pytest.mark.slow
-@pytest.mark.timed
 def test_the_next_pair_is_painted_within_a_tenth_of_a_second(page: Page, megabytes: JudgingServer):
     for _ in range(80):
         page.keyboard.press("ArrowLeft")
@@ -90,7 +89,6 @@ def bare_swap(page: Page) -> float:
 
 
 @pytest.mark.slow
-@pytest.mark.timed
 def test_ten_presses_a_second_answer_what_was_in_sight(page: Page, megabytes: JudgingServer):
     begin = time.monotonic()
     for press in range(50):

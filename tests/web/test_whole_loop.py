@@ -159,7 +159,6 @@ def wait_until(holds: Callable[[], bool], seconds: float = 30) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.timed  # a training, a browser and ten keys a second: nothing should run beside it
 def test_a_folder_of_pictures_becomes_pairs(page: Page, studio: StudioProcess, shot):
     go_to(page, studio, "Collect")
     page.get_by_label("or a folder on this machine").fill(str(studio.pictures))
@@ -171,7 +170,6 @@ def test_a_folder_of_pictures_becomes_pairs(page: Page, studio: StudioProcess, s
 
 
 @pytest.mark.slow
-@pytest.mark.timed
 def test_thirty_pairs_at_ten_a_second_then_undo_refresh_and_a_killed_server_lose_nothing(
     page: Page, studio: StudioProcess, shot
 ):
@@ -207,7 +205,6 @@ def test_thirty_pairs_at_ten_a_second_then_undo_refresh_and_a_killed_server_lose
 
 
 @pytest.mark.slow
-@pytest.mark.timed
 def test_one_click_trains_a_lora_that_agrees_on_pairs_it_has_not_seen(page: Page, studio: StudioProcess, shot):
     go_to(page, studio, "Train")
     button = page.get_by_role("button", name="Train", exact=True)
@@ -230,7 +227,6 @@ def test_one_click_trains_a_lora_that_agrees_on_pairs_it_has_not_seen(page: Page
 
 
 @pytest.mark.slow
-@pytest.mark.timed
 def test_the_lora_wins_blind(page: Page, studio: StudioProcess, shot):
     (run,) = all_runs(studio.workspace)
     go_to(page, studio, "Compare")
@@ -251,7 +247,6 @@ def test_the_lora_wins_blind(page: Page, studio: StudioProcess, shot):
 
 
 @pytest.mark.slow
-@pytest.mark.timed
 def test_the_library_shows_the_lora_and_renames_it(page: Page, studio: StudioProcess, shot):
     (run,) = all_runs(studio.workspace)
     go_to(page, studio, "Library")
