@@ -56,8 +56,9 @@ def _opened(studio: Studio, chosen: str | None) -> gr.Dropdown:
         there = list_datasets(session)
     newest = max(there, key=lambda dataset: dataset.created, default=None)
     names = [dataset.name for dataset in there]
-    value = chosen if chosen in names else newest and newest.name
-    return gr.Dropdown(choices=names, value=value)
+    if chosen in names:  # not sent back: what is chosen while the page loads would be undone by it
+        return gr.Dropdown(choices=names)
+    return gr.Dropdown(choices=names, value=newest and newest.name)
 
 
 def _new_dataset(studio: Studio, button: gr.Button) -> None:

@@ -135,6 +135,13 @@ def test_a_damaged_task_does_not_take_the_tab_with_it(studio, begin):
 
 def test_a_comparison_that_is_gone_leaves_the_form(studio):
     assert compare._choices(studio, "gone").value == ""
+    assert compare._refreshed(studio, "gone").constructor_args["value"] == ""
+
+
+def test_what_is_chosen_while_the_list_is_refreshed_stays_chosen(studio, begin):
+    begin()
+    for chosen in ("", "duel"):
+        assert "value" not in compare._refreshed(studio, chosen).constructor_args
 
 
 def test_only_a_lora_of_this_workspaces_runs_brings_its_settings(studio, tmp_path):

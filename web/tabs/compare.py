@@ -145,7 +145,7 @@ def compare_tab(studio: Studio) -> None:
         gr.Info(f"{added} judgements added to {html.escape(dataset)}." if added else "They were there already.")
 
     seen = [chosen, revealed]
-    gr.on([studio.page.load, studio.tabs.change], lambda name: _choices(studio, name or ""), chosen, chosen, **_QUIET)
+    gr.on([studio.page.load, studio.tabs.change], lambda name: _refreshed(studio, name or ""), chosen, chosen, **_QUIET)
     gr.on([studio.page.load, studio.tabs.change], in_sentences(form.refresh), None, form.choices, **_QUIET)
     gr.on([studio.page.load, studio.tabs.change, timer.tick, revealed.change], watch, seen, watched, **_QUIET)
     form.begun.change(started, form.begun, chosen, **_QUIET).then(watch, seen, watched, **_QUIET)
@@ -218,12 +218,23 @@ def _standing(studio: Studio, name: str) -> Standing | None:
 
 
 def _choices(studio: Studio, name: str) -> gr.Dropdown:
-    """All comparisons, the newest first, those not painted yet before them; `name` is chosen if it is there."""
+    """All comparisons; `name` is chosen if it is there."""
+    names = _names(studio)
+    return gr.Dropdown(choices=[_NEW, *names], value=name if name in names else "")
+
+
+def _refreshed(studio: Studio, name: str) -> gr.Dropdown:
+    """All comparisons. A choice that still holds is not sent back: what was chosen meanwhile would be undone by it."""
+    names = _names(studio)
+    return gr.Dropdown(choices=[_NEW, *names], **({} if name in ("", *names) else {"value": ""}))
+
+
+def _names(studio: Studio) -> list[str]:
+    """The newest first, those not painted yet before them."""
     with studio.store.reading() as session:
         there = [one.name for one in sorted(list_datasets(session, "comparison"), key=lambda one: -one.created)]
     waiting = [compared for _, compared in _tasks(studio) if compared and compared not in there]
-    names = list(dict.fromkeys([*waiting, *there]))
-    return gr.Dropdown(choices=[_NEW, *names], value=name if name in names else "")
+    return list(dict.fromkeys([*waiting, *there]))
 
 
 def _task(studio: Studio, name: str) -> Task | None:
