@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -21,25 +21,6 @@ from .sentences import UNEXPECTED
 
 log = logging.getLogger(__name__)
 
-_READ = {
-    "next": (contract.NextRequest, contract.next),
-    "statistics": (contract.StatisticsRequest, contract.statistics),
-    "groups": (contract.GroupsRequest, contract.groups),
-}
-_WRITE = {
-    "answers": (contract.AnswersRequest, contract.answers),
-    "undo": (contract.UndoRequest, contract.undo),
-    "rankings": (contract.RankingsRequest, contract.rankings),
-}
-_TYPES = {
-    ".png": "image/png",
-    ".jpg": "image/jpeg",
-    ".jpeg": "image/jpeg",
-    ".webp": "image/webp",
-    ".gif": "image/gif",
-    ".bmp": "image/bmp",
-    ".avif": "image/avif",
-}
 # Named by their content, pictures never change; but they are a person's own, so no cache on the way keeps them.
 _FOR_EVER = {"Cache-Control": "private, max-age=31536000, immutable", "X-Content-Type-Options": "nosniff"}
 
@@ -53,7 +34,9 @@ def judging_router(store: Store, annotator_of: Callable[[Request], str]) -> APIR
 
     def add_reading(name: str, asked: type[BaseModel], function: Callable[..., BaseModel]) -> None:
         def read(request: Request) -> Response:
-            return _reply(lambda: function(store, asked.model_validate(_words(request)), annotator_of(request)))
+            return _reply(
+                lambda: function(store, contract.from_query(asked, request.query_params), annotator_of(request))
+            )
 
         router.add_api_route(f"/{name}", read, methods=["GET"], name=name)
 
@@ -66,9 +49,9 @@ def judging_router(store: Store, annotator_of: Callable[[Request], str]) -> APIR
 
         router.add_api_route(f"/{name}", write, methods=["POST"], name=name)
 
-    for name, (asked, function) in _READ.items():
+    for name, (asked, function) in contract.READ.items():
         add_reading(name, asked, function)
-    for name, (asked, function) in _WRITE.items():
+    for name, (asked, function) in contract.WRITE.items():
         add_writing(name, asked, function)
 
     @router.get("/picture/{sha256}")
@@ -94,14 +77,6 @@ async def _body(request: Request) -> bytes:
     return await request.body()
 
 
-def _words(request: Request) -> Mapping[str, Any]:
-    """The query's words as the contract's requests take them; `exclude` is a list of numbers."""
-    words: dict[str, Any] = dict(request.query_params)
-    if "exclude" in words:
-        words["exclude"] = [number for number in words["exclude"].split(",") if number]
-    return words
-
-
 def _reply(ask: Callable[[], BaseModel]) -> Response:
     try:
         return Response(ask().model_dump_json(), headers={"Cache-Control": "no-store"}, media_type="application/json")
@@ -122,8 +97,8 @@ def _error(status: int, sentence: str) -> Response:
 def _picture(store: Store, sha256: str) -> Response:
     try:
         path = contract.picture(store, sha256)
-        if path.suffix in _TYPES:
-            return FileResponse(path, media_type=_TYPES[path.suffix], headers=_FOR_EVER)
+        if path.suffix in contract.PICTURE_TYPES:
+            return FileResponse(path, media_type=contract.PICTURE_TYPES[path.suffix], headers=_FOR_EVER)
         # A TIFF: no browser shows one.
         shown = io.BytesIO()
         decode(path.read_bytes(), path.name).save(shown, "PNG")

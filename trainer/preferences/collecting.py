@@ -20,6 +20,8 @@ from .pairs import as_prompt, position_of
 from .schema import KINDS, Annotator, Candidate, Dataset, Pair, Picture, Prompt
 
 _A_SLICE = 500
+_PAIRS_A_PICTURE = 4
+"""Of pictures that nobody judged: any two of up to nine are a pair, of more a spread."""
 _MOST_CHARACTERS = 200
 _Any = TypeVar("_Any")
 
@@ -50,6 +52,12 @@ def find_dataset(session: Session, name: str) -> Dataset:
         there = f"there are {', '.join(names)}" if names else "there is none yet"
         raise UserError(f"there is no dataset {name}; {there}")
     return found
+
+
+def find_or_create(session: Session, name: str) -> Dataset:
+    """The dataset of that name that is trained on, new where there is none. Raises UserError as `create_dataset`."""
+    there = session.scalar(select(Dataset).where(Dataset.name == as_prompt(name), Dataset.kind == "pairs"))
+    return there or create_dataset(session, name)
 
 
 def list_datasets(session: Session, kind: str = "pairs") -> list[Dataset]:
@@ -115,6 +123,12 @@ def make_pairs(session: Session, prompt: Prompt, at_most: int | None = None) -> 
     new = list(itertools.islice(missing, wanted))
     _add_pairs(session, prompt, new, first_turn=len(known))
     return len(new)
+
+
+def spread_pairs(session: Session, prompt: Prompt) -> int:
+    """Pair the prompt's candidates as far as their judging is worth it; how many pairs are new."""
+    candidates = session.scalar(select(func.count()).where(Candidate.prompt_id == prompt.id)) or 0
+    return make_pairs(session, prompt, at_most=_PAIRS_A_PICTURE * candidates)
 
 
 def add_pair(session: Session, dataset: Dataset, prompt: Prompt, a: Picture, b: Picture, source: str = "") -> Pair:

@@ -8,7 +8,7 @@ their sentences. Prompts are data: they travel as JSON strings, whatever is in t
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Literal, TypeVar
 
@@ -240,6 +240,38 @@ def picture(store: Store, sha256: str) -> Path:
     if path is None or not path.is_file():
         raise UserError("this picture is not in the workspace, or not any more")
     return path
+
+
+READ: dict[str, tuple[type[BaseModel], Callable[..., BaseModel]]] = {
+    "next": (NextRequest, next),
+    "statistics": (StatisticsRequest, statistics),
+    "groups": (GroupsRequest, groups),
+}
+"""Routes that are asked by a query: what is asked, and who answers (store, request, annotator)."""
+WRITE: dict[str, tuple[type[BaseModel], Callable[..., BaseModel]]] = {
+    "answers": (AnswersRequest, answers),
+    "undo": (UndoRequest, undo),
+    "rankings": (RankingsRequest, rankings),
+}
+"""Routes that something is said to, in JSON."""
+PICTURE_TYPES = {
+    ".png": "image/png",
+    ".jpg": "image/jpeg",
+    ".jpeg": "image/jpeg",
+    ".webp": "image/webp",
+    ".gif": "image/gif",
+    ".bmp": "image/bmp",
+    ".avif": "image/avif",
+}
+"""What browsers show, by the ending of `picture`."""
+
+
+def from_query(asked: type[BaseModel], query: Mapping[str, str]) -> BaseModel:
+    """A request of a query's words, in which `exclude` is a list of numbers. Raises pydantic's ValidationError."""
+    said: dict[str, object] = dict(query)
+    if "exclude" in said:
+        said["exclude"] = [number for number in query["exclude"].split(",") if number]
+    return asked.model_validate(said)
 
 
 def _kept(store: Store, said: Sequence[_Submission], keep: Callable[[Session, _Submission], object]) -> AnswersReply:

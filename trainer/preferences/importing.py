@@ -22,7 +22,7 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from ..errors import UserError
-from .collecting import add_candidates, add_prompt, create_dataset, make_pairs, prompt_digest
+from .collecting import add_candidates, add_prompt, create_dataset, prompt_digest, spread_pairs
 from .database import Store
 from .formats.opening import find_reader
 from .formats.rows import Unusable
@@ -35,8 +35,6 @@ from .schema import Candidate, Dataset, Picture, Prompt
 CLIENT = "import"
 """One for all sources: a judgement is told from others by what it says, not by where its file lies."""
 _PICTURES_AT_ONCE = 600
-_PAIRS_A_PICTURE = 4
-"""Of pictures that nobody judged: any two of up to nine are a pair, of more a spread."""
 _TELL_SECONDS = 0.2
 
 Tell = Callable[..., None]
@@ -186,7 +184,7 @@ class _Importing:
             prompt = add_prompt(session, dataset, group.prompt)
             add_candidates(session, prompt, [pictures[one.file.sha256] for one in group.pictures])
             after = _candidates_of(session, dataset, group.prompt)
-            new = make_pairs(session, prompt, at_most=_PAIRS_A_PICTURE * after)
+            new = spread_pairs(session, prompt)
             counts.update(pairs=new, waiting=new, there=len(group.pictures) - (after - before))
         return counts
 

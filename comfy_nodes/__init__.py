@@ -1,0 +1,1 @@
+"""Collect, judge, train and load inside ComfyUI."""

@@ -1,0 +1,57 @@
+"""What does ComfyUI get from this pack, and what if something that it needs is not installed?
+
+ComfyUI waits for this at its start. So nothing of the engine is imported here, nor by a node before it is executed:
+`trainer` is imported inside functions throughout this face.
+"""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+from comfy_api.latest import ComfyExtension, io
+
+log = logging.getLogger(__name__)
+
+_NODES = ("collect",)
+_NEEDED = ("diffusers", "peft", "bitsandbytes", "pydantic", "sqlalchemy", "alembic", "filelock", "tomli_w", "tyro")
+"""What of requirements.txt ComfyUI does not bring itself."""
+
+
+class MaPO(ComfyExtension):
+    """The nodes of this pack, those that could be loaded."""
+
+    def __init__(self, nodes: list[type[io.ComfyNode]]) -> None:
+        self._nodes = nodes
+
+    async def get_node_list(self) -> list[type[io.ComfyNode]]:
+        return self._nodes
+
+
+def begin() -> MaPO:
+    """Make the nodes and add the routes. Without a package that is needed: one line in the log, and nothing else."""
+    missing = [name for name in _NEEDED if find_spec(name) is None]
+    if missing:
+        requirements = Path(__file__).parents[1] / "requirements.txt"
+        log.error(
+            "MaPO Studio is not loaded, as %s is not installed. Close ComfyUI and run: %s -m pip install -r %s",
+            " and ".join(missing),
+            _quoted(sys.executable),
+            _quoted(str(requirements)),
+        )
+        return MaPO([])
+    try:
+        nodes = [importlib.import_module(f".nodes.{name}", __package__).NODE for name in _NODES]
+        importlib.import_module(".routes", __package__).add_routes()
+    except Exception:
+        # ComfyUI would log the last line only.
+        log.exception("MaPO Studio could not be loaded")
+        return MaPO([])
+    return MaPO(nodes)
+
+
+def _quoted(path: str) -> str:
+    return f'"{path}"' if " " in path else path

@@ -1,0 +1,110 @@
+"""What do we use of ComfyUI's inside? Everything that another version of it could break is in this file."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import comfy.model_management
+import comfy.utils
+import folder_paths
+from aiohttp import web
+from comfy_execution.utils import get_executing_context
+from server import PromptServer
+
+SETTINGS = ("MaPO.Workspace", "MaPO.Annotator")
+
+
+def user_folder() -> Path:
+    """Where ComfyUI keeps what belongs to its user; not what it serves to the page."""
+    return Path(folder_paths.get_user_directory())
+
+
+def settings(request: web.Request | None = None) -> dict[str, Any]:
+    """The settings of who asks, as ComfyUI's settings dialog keeps them; without a request, of the default user."""
+    if request is not None:
+        return PromptServer.instance.user_manager.settings.get_settings(request)
+    try:
+        kept = json.loads((user_folder() / "default" / "comfy.settings.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):  # none was changed yet
+        return {}
+    return kept if isinstance(kept, dict) else {}
+
+
+def executing() -> tuple[str, str]:
+    """(id of the prompt, id of the node) that is executed just now."""
+    context = get_executing_context()
+    return (context.prompt_id, context.node_id) if context else ("", "")
+
+
+def asked_by() -> str | None:
+    """The page that queued what is executed just now; None where a program did without naming itself."""
+    return PromptServer.instance.client_id
+
+
+def pages() -> set[str]:
+    """The pages that are connected."""
+    return set(PromptServer.instance.sockets)
+
+
+def tell_pages(event: str, data: dict[str, Any], page: str | None = None) -> None:
+    """Send `event` to one page, or to all. May be called from any thread."""
+    PromptServer.instance.send_sync(event, data, page)
+
+
+def say(text: str, node: str) -> None:
+    """Show a line of text on a node."""
+    PromptServer.instance.send_progress_text(text, node)
+
+
+def add_route(method: str, path: str, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]) -> None:
+    """Serve `path`, of aiohttp's kind, below ComfyUI's own address."""
+    PromptServer.instance.routes.route(method, path)(handler)
+
+
+def when_serving(act: Callable[[], None]) -> None:
+    """Call `act` when ComfyUI has started and begins to answer."""
+
+    async def serving(_: web.Application) -> None:
+        act()
+
+    PromptServer.instance.app.on_startup.append(serving)
+
+
+def is_interrupted() -> bool:
+    """Whether the person asked to stop what is executed."""
+    return comfy.model_management.processing_interrupted()
+
+
+def stop_if_interrupted() -> None:
+    """Raises what ComfyUI takes for an interruption, if there was one."""
+    comfy.model_management.throw_exception_if_processing_interrupted()
+
+
+def interruption() -> Exception:
+    """To be raised where a person gave up what is executed: ComfyUI ends the prompt without calling it an error."""
+    return comfy.model_management.InterruptProcessingException()
+
+
+def free_memory() -> None:
+    """Take every model off the device."""
+    comfy.model_management.unload_all_models()
+    comfy.model_management.soft_empty_cache()
+
+
+def files_of(kind: str) -> list[str]:
+    """Names of the models of a kind ("checkpoints", "loras"), as ComfyUI's loaders list them."""
+    return folder_paths.get_filename_list(kind)
+
+
+def file_of(kind: str, name: str) -> Path | None:
+    """Where the model of that name is; None where there is none, or where it would be outside of the folders."""
+    found = folder_paths.get_full_path(kind, name)
+    return Path(found) if found else None
+
+
+def folders_of(kind: str) -> list[Path]:
+    """The folders that models of a kind are in, the first being the one to write to."""
+    return [Path(folder) for folder in folder_paths.get_folder_paths(kind)]
