@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -108,3 +109,18 @@ def file_of(kind: str, name: str) -> Path | None:
 def folders_of(kind: str) -> list[Path]:
     """The folders that models of a kind are in, the first being the one to write to."""
     return [Path(folder) for folder in folder_paths.get_folder_paths(kind)]
+
+
+def diffusers_folders() -> dict[str, Path]:
+    """The models in diffusers' layout: name, as ComfyUI's loader of them has it -> folder."""
+    found: dict[str, Path] = {}
+    for place in folders_of("diffusers"):
+        for folder, _, files in os.walk(place, followlinks=True):
+            if "model_index.json" in files:
+                found.setdefault(os.path.relpath(folder, place), Path(folder))
+    return dict(sorted(found.items()))
+
+
+def clip_tokenizer() -> Path:
+    """The folder with CLIP's vocabulary that ComfyUI brings."""
+    return Path(comfy.utils.__file__).with_name("sd1_tokenizer")
