@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 from comfy_api.latest import io
 
-from .. import choices, host, pictures, workspace
+from .. import choices, host, pictures
+from ..collecting import collect
 
 if TYPE_CHECKING:
     import torch
@@ -45,37 +46,14 @@ class Collect(io.ComfyNode):
     @classmethod
     def execute(cls, images: torch.Tensor, dataset: str, prompt: str) -> io.NodeOutput:
         graph = pictures.before(cls.hidden.prompt or {}, cls.hidden.unique_id, "images")
-        kept, new, waiting = collect(images, graph, dataset, prompt)
+        kept = collect(images, graph, dataset, prompt)
         choices.look_again()
-        line = f"{kept} kept, {new} new {'pair' if new == 1 else 'pairs'}, {waiting} to judge"
+        new, waiting = kept.new, kept.waiting
+        different = len(set(kept.pictures))
+        line = f"{different} kept, {new} new {'pair' if new == 1 else 'pairs'}, {waiting} to judge"
         host.say(line, cls.hidden.unique_id)
         host.tell_pages("mapo.collected", {"dataset": dataset, "new": new, "waiting": waiting})
         return io.NodeOutput(images, waiting, ui={"text": (line,)})
-
-
-def collect(images: torch.Tensor, graph: pictures.Graph, dataset: str, prompt: str) -> tuple[int, int, int]:
-    """(pictures kept, pairs that are new, pairs that wait). images: (pictures, height, width, 3) of one prompt.
-
-    Raises UserError where there is no prompt to be found, or the disk is full.
-    """
-    from ...trainer.errors import UserError
-    from ...trainer.preferences import collecting
-    from ...trainer.preferences.picture_store import keep_file, pictures_of
-    from ...trainer.preferences.queue import waiting_pairs
-
-    found, known = pictures.about(graph, "ComfyUI")
-    text = prompt.strip() or found
-    if not text:
-        raise UserError("no prompt is found in the graph: write into the node what the pictures show")
-    store = workspace.store()
-    files = [keep_file(store, pictures.as_png(one, graph), "a picture of the graph") for one in images]
-    with store.writing() as session:
-        into = collecting.find_or_create(session, dataset)
-        wanted = collecting.add_prompt(session, into, text)
-        rows = pictures_of(session, [(file, known) for file in files])
-        collecting.add_candidates(session, wanted, rows.values())
-        new = collecting.spread_pairs(session, wanted)
-        return len(rows), new, waiting_pairs(session, into, workspace.annotator())
 
 
 NODE = Collect
