@@ -6,11 +6,13 @@ import json
 import os
 import runpy
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
+from mapo_studio.tests.hosts.running_comfyui import RunningComfyUI
 
 
 class ComfyUI(NamedTuple):
@@ -44,3 +46,23 @@ def in_comfyui(comfyui: ComfyUI) -> Callable[[str, dict[str, Any]], Any]:
         return json.loads(done.stdout.splitlines()[-1])
 
     return ask
+
+
+@pytest.fixture(scope="session")
+def server(comfyui: ComfyUI, tmp_path_factory) -> Iterator[RunningComfyUI]:
+    """A ComfyUI that runs, with this pack and the tiny base. All tests of a worker share it: use names of your own."""
+    with RunningComfyUI(comfyui.python, comfyui.folder, tmp_path_factory.mktemp("comfyui")) as server:
+        yield server
+
+
+@pytest.fixture
+def new_comfyui(comfyui: ComfyUI, tmp_path) -> Iterator[Callable[..., RunningComfyUI]]:
+    """new_comfyui(folder=None, **settings): one to be killed, or set up otherwise; see RunningComfyUI."""
+    with ExitStack() as running:
+
+        def start(folder: Path | None = None, **settings: Any) -> RunningComfyUI:
+            return running.enter_context(
+                RunningComfyUI(comfyui.python, comfyui.folder, folder or tmp_path / "comfyui", **settings)
+            )
+
+        yield start
