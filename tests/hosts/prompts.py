@@ -8,7 +8,7 @@ CHECKPOINT = "tiny-sdxl.safetensors"
 
 
 def painting(text: str, *, seed: int = 0, pictures: int = 1, steps: int = 20, guidance: float = 3.0) -> dict[str, Any]:
-    """A graph that paints with the tiny base and keeps nothing: "load" -> "paint" -> "decode"; texts "text", "against"."""
+    """A graph that paints with the tiny base and keeps nothing. Its pictures: ["decode", 0], its model: ["load", 0]."""
     return {
         "load": {"class_type": "CheckpointLoaderSimple", "inputs": {"ckpt_name": CHECKPOINT}},
         "text": {"class_type": "CLIPTextEncode", "inputs": {"clip": ["load", 1], "text": text}},

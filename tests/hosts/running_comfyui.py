@@ -82,8 +82,10 @@ class RunningComfyUI:
                 (packs / name).symlink_to(target)
         with self.log_file.open("ab") as log:
             self._process = subprocess.Popen(
-                [self.python, "main.py", "--cpu", "--base-directory", self.folder, "--port", str(self.port)]
-                + ["--database-url", "sqlite:///:memory:", *self._arguments],
+                [
+                    *(self.python, "main.py", "--cpu", "--base-directory", self.folder, "--port", str(self.port)),
+                    *("--database-url", "sqlite:///:memory:", *self._arguments),
+                ],
                 cwd=self.comfyui,
                 env={
                     **os.environ,
@@ -99,14 +101,17 @@ class RunningComfyUI:
             )
         until = time.monotonic() + 120
         while time.monotonic() < until and self._process.poll() is None:
-            try:
-                self.get("/queue")
-            except OSError:
-                time.sleep(0.1)
-            else:
+            if self._answers():
                 return self
+            time.sleep(0.1)
         self.kill()
         raise Failed(f"ComfyUI did not start:\n{self.log()[-3000:]}")
+
+    def _answers(self) -> bool:
+        try:
+            return self.request("GET", "/queue")[0] == 200
+        except OSError:
+            return False
 
     def stop(self) -> None:
         """As Ctrl+C does."""
