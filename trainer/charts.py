@@ -1,4 +1,7 @@
-"""How is a course of numbers drawn as a small SVG picture? Its colours are those of report_page's style sheet."""
+"""How is a course of numbers laid out as a chart, and drawn as SVG? Its colours are those of report_page's style sheet.
+
+`chart_picture` draws the same layout as pixels.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,8 @@ Point = tuple[float, ...]
 """(x, y), or (x, low, high) in a band."""
 
 MOST_POINTS = 240
-_MOST_DOTS = 40
+MOST_DOTS = 40
+"""More points than these are a line without dots."""
 _WIDTH, _HEIGHT = 420, 216
 _LEFT, _RIGHT, _TOP, _BOTTOM = 54, 56, 12, 34
 _LABEL_GAP = 13
@@ -47,31 +51,73 @@ class Chart:
     from_zero: bool = False
 
 
-def draw(chart: Chart, steps: int) -> str:
-    """The chart as an `<svg>` over 0 to `steps`; a sentence in its place where there is nothing to draw."""
+@dataclass(frozen=True)
+class Layout:
+    """What of a chart is drawn, in its own numbers.
+
+    lines: those with points, thinned; smooth: the strong course of each, the running mean where it is rough. last: the
+    step at the right edge; low, high: the heights at the lower and upper edge. ticks: heights, along: steps that are
+    written at the axes. shown: how the axis writes a height; fine: how a value between two ticks is written.
+    """
+
+    lines: list[tuple[Line, list[Point]]]
+    smooth: list[list[Point]]
+    band: list[Point]
+    last: float
+    low: float
+    high: float
+    ticks: list[float]
+    along: list[float]
+    shown: Callable[[float], str]
+    fine: Callable[[float], str]
+
+
+def laid_out(chart: Chart, steps: int) -> Layout | None:
+    """The chart over 0 to `steps`; None where nothing was measured yet."""
     lines = [(line, thinned(line.points)) for line in chart.lines if line.points]
     if not lines:
-        return '<p class="empty">Nothing was measured yet.</p>'
-    band = thinned(chart.band)
-    ends = [points[-1][0] for _, points in lines]
-    across = _scale((0.0, max([steps, *ends, 1])), (_LEFT, _WIDTH - _RIGHT))
-    low, high = (0.0, 1.0) if chart.share else _range(chart, [(line, points) for line, points in lines])
-    up = _scale((low, high), (_HEIGHT - _BOTTOM, _TOP))
+        return None
+    last = max([steps, *(points[-1][0] for _, points in lines), 1])
+    low, high = (0.0, 1.0) if chart.share else _range(chart, lines)
     ticks = [0.0, 0.25, 0.5, 0.75, 1.0] if chart.share else nice_ticks(low, high)
     shown = _shown(chart.share, ticks)
+    return Layout(
+        lines=lines,
+        smooth=[_smooth(line, points) for line, points in lines],
+        band=thinned(chart.band),
+        last=last,
+        low=low,
+        high=high,
+        ticks=ticks,
+        along=nice_ticks(0, last, whole=True),
+        shown=shown,
+        fine=_fine(shown),
+    )
+
+
+def draw(chart: Chart, steps: int) -> str:
+    """The chart as an `<svg>` over 0 to `steps`; a sentence in its place where there is nothing to draw."""
+    layout = laid_out(chart, steps)
+    if layout is None:
+        return '<p class="empty">Nothing was measured yet.</p>'
+    across = scale((0.0, layout.last), (_LEFT, _WIDTH - _RIGHT))
+    up = scale((layout.low, layout.high), (_HEIGHT - _BOTTOM, _TOP))
     parts = [
-        *(_horizontal(up(tick), shown(tick)) for tick in ticks),
-        *(_below(across(tick), 18, f"{tick:g}") for tick in nice_ticks(0, max([steps, *ends, 1]), whole=True)),
+        *(_horizontal(up(tick), layout.shown(tick)) for tick in layout.ticks),
+        *(_below(across(tick), 18, f"{tick:g}") for tick in layout.along),
         _below((_LEFT + _WIDTH - _RIGHT) / 2, 31, "step"),
     ]
     if chart.guide:
-        parts.append(_guide(chart.guide, up, low, high))
-    if band:
-        parts.append(_band(band, across, up))
-    for line, points in lines:
-        parts.append(_course(line, points, across, up, shown))
-    parts.append(_end_labels([(line, _smooth(line, points)[-1]) for line, points in lines], across, up, _fine(shown)))
-    said = "; ".join(f"{line.label}: {_fine(shown)(points[-1][1])} at step {points[-1][0]:g}" for line, points in lines)
+        parts.append(_guide(chart.guide, up, layout.low, layout.high))
+    if layout.band:
+        parts.append(_band(layout.band, across, up))
+    for (line, points), smooth in zip(layout.lines, layout.smooth, strict=True):
+        parts.append(_course(line, points, smooth, across, up, layout.fine))
+    ends = [(line, smooth[-1]) for (line, _), smooth in zip(layout.lines, layout.smooth, strict=True)]
+    parts.append(_end_labels(ends, across, up, layout.fine))
+    said = "; ".join(
+        f"{line.label}: {layout.fine(points[-1][1])} at step {points[-1][0]:g}" for line, points in layout.lines
+    )
     return (
         f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="{escape(f"{chart.title}. {said}", quote=True)}">'
         f"{''.join(parts)}</svg>"
@@ -135,7 +181,8 @@ def _range(chart: Chart, lines: Sequence[tuple[Line, Sequence[Point]]]) -> tuple
     return low - (0 if chart.from_zero and low == 0 else room), high + room
 
 
-def _scale(domain: tuple[float, float], to: tuple[float, float]) -> Callable[[float], float]:
+def scale(domain: tuple[float, float], to: tuple[float, float]) -> Callable[[float], float]:
+    """The straight map of the one range onto the other."""
     return lambda value: to[0] + (value - domain[0]) / (domain[1] - domain[0]) * (to[1] - to[0])
 
 
@@ -195,18 +242,19 @@ def _band(band: Sequence[Point], across: Callable[[float], float], up: Callable[
 def _course(
     line: Line,
     points: Sequence[Point],
+    smooth: Sequence[Point],
     across: Callable[[float], float],
     up: Callable[[float], float],
-    shown: Callable[[float], str],
+    fine: Callable[[float], str],
 ) -> str:
     drawn = ""
     if line.rough and len(points) > 2:
         drawn += f'<polyline class="rough {line.tone}" points="{_path(points, across, up)}"/>'
-    drawn += f'<polyline class="line {line.tone}" points="{_path(_smooth(line, points), across, up)}"/>'
-    if not line.rough and len(points) <= _MOST_DOTS:
+    drawn += f'<polyline class="line {line.tone}" points="{_path(smooth, across, up)}"/>'
+    if not line.rough and len(points) <= MOST_DOTS:
         drawn += "".join(
             f'<circle class="dot {line.tone}" cx="{across(x):.1f}" cy="{up(y):.1f}" r="2.6">'
-            f"<title>step {x:g}: {_fine(shown)(y)}</title></circle>"
+            f"<title>step {x:g}: {fine(y)}</title></circle>"
             for x, y in points
         )
     return drawn
