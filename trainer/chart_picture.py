@@ -118,14 +118,16 @@ class _Plot:
             self.pen.circle(self._at(point), 1.2 * self.unit, tone)
 
     def end_labels(self) -> None:
-        """The last value of each line beside its end, the labels kept apart."""
+        """The last value of each line beside its end, the labels kept apart and within the panel."""
         ends = [(line, smooth[-1]) for (line, _), smooth in zip(self.layout.lines, self.layout.smooth, strict=True)]
         free = float("-inf")
         for line, end in sorted(ends, key=lambda one: self.up(one[1][1])):
             x, y = self._at(end)
             y = max(y, free)
             free = y + 6 * self.unit
-            self._write((x + 2.5 * self.unit, y), self.layout.fine(end[1]), _TONES[line.tone], 4.6, "lm")
+            words = self.layout.fine(end[1])
+            furthest = self.inner[2] + 14 * self.unit - ImageFont.load_default(4.6 * self.unit).getlength(words)
+            self._write((min(x + 2.5 * self.unit, furthest), y), words, _TONES[line.tone], 4.6, "lm")
 
     def _at(self, point: Point) -> tuple[float, float]:
         return self.across(point[0]), self.up(point[1])
