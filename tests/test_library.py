@@ -10,6 +10,7 @@ from mapo_studio.trainer import library
 from mapo_studio.trainer.config import RunConfig
 from mapo_studio.trainer.errors import UserError
 from mapo_studio.trainer.lora_description import describe
+from mapo_studio.trainer.lora_file import read_lora, write_lora
 from mapo_studio.trainer.runs import Run, all_runs
 
 HOSTILE = ["", " ", "..", "../up", "a/b", "a\\b", ".hidden", "ends.", "nul\0", "con:x", "-dash"]
@@ -141,3 +142,42 @@ def test_metadata_is_read_without_the_tensors_and_a_cut_file_is_named(made):
     run.lora_file.write_bytes(run.lora_file.read_bytes()[:-10])
     with pytest.raises(UserError, match="not a whole safetensors file"):
         library.metadata(run.lora_file)
+
+
+@pytest.fixture
+def written(made, tiny_lora):
+    """written(name, **facts): a run whose LoRA file says these facts of itself."""
+    lora = read_lora(tiny_lora)
+
+    def write(name, **facts):
+        run = made(name)
+        known = {"base_hash": "b", "pairs_hash": "p", "seed": 0, "objective_knobs": "MaPO()", "steps": 4}
+        write_lora(run.lora_file, lora.state, lora.settings, "sdxl", known | facts)
+        return run
+
+    return write
+
+
+def test_the_copy_of_a_stopped_run_is_replaced_by_what_it_became(written, tmp_path, tiny_lora):
+    run, host = written("cats", steps=2), tmp_path / "loras"
+    host.mkdir()
+    library.copy_to(run, host)
+    lora = read_lora(run.lora_file)
+    further = {"base_hash": "b", "pairs_hash": "p", "seed": 0, "objective_knobs": "MaPO()", "steps": 4}
+    write_lora(run.lora_file, lora.state, lora.settings, "sdxl", further)
+    copy = library.copy_to(run, host)
+    assert library.metadata(copy)["mapo.steps"] == "4"
+
+
+@pytest.mark.parametrize(
+    "facts", [{"steps": 4}, {"steps": 9}, {"steps": 2, "seed": 1}, {"steps": 2, "pairs_hash": "q"}]
+)
+def test_the_copy_of_another_run_of_that_name_is_never_replaced(written, tmp_path, facts):
+    host = tmp_path / "loras"
+    host.mkdir()
+    other = library.copy_to(written("cats", **facts), host)
+    before = other.read_bytes()
+    library.delete(Run.open(tmp_path, "cats"))
+    with pytest.raises(UserError, match="another file of that name"):
+        library.copy_to(written("cats", note="other bytes"), host)
+    assert other.read_bytes() == before

@@ -54,11 +54,14 @@ def start(workspace: Path, config: RunConfig) -> Run:
     return run
 
 
-def resume(run: Run) -> subprocess.Popen[bytes]:
-    """Train `run` in a process that outlives this one. What the process prints goes to log.txt in the run's folder."""
+def resume(run: Run, rating: bool = True) -> subprocess.Popen[bytes]:
+    """Train `run` in a process that outlives this one. What the process prints goes to log.txt in the run's folder.
+
+    rating: whether its dataset's unjudged pairs are rated afterwards; not where the device is needed for more at once.
+    """
     with suppress(FileNotFoundError):
         run.stop_file.unlink()
-    run.log("asked")
+    run.log("asked", rating=rating)
     return launch(["resume", run.name, "--workspace", str(run.workspace)], run.folder / "log.txt")
 
 
@@ -68,7 +71,8 @@ def train_in_turn(run: Run, stop: StopRequest) -> Outcome:
     Raises as loop.train does.
     """
     # A face that asked for this process cleared the request to stop itself: one that is there now came later.
-    by_face = [event["event"] for event in event_log.read_end(run.events_file)][-1:] == ["asked"]
+    newest = (event_log.read_end(run.events_file) or [{}])[-1]
+    by_face = newest.get("event") == "asked"
     with run.alone(), stop.listening(forget=not by_face), ExitStack() as device:
         try:
             device.enter_context(
@@ -82,7 +86,7 @@ def train_in_turn(run: Run, stop: StopRequest) -> Outcome:
         from .loop import train_held
 
         outcome = train_held(run, stop)
-    if by_face and outcome.finished:
+    if by_face and newest.get("rating", True) and outcome.finished:
         _rate(run)
     return outcome
 

@@ -18,6 +18,8 @@ from .report import write_report
 from .runs import Run, all_runs
 
 _BLOCK = 2**22
+_OF_A_RUN = ("modelspec.title", "mapo.base_hash", "mapo.pairs_hash", "mapo.seed", "mapo.objective_knobs")
+"""What every LoRA file of one run says alike."""
 
 
 def metadata(lora: Path) -> dict[str, str]:
@@ -28,8 +30,8 @@ def metadata(lora: Path) -> dict[str, str]:
 def copy_to(run: Run, folder: Path) -> Path:
     """Copy the LoRA of `run` into `folder`, whole or not at all, under its own name. Returns the copy.
 
-    Raises UserError where there is none yet, the folder is missing, or another file of that name lies there. The same
-    file there already is no error.
+    A copy that was made when the run had come less far is replaced; the same file there already is left. Raises
+    UserError where there is no LoRA yet, the folder is missing, or another file of that name lies there.
     """
     lora = _lora(run)
     target = folder / lora.name
@@ -38,7 +40,8 @@ def copy_to(run: Run, folder: Path) -> Path:
     if target.exists():
         if filecmp.cmp(lora, target, shallow=False):
             return target
-        raise UserError(f"{target} is another file of that name: rename this LoRA, or move that file away")
+        if not _is_earlier(target, lora):
+            raise UserError(f"{target} is another file of that name: rename this LoRA, or move that file away")
     with written_whole(target) as part:
         shutil.copyfile(lora, part)
     return target
@@ -99,6 +102,16 @@ def _lora(run: Run) -> Path:
     if not run.lora_file.is_file():
         raise UserError(f"{run.name} has no LoRA file yet: it is written when the training ends or is stopped")
     return run.lora_file
+
+
+def _is_earlier(copy: Path, lora: Path) -> bool:
+    """Whether `copy` is what the run of `lora` had learned some steps before."""
+    try:
+        before, now = metadata(copy), metadata(lora)
+        steps = [int(one["mapo.steps"]) for one in (before, now)]
+    except (UserError, KeyError, ValueError):
+        return False
+    return steps[0] < steps[1] and all(name in now and before.get(name) == now[name] for name in _OF_A_RUN)
 
 
 def _going_on_from(run: Run) -> Iterator[Run]:

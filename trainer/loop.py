@@ -60,11 +60,25 @@ def train_held(run: Run, stop: StopRequest) -> Outcome:
         run.log("stopped", step=0)
         raise
     except Exception as error:
+        explained = _explained(error)
         with suppress(UserError):  # a full disk takes no last words; what filled it is what must be heard of
-            run.log("failed", error=str(error) or type(error).__name__)
+            run.log("failed", error=str(explained) or type(explained).__name__)
             if run.has_begun():
                 write_report(run)
-        raise
+        if explained is error:
+            raise
+        raise explained from error
+
+
+def _explained(error: Exception) -> Exception:
+    """What a person can mend in a sentence; anything else as it is."""
+    # CUDA has a type for it, the other devices say it in the text of a RuntimeError.
+    if isinstance(error, torch.OutOfMemoryError) or "out of memory" in str(error).lower():
+        return UserError(
+            "the memory of the device is full: close what else uses it, or train with a smaller resolution, "
+            "batch_size or rank"
+        )
+    return error
 
 
 def _train(run: Run, config: RunConfig, stop: StopRequest) -> Outcome:

@@ -8,7 +8,7 @@ import time
 import pytest
 from mapo_studio.trainer.config import parse_config
 from mapo_studio.trainer.errors import UserError
-from mapo_studio.trainer.preferences.collecting import create_dataset
+from mapo_studio.trainer.preferences.collecting import create_dataset, find_dataset
 from mapo_studio.trainer.preferences.formats.opening import open_pairs
 from mapo_studio.trainer.preferences.many_pairs import Row, add_rows
 from mapo_studio.trainer.preferences.picture_store import picture_path
@@ -116,3 +116,27 @@ def test_a_hundred_thousand_pairs_are_loaded_in_seconds(store):
     began = time.process_time()
     assert len(open_pairs("dataset:cats", workspace=store.workspace).load().pairs) == count
     assert time.process_time() - began < 8
+
+
+def test_the_stamp_changes_with_every_judgement_of_the_dataset_and_with_nothing_else(filled):
+    there, other = filled(pictures=3), filled(pictures=2, dataset="dogs")
+    source = open_pairs("dataset:cats", workspace=there.store.workspace)
+    stamps = [source.stamp()]
+    for act in (
+        lambda: there.judge(pair=0, sequence=0),
+        lambda: there.judge(pair=0, sequence=1, answer="right"),
+        lambda: there.undo(sequence=2, undoes=1),
+    ):
+        act()
+        stamps.append(source.stamp())
+    assert len(set(stamps)) == 4
+    other.judge(client="elsewhere")
+    assert source.stamp() == stamps[-1]
+    with there.store.writing() as session:
+        find_dataset(session, "cats").held_out = 0.3
+    assert source.stamp() != stamps[-1]
+
+
+def test_a_stamp_of_no_dataset_is_refused(filled):
+    with pytest.raises(UserError, match="there is no dataset birds"):
+        open_pairs("dataset:birds", workspace=filled().store.workspace).stamp()

@@ -209,6 +209,19 @@ def test_a_number_that_is_not_finite_stops_names_the_pairs_and_keeps_the_good_st
     assert jobs.status(like_whole).phase == "failed"
 
 
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError("Tried to allocate"), RuntimeError("MPS: out of memory")])
+def test_a_full_memory_is_said_with_its_mend(settings, tmp_path, monkeypatch, error):
+    run = Run.create(tmp_path, settings())
+
+    def fill(*_):
+        raise error
+
+    monkeypatch.setattr("mapo_studio.trainer.loop.prepare", fill)
+    with pytest.raises(UserError, match="smaller resolution"):
+        train(run, StopRequest(run.stop_file))
+    assert "memory of the device is full" in jobs.status(run).message
+
+
 def test_accumulated_batches_of_any_sizes_are_one_step(base, encoded, settings):
     """Every pair has the same share of a step, also where one of its batches is smaller than the others."""
     rows = [draw_pair(pair, torch.tensor([500]), seeded(pair.pair.id)) for pair in encoded.pairs[:2]]

@@ -15,7 +15,7 @@ from .pairs import Pair as JudgedPair
 from .picture_files import PictureFile
 from .picture_store import KeptFile, picture_path
 from .preference import UNLABELLED, preference, undecided
-from .schema import Dataset, Pair, Picture, Prompt
+from .schema import Dataset, Judgement, Pair, Picture, Prompt
 
 
 @dataclass(frozen=True)
@@ -45,6 +45,22 @@ class DatasetPairs:
             reasons = "; ".join(f"{one.count} x {one.reason}" for one in without) or "it is empty"
             raise UserError(f"the dataset {dataset.name} holds no pair to train on: {reasons}; judge some first")
         return PairSet(tuple(found), without, f"dataset:{dataset.name}")
+
+    def stamp(self) -> str:
+        """A text that changes whenever `load` could give something else. Reads one judgement, however many there are.
+
+        Raises UserError where there is no such dataset.
+        """
+        with self.store.reading() as session:
+            dataset = find_dataset(session, self.name)
+            newest = session.scalar(
+                select(Judgement.id)
+                .join(Pair, Pair.id == Judgement.pair_id)
+                .where(Pair.dataset_id == dataset.id)
+                .order_by(Judgement.id.desc())
+                .limit(1)
+            )
+            return f"{dataset.id} {dataset.held_out!r} {newest or 0}"
 
     def _judged(self, session: Session, dataset: Dataset) -> tuple[list[JudgedPair], tuple[LeftOut, ...]]:
         prompts = _prompts(session, dataset)
