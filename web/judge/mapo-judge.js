@@ -4,11 +4,12 @@
 //   api      where the contract's routes are, for example "/mapo/api"
 //   dataset  whose pairs are judged
 //   order    "spread" (default) or "useful": those first that teach most
-//   view     "pairs" (default) or "rank": up to four pictures of a prompt
+//   view     "pairs" (default) or "rank": up to four pictures of a prompt, nine if the server gives more
 //   theme    "light"; dark without it. Colours and font: the --mapo-* of look.js; height: --mapo-judge-height
 //   keys     "inside": only while pointer or focus is in the element, for hosts whose own keys must keep working
 // Slot "empty": what is shown when nothing is left to judge.
-// Events: mapo-judged (detail: {judged, waiting, unsent}), mapo-empty, mapo-error (detail: the sentence).
+// Events: mapo-said (something was answered; detail: {sent}, false where the server need not hear of it),
+// mapo-judged (detail: {judged, waiting, unsent}), mapo-empty, mapo-error (detail: the sentence).
 
 import { queueFor } from "./answer-queue.js";
 import { JudgingApi } from "./judging-api.js";
@@ -88,6 +89,11 @@ class MapoJudge extends HTMLElement {
     this.#feed?.again();
     this.#tellState();
     this.#askStatistics();
+  }
+
+  /** The keys work from now on, wherever they worked before. */
+  focus(options) {
+    this.#around.element.focus(options);
   }
 
   // What key-bindings.js asks and tells.
@@ -209,6 +215,7 @@ class MapoJudge extends HTMLElement {
     if (body.answer !== "skip" && made) this.#statistics.since += 1;
     this.#around.aloud(said);
     this.#goOn();
+    this.#tell("mapo-said", { sent: Boolean(made) });
   }
 
   #undo() {
