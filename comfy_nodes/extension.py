@@ -16,7 +16,10 @@ from comfy_api.latest import ComfyExtension, io
 
 log = logging.getLogger(__name__)
 
-_NODES = ("collect",)
+_NODES = (
+    "collect",
+    "load_lora",
+)
 _NEEDED = ("diffusers", "peft", "bitsandbytes", "pydantic", "sqlalchemy", "alembic", "filelock", "tomli_w", "tyro")
 """What of requirements.txt ComfyUI does not bring itself."""
 

@@ -25,14 +25,17 @@ _COMPRESSION = 4  # as ComfyUI's own saving: higher takes seconds for a large pi
 
 def before(graph: Graph, node: str, name: str) -> Graph:
     """The part of `graph` that leads to the input `name` of `node`: what painted those pictures, and nothing else."""
-    waiting, found = [_linked(graph, (graph.get(node) or {}).get("inputs", {}).get(name))], {}
+    waiting, found = [_linked(graph, (graph.get(node) or {}).get("inputs", {}).get(name))], set()
     while waiting:
         key = waiting.pop()
         if key is None or key in found:
             continue
-        found[key] = graph[key]
+        found.add(key)
         waiting += [_linked(graph, value) for value in graph[key].get("inputs", {}).values()]
-    return {key: found[key] for key in graph if key in found}
+    # ComfyUI writes its own notes into the nodes while it executes them.
+    return {
+        key: {name: graph[key][name] for name in graph[key] if name != "is_changed"} for key in graph if key in found
+    }
 
 
 def as_png(image: torch.Tensor, painted_by: Graph) -> bytes:
@@ -62,8 +65,9 @@ def about(painted_by: Graph, source: str) -> tuple[str, About]:
     """(prompt, what else is known) of the pictures that a graph painted. The prompt is empty where none is found."""
     from ..trainer.preferences.picture_store import About
     from ..trainer.preferences.picture_text import from_graph
+    from . import loaded
 
-    found = from_graph(json.dumps(painted_by))
+    found = from_graph(json.dumps(loaded.told(painted_by)))
     return found.prompt or "", About(found.seed, found.sampler, found.model, found.lora, source)
 
 

@@ -150,6 +150,15 @@ def read_lora(path: Path) -> LoraFile:
     )
 
 
+def family_told(metadata: Mapping[str, str]) -> Family | None:
+    """The family that a LoRA file says it is for, in our words or in those that hosts read; None where in neither."""
+    for family, host in _HOST_METADATA.items():
+        known = {"mapo.family": family, **host}
+        if any(metadata.get(name) == known[name] for name in known if name != "modelspec.resolution"):
+            return family
+    return None
+
+
 def host_name(module: str) -> str:
     """The name that hosts know a UNet module path by, without the part after the first dot."""
     return _PREFIX + module.replace(".", "_")
@@ -245,10 +254,8 @@ def _settings(rank: int, host_alpha: float, modules: set[str], metadata: Mapping
 
 
 def _family(path: Path, weights: Mapping[str, Tensor], metadata: Mapping[str, str]) -> Family:
-    for family, host in _HOST_METADATA.items():
-        known = {"mapo.family": family, **host}
-        if any(metadata.get(name) == known[name] for name in known if name != "modelspec.resolution"):
-            return family
+    if (told := family_told(metadata)) is not None:
+        return told
     for key, weight in weights.items():
         if key.endswith("attn2.to_k.lora_A.weight") and weight.shape[1] in _TEXT_WIDTH:
             return _TEXT_WIDTH[weight.shape[1]]

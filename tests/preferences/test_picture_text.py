@@ -9,6 +9,7 @@ import zlib
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from mapo_studio.trainer.preferences.comfy_graph import loras
 from mapo_studio.trainer.preferences.picture_text import PictureText, from_graph, from_parameters, read_text
 from PIL import ExifTags, Image
 from PIL.PngImagePlugin import PngInfo
@@ -202,6 +203,31 @@ def test_the_rows_of_a_stacked_loader_are_loras():
         lora_2={"on": False, "lora": "two.safetensors", "strength": 1},
     )
     assert from_graph(json.dumps(graph(**{"10": rows}))).lora == "one.safetensors:0.5"
+
+
+@pytest.mark.parametrize(
+    ("inputs", "lora"),
+    [
+        ({"lora_name": "taste.safetensors"}, "taste.safetensors:0.5"),
+        ({"lora_name": "none"}, None),
+        ({"lora_name": "old.safetensors", "lora_path": "/runs/new.safetensors"}, "/runs/new.safetensors:0.5"),
+        ({"lora_name": "old.safetensors", "lora_path": ["9", 0]}, None),
+    ],
+    ids=["by name", "none", "a path wins", "a link tells no name"],
+)
+def test_our_own_loader_has_one_strength_and_may_be_given_a_path(inputs, lora):
+    loader = node("MaPOLoadLoRA", model=["4", 0], strength=0.5, schedule="annealed", power=2.0, **inputs)
+    assert from_graph(json.dumps(graph(**{"10": loader}))).lora == lora
+
+
+def test_the_loras_of_a_graph_are_told_apart_whatever_is_in_their_names():
+    second = node("LoraLoaderModelOnly", model=["4", 0], lora_name="a, b:1.safetensors", strength_model=1)
+    first = node("MaPOLoadLoRA", model=["11", 0], lora_name="taste.safetensors", strength=0.5)
+    assert loras(json.dumps(graph(**{"10": first, "11": second}))) == [
+        ("a, b:1.safetensors", 1),
+        ("taste.safetensors", 0.5),
+    ]
+    assert loras("no graph") == loras("[]") == loras("{}") == []
 
 
 def ring(length):

@@ -36,6 +36,7 @@ _GUIDERS = ("guider", *_CONDITIONING, "cond1", "cond")
 _TO_THE_MODEL = ("model", "unet", "guider", "basic_pipe", "lora_stack")
 _MODEL_NAMES = ("ckpt_name", "unet_name", "model_name", "base_ckpt_name")
 _SEEDS = ("seed", "noise_seed", "noise", "value", "int", "number")
+_NO_LORA = ("", "None", "none")
 _SAMPLER_NAMES = ("sampler_name", "scheduler")
 _LONGEST_NUMBER = 40
 
@@ -44,6 +45,30 @@ Node = dict[str, Any]
 
 def painted_by(text: str) -> dict[str, str]:
     """Those of prompt, seed, sampler, model and lora that the graph tells. Empty for what is no graph. Never raises."""
+    nodes = _nodes(text)
+    sampler = _sampler(nodes)
+    if sampler is None:
+        return {}
+    prompt = _prompt(nodes, sampler)
+    worn = [name if strength is None else f"{name}:{strength:g}" for name, strength in _loras(nodes, sampler)]
+    found = {
+        "prompt": prompt,
+        "seed": _seed(nodes, sampler),
+        "sampler": _sampling(nodes, sampler),
+        "model": _model(nodes, sampler),
+        "lora": ", ".join(worn),
+    }
+    return {name: value for name, value in found.items() if value}
+
+
+def loras(text: str) -> list[tuple[str, float | None]]:
+    """(file, strength where one is said) of the LoRAs that the graph paints with. Never raises."""
+    nodes = _nodes(text)
+    sampler = _sampler(nodes)
+    return [] if sampler is None else _loras(nodes, sampler)
+
+
+def _nodes(text: str) -> dict[str, Node]:
     try:
         # Python before 3.11 takes minutes over a number of a million digits.
         graph = json.loads(text, parse_int=lambda digits: int(digits) if len(digits) < _LONGEST_NUMBER else None)
@@ -51,18 +76,7 @@ def painted_by(text: str) -> dict[str, str]:
         return {}
     if not isinstance(graph, dict):
         return {}
-    nodes = {key: one for key, one in graph.items() if isinstance(one, dict) and isinstance(one.get("inputs"), dict)}
-    sampler = _sampler(nodes)
-    if sampler is None:
-        return {}
-    prompt = _prompt(nodes, sampler)
-    found = {
-        "prompt": prompt,
-        "seed": _seed(nodes, sampler),
-        "sampler": _sampling(nodes, sampler),
-        **_model(nodes, sampler),
-    }
-    return {name: value for name, value in found.items() if value}
+    return {key: one for key, one in graph.items() if isinstance(one, dict) and isinstance(one.get("inputs"), dict)}
 
 
 def _sampler(nodes: dict[str, Node]) -> str | None:
@@ -150,22 +164,30 @@ def _sampling(nodes: dict[str, Node], sampler: str) -> str:
     return " ".join(dict.fromkeys(name for name in names if isinstance(name, str)))
 
 
-def _model(nodes: dict[str, Node], sampler: str) -> dict[str, str]:
-    """The checkpoint, and the LoRAs on the way to it."""
-    model = ""
-    loras: list[str] = []
+def _model(nodes: dict[str, Node], sampler: str) -> str:
+    for key in _walk(nodes, [sampler], _TO_THE_MODEL):
+        for name in _MODEL_NAMES:
+            if isinstance(value := nodes[key]["inputs"].get(name), str) and value:
+                return value
+    return ""
+
+
+def _loras(nodes: dict[str, Node], sampler: str) -> list[tuple[str, float | None]]:
+    """Those on the way to the model, the one nearest to it first."""
+    found: list[tuple[str, float | None]] = []
     for key in _walk(nodes, [sampler], _TO_THE_MODEL):
         inputs = nodes[key]["inputs"]
         for name, value in inputs.items():
-            lora, strength = value, inputs.get("strength_model")
+            lora, strength = value, inputs.get("strength_model", inputs.get("strength"))
             if isinstance(value, dict) and value.get("on") is True:  # the rows of rgthree's loader
                 lora, strength = value.get("lora"), value.get("strength")
-            if isinstance(lora, str) and name.lower().startswith("lora_") and lora not in ("", "None"):
-                told = isinstance(strength, (int, float)) and not isinstance(strength, bool)
-                loras.append(f"{lora}:{strength:g}" if told else lora)
-        names = [inputs[name] for name in _MODEL_NAMES if isinstance(inputs.get(name), str)]
-        model = model or (names[0] if names else "")
-    return {"model": model, "lora": ", ".join(dict.fromkeys(reversed(loras)))}
+            if not isinstance(lora, str) or not name.lower().startswith("lora_") or lora in _NO_LORA:
+                continue
+            if name == "lora_name" and inputs.get("lora_path"):  # of our own loader: the path is what it loads
+                continue
+            told = isinstance(strength, (int, float)) and not isinstance(strength, bool)
+            found.append((lora, strength if told else None))
+    return list(dict.fromkeys(reversed(found)))
 
 
 def _walk(nodes: dict[str, Node], starts: Sequence[str], along: tuple[str, ...]) -> list[str]:

@@ -1,0 +1,190 @@
+"""MaPO Load LoRA: a model wears a LoRA, as strong at every step or growing from the base's picture to the LoRA's."""
+
+from __future__ import annotations
+
+import re
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from comfy_api.latest import io
+
+from .. import host, loaded, workspace
+from ..strength import annealed
+
+if TYPE_CHECKING:
+    from ..host_hooks import Weights
+
+_FAMILIES = {"sdxl": "SDXL", "sd15": "SD 1.5"}
+_OF_A_PART = re.compile(r"[._](lora|hada|lokr|oft|dora_scale|alpha|diff|set_weight|[wb]_norm)([._].*)?$")
+"""What follows the name of a module in the keys of the formats that ComfyUI reads."""
+
+
+class LoadLoRA(io.ComfyNode):
+    """Loads a LoRA from ComfyUI's list, or from the path that the train node gives."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id=loaded.LOADER,
+            display_name="MaPO Load LoRA",
+            category="MaPO",
+            description="Puts a LoRA on a model: the same at every step, or growing over the steps of the sampling.",
+            hidden=[io.Hidden.prompt, io.Hidden.unique_id],
+            inputs=[
+                io.Model.Input("model", tooltip="The base that the LoRA was trained on, or one of its kind."),
+                io.Combo.Input(
+                    "lora_name",
+                    options=[loaded.NONE, *host.files_of("loras")],
+                    tooltip="From ComfyUI's list. New files appear here by themselves. none: the model as it is.",
+                ),
+                io.Float.Input(
+                    "strength", default=1.0, min=-10.0, max=10.0, step=0.05, tooltip="1 is as trained; 0 is the model."
+                ),
+                io.Combo.Input(
+                    "schedule",
+                    options=["constant", "annealed"],
+                    tooltip="constant: as strong at every step. annealed: the base paints the first steps (variety), "
+                    "the LoRA the last ones (taste).",
+                ),
+                io.Float.Input(
+                    "power",
+                    default=1.0,
+                    min=0.1,
+                    max=8.0,
+                    step=0.1,
+                    tooltip="Of annealed: strength x t^power, t going from 0 at the first step to 1 at the last. "
+                    "Higher leaves more to the base.",
+                ),
+                io.Clip.Input("clip", optional=True, tooltip="Only for LoRAs that change the text encoder too."),
+                io.String.Input(
+                    "lora_path",
+                    optional=True,
+                    force_input=True,
+                    tooltip="The path from MaPO Train LoRA. Where it is connected, the list does not count.",
+                ),
+            ],
+            outputs=[
+                io.Model.Output("model_out", display_name="model", tooltip="The model with the LoRA."),
+                io.Clip.Output("clip_out", display_name="clip", tooltip="The text encoder with the LoRA."),
+            ],
+        )
+
+    @classmethod
+    def validate_inputs(cls, lora_name: str | None) -> bool | str:
+        # Named here, ComfyUI leaves the check of the list to us: a path that is linked makes the list not count.
+        return isinstance(lora_name, str) or "choose a LoRA"
+
+    @classmethod
+    def fingerprint_inputs(cls, lora_name: str | None, lora_path: str | None = None, **_: Any) -> str:
+        """Another one when the file was written anew under its name."""
+        file = Path(lora_path) if lora_path else host.file_of("loras", lora_name or "")
+        try:
+            facts = file.stat() if file else None
+        except OSError:
+            facts = None
+        return f"{facts.st_mtime_ns} {facts.st_size}" if facts else ""
+
+    @classmethod
+    def execute(
+        cls,
+        model: Any,
+        lora_name: str,
+        strength: float,
+        schedule: str,
+        power: float,
+        clip: Any = None,
+        lora_path: str | None = None,
+    ) -> io.NodeOutput:
+        file = _file(lora_name, lora_path)
+        if lora_path is not None:
+            loaded.note(cls.hidden.prompt or {}, cls.hidden.unique_id, _listed(file) if file else loaded.NONE)
+        if file is None or strength == 0:
+            return io.NodeOutput(model, clip)
+        return io.NodeOutput(*_worn(model, clip, file, strength, power if schedule == "annealed" else None))
+
+
+def _file(name: str, path: str | None) -> Path | None:
+    """The file to load; None for the model as it is. Raises UserError where it is gone, or not ours to read."""
+    from ...trainer.errors import UserError
+
+    if path is None:
+        if name == loaded.NONE:
+            return None
+        found = host.file_of("loras", name)
+        if found is None:
+            raise UserError(f"there is no LoRA {name!r} in ComfyUI's loras folders any more: choose another")
+        return found
+    if not path.strip():
+        raise UserError(
+            "the path of the LoRA is empty: connect the lora_path of MaPO Train LoRA, or take the link away"
+        )
+    file = Path(path.strip()).resolve()
+    allowed = [folder.resolve() for folder in (*host.folders_of("loras"), workspace.workspace())]
+    if not any(file.is_relative_to(folder) for folder in allowed):
+        raise UserError(f"{file} is neither in ComfyUI's loras folders nor in the workspace: copy it there")
+    if not file.is_file():
+        raise UserError(f"there is no LoRA at {file} any more: train it again, or choose another")
+    return file
+
+
+def _listed(file: Path) -> str:
+    """As ComfyUI's list names it; the whole path where it is not in there."""
+    for folder in host.folders_of("loras"):
+        if file.is_relative_to(folder.resolve()):
+            return str(file.relative_to(folder.resolve()))
+    return str(file)
+
+
+def _worn(model: Any, clip: Any, file: Path, strength: float, power: float | None) -> tuple[Any, Any]:
+    """(model, text encoder) with the LoRA. power: of the growth over the steps; None for as strong at each.
+
+    A text encoder has no steps: what the LoRA has of one it wears in full.
+    """
+    from .. import host_hooks
+
+    weights = _weights(file)
+    _refuse_strangers(model, clip, file, weights)
+    if power is None:
+        return host_hooks.put_on(model, clip, weights, strength)
+    _, worn_clip = host_hooks.put_on(None, clip, weights, strength)
+    return host_hooks.growing_on(model, weights, partial(annealed, strength=strength, power=power)), worn_clip
+
+
+def _weights(file: Path) -> Weights:
+    from ...trainer.errors import UserError
+    from ...trainer.families.checkpoint import read_header
+    from .. import host_hooks
+
+    if file.suffix == ".safetensors":
+        read_header(file)  # says what is wrong with one that is cut off
+    try:
+        return host_hooks.weights_of(file)
+    except Exception as error:  # over foreign bytes, readers raise anything
+        raise UserError(f"{file.name} cannot be read as a LoRA ({error}): download or train it again") from error
+
+
+def _refuse_strangers(model: Any, clip: Any, file: Path, weights: Weights) -> None:
+    """Raises UserError where the LoRA is for another kind of base: by what it says of itself, else by what fits."""
+    from ...trainer.errors import UserError
+    from ...trainer.library import metadata
+    from ...trainer.lora_file import family_told
+    from .. import host_hooks
+
+    family, kind = host_hooks.family_of(model)
+    told = family_told(metadata(file)) if file.suffix == ".safetensors" else None
+    if told is not None and told != family:
+        raise UserError(
+            f"{file.name} is a LoRA for {_FAMILIES[told]}, the model is {_FAMILIES.get(family, kind)}: "
+            "choose a LoRA that was trained on its kind"
+        )
+    parts = {_OF_A_PART.sub("", key) for key in weights}
+    fits = host_hooks.fitting(model, clip, weights)
+    if 2 * fits < len(parts) or not fits:
+        raise UserError(
+            f"{file.name} does not fit this model, {_FAMILIES.get(family, kind)}: {fits} of its {len(parts)} parts do; "
+            + ("choose a LoRA for this kind of base" if clip is not None else "choose another, or connect clip as well")
+        )
+
+
+NODE = LoadLoRA
