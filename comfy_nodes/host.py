@@ -12,6 +12,7 @@ import comfy.model_management
 import comfy.utils
 import folder_paths
 from aiohttp import web
+from comfy_execution.graph_utils import ExecutionBlocker
 from comfy_execution.utils import get_executing_context
 from server import PromptServer
 
@@ -38,6 +39,12 @@ def executing() -> tuple[str, str]:
     """(id of the prompt, id of the node) that is executed just now."""
     context = get_executing_context()
     return (context.prompt_id, context.node_id) if context else ("", "")
+
+
+def executing_item() -> tuple[str, str, int]:
+    """As `executing`, and which item of a list it is executed for."""
+    context = get_executing_context()
+    return (*executing(), (context.list_index or 0) if context else 0)
 
 
 def asked_by() -> str | None:
@@ -87,6 +94,11 @@ def stop_if_interrupted() -> None:
 def interruption() -> Exception:
     """To be raised where a person gave up what is executed: ComfyUI ends the prompt without calling it an error."""
     return comfy.model_management.InterruptProcessingException()
+
+
+def blocked() -> Any:
+    """An output that lets nothing after it be executed, without an error."""
+    return ExecutionBlocker(None)
 
 
 def free_memory() -> None:

@@ -60,11 +60,11 @@ def contract() -> ModuleType:
 
 def _reading(name: str) -> replies.Handler:
     async def read(request: web.Request) -> web.StreamResponse:
-        said, person = dict(request.query), _person(request)
+        said, asking = dict(request.query), person(request)
 
         def ask() -> Any:
             asked, function = contract().READ[name]
-            return function(workspace.store(), contract().from_query(asked, said), person())
+            return function(workspace.store(), contract().from_query(asked, said), asking())
 
         return await replies.reply(ask)
 
@@ -73,17 +73,17 @@ def _reading(name: str) -> replies.Handler:
 
 def _writing(name: str) -> replies.Handler:
     async def write(request: web.Request) -> web.StreamResponse:
-        said, person = await replies.body(request), _person(request)
+        said, saying = await replies.body(request), person(request)
 
         def keep() -> Any:
             asked, function = contract().WRITE[name]
-            return function(workspace.store(), asked.model_validate_json(said), person())
+            return function(workspace.store(), asked.model_validate_json(said), saying())
 
         return await replies.reply(keep)
 
     return write
 
 
-def _person(request: web.Request) -> Callable[[], str]:
+def person(request: web.Request) -> Callable[[], str]:
     """Who judges; to be asked in a thread, as the settings are in a file."""
     return lambda: workspace.annotator(host.settings(request))

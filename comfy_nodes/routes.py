@@ -1,13 +1,15 @@
-"""Which addresses does the page ask? All are below /mapo/."""
+"""Which addresses does the page ask? All are below /mapo/, but for the page's own files."""
 
 from __future__ import annotations
 
 from . import choices, host, replies
 from .judging import judging_routes
+from .page_files import page_file_routes
+from .pick_routes import pick_routes
 
 
 def add_routes() -> None:
     """Serve them; ComfyUI is asked once, at its start."""
-    for (method, path), handler in judging_routes().items():
+    for (method, path), handler in {**judging_routes(), **page_file_routes(), **pick_routes()}.items():
         host.add_route(method, path, replies.guarded(handler))
     host.when_serving(choices.look_again)
