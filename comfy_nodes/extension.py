@@ -18,6 +18,7 @@ log = logging.getLogger(__name__)
 
 _NODES = (
     "collect",
+    "pick",
     "load_lora",
 )
 _NEEDED = ("diffusers", "peft", "bitsandbytes", "pydantic", "sqlalchemy", "alembic", "filelock", "tomli_w", "tyro")
