@@ -44,6 +44,7 @@ class JudgingServer(ThreadingHTTPServer):
         self.body = ONE
         self.size = (64, 48)
         self.pairs = 1000
+        self.group_size = 4
         self.latency = 0.0
         self.prompt = "prompt of pair {}"
         self.away: str | None = None
@@ -99,7 +100,7 @@ class JudgingServer(ThreadingHTTPServer):
             {
                 "prompt": number,
                 "text": self.prompt.format(number),
-                "pictures": [{"id": f"{number:04}{which}", **size} for which in "abcd"],
+                "pictures": [{"id": f"{number:04}{which}", **size} for which in "abcdefghi"[: self.group_size]],
             }
             for number in chosen
         ]

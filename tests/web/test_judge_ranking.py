@@ -69,3 +69,21 @@ def test_a_skipped_group_comes_back_only_by_undo(page: Page, server: JudgingServ
     assert visible(page) == 1
     page.wait_for_timeout(500)
     assert server.standing() == []
+
+
+def test_the_best_of_nine_is_one_press(page: Page, server: JudgingServer):
+    server.group_size = 9
+    opened(page, server, RANK)
+    assert page.locator(".picture").count() == 9
+    page.keyboard.press("9")
+    assert arrived(page, server, 1, "rankings")[0]["tiers"][0] == ["0001i"]
+
+
+def test_a_host_hears_of_a_skip_that_the_server_does_not_hear_of(page: Page, server: JudgingServer):
+    opened(page, server, RANK)
+    page.evaluate("addEventListener('mapo-said', ({ detail }) => (window.said ??= []).push(detail.sent))")
+    page.keyboard.press("Space")
+    assert visible(page) == 2
+    page.keyboard.press("1")
+    assert visible(page) == 3
+    assert page.evaluate("window.said") == [False, True]

@@ -70,10 +70,10 @@ export function used(element) {
   lastUsed = element;
 }
 
-/** {name, clearly} for a key event, or null. Digits are "pick1" to "pick4". */
+/** {name, clearly} for a key event, or null. Digits are "pick1" to "pick9". */
 export function actionOf(event) {
   // By place, because Shift and a French keyboard put other signs there.
-  const digit = /^(?:Digit|Numpad)([1-4])$/.exec(event.code);
+  const digit = /^(?:Digit|Numpad)([1-9])$/.exec(event.code);
   if (digit && !(event.code.startsWith("Numpad") && event.key !== digit[1])) {
     return { name: `pick${digit[1]}`, clearly: event.shiftKey };
   }

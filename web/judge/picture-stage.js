@@ -1,4 +1,4 @@
-// How are two to four pictures shown at the same size, as large as the space allows, and pointed at?
+// How are two to nine pictures shown at the same size, as large as the space allows, and pointed at?
 //
 // Zoom and pan are kept as fractions of a frame and apply to all pictures at once, so that the same detail of each is
 // in sight, whatever their sizes. Pointing calls choose(index, clearly).

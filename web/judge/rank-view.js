@@ -1,6 +1,7 @@
-// What does a press say about up to four pictures of a prompt: which is best, or the whole order?
+// What does a press say about up to nine pictures of a prompt: which is best, or the whole order?
 
-const SIZE = 4;
+const SIZE = 4; // of what is asked for; a server that has one group only may give more
+const PLACES = ["", "1st", "2nd", "3rd", "4th", "5th", "6th", "7th", "8th", "9th"];
 const REMEMBERED = "mapo-judge:full-order";
 
 export class RankView {
@@ -27,7 +28,9 @@ export class RankView {
     const pictures = this.#item?.pictures ?? [];
     const picks = pictures.map((_, index) => {
       const aloud = this.#full ? `Picture ${index + 1} comes next` : `Picture ${index + 1} is the best`;
-      return { keys: String(index + 1), says: this.#full ? "next" : "best", aloud, name: `pick${index + 1}` };
+      // Five and more need the space for their numbers.
+      const says = pictures.length > SIZE ? "" : this.#full ? "next" : "best";
+      return { keys: String(index + 1), says, aloud, name: `pick${index + 1}` };
     });
     const confirm = { keys: "enter", says: "done", aloud: "The order is done", name: "confirm" };
     return [
@@ -131,7 +134,7 @@ export class RankView {
   #marks() {
     this.#item.pictures.forEach((_, index) => {
       const place = this.#picked.indexOf(index) + 1;
-      const word = this.#full ? ["", "1st", "2nd", "3rd", "4th"][place] : "";
+      const word = this.#full ? PLACES[place] : "";
       this.#stage.mark(index, word);
     });
   }
