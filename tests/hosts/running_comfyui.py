@@ -6,6 +6,7 @@ import ctypes
 import io
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -27,6 +28,7 @@ from websockets.sync.client import connect
 REPOSITORY = Path(__file__).parents[2]
 PACK = "MaPO Studio v1.0"
 """The folder that our pack is cloned into: no name that Python could import."""
+NOT_CLONED = (".*", "__pycache__", "*.egg-info", "tests", "benchmarks", "docs", "workspace", "shared", "build", "dist")
 TINY_PACK = Path(__file__).with_name("tiny_pack")
 
 Prompt = dict[str, Any]
@@ -75,11 +77,10 @@ class RunningComfyUI:
 
     def start(self) -> RunningComfyUI:
         """Returns when it answers. Raises Failed, with the end of its log, if it does not within two minutes."""
-        packs = self.folder / "custom_nodes"
-        packs.mkdir(parents=True, exist_ok=True)
-        for name, target in ((PACK, REPOSITORY), ("tiny_pack", TINY_PACK)):
-            if not (packs / name).exists():
-                (packs / name).symlink_to(target)
+        if not self.pack.exists():
+            # A copy: what is edited meanwhile does not reach a server that runs, and what it writes is seen.
+            shutil.copytree(REPOSITORY, self.pack, ignore=shutil.ignore_patterns(*NOT_CLONED))
+            (self.folder / "custom_nodes" / "tiny_pack").symlink_to(TINY_PACK)
         with self.log_file.open("ab") as log:
             self._process = subprocess.Popen(
                 [

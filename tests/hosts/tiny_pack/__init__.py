@@ -29,7 +29,6 @@ from comfy.ldm.modules.diffusionmodules.openaimodel import Timestep
 
 NAME = "tiny-sdxl.safetensors"
 BASE = Path(__file__).resolve().parents[3] / "trainer" / "demo" / "base"
-NODE_CLASS_MAPPINGS: dict[str, type] = {}
 
 UNET = {
     "image_size": 16,
@@ -186,6 +185,23 @@ def load(*_: Any, embedding_directory: Any = None, **__: Any) -> tuple:
         target = comfy.supported_models_base.ClipTarget(Tokenizer, TextEncoders)
         clip = comfy.sd.CLIP(target, embedding_directory=embedding_directory, parameters=math.prod((600, 64)))
         return unet(), clip, TinyVAE(), None
+
+
+class AList:
+    """Two pictures as a list: ComfyUI executes what follows once for each."""
+
+    CATEGORY, FUNCTION = "MaPO tests", "both"
+    RETURN_TYPES, OUTPUT_IS_LIST = ("IMAGE",), (True,)
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict:
+        return {"required": {"one": ("IMAGE",), "other": ("IMAGE",)}}
+
+    def both(self, one: torch.Tensor, other: torch.Tensor) -> tuple[list[torch.Tensor]]:
+        return ([one, other],)
+
+
+NODE_CLASS_MAPPINGS = {"TestList": AList}
 
 
 def _recognise(theirs: Any) -> Any:
