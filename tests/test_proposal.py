@@ -165,3 +165,10 @@ def test_any_dataset_gives_a_name_that_a_run_can_have(tmp_path, dataset, name):
 def test_a_name_that_differs_in_case_alone_is_taken(tmp_path):
     (tmp_path / "runs" / "CATS-1").mkdir(parents=True)
     assert free_name(tmp_path, "cats") == "cats-2"
+
+
+def test_a_name_that_a_lora_has_where_it_would_be_copied_to_is_taken(tmp_path):
+    (tmp_path / "loras").mkdir()
+    (tmp_path / "loras" / "Cats-1.safetensors").write_text("another's")
+    assert free_name(tmp_path, "cats", tmp_path / "loras") == "cats-2"
+    assert free_name(tmp_path, "cats", tmp_path / "nowhere") == "cats-1"

@@ -162,3 +162,18 @@ def test_pairs_that_are_gone_are_named(tmp_path, asked, pairs):
     with pytest.raises(UserError, match="pairs"):
         begin(tmp_path, asked())
     assert all_runs(tmp_path) == []
+
+
+def test_what_is_in_the_way_is_heard_before_anything_is_made_and_not_where_it_is_finished(tmp_path, asked, tiny_lora):
+    heard = []
+
+    def refuse(how):
+        heard.append(how)
+        raise UserError("the disk is full")
+
+    with pytest.raises(UserError, match="the disk is full"):
+        begin(tmp_path, asked(), refuse)
+    assert all_runs(tmp_path) == []
+    finish(begin(tmp_path, asked()).run, tiny_lora)
+    assert begin(tmp_path, asked(), refuse).how == "finished"
+    assert heard == ["new"]

@@ -94,10 +94,11 @@ def needs(store: Store, config: RunConfig) -> Needs:
     return Needs(tuple(_takes(config, pairs, room, earlier)), tuple(problems))
 
 
-def free_name(workspace: Path, dataset: str) -> str:
-    """NAME-1, or the next number that no run has."""
+def free_name(workspace: Path, dataset: str, loras: Path | None = None) -> str:
+    """NAME-1, or the next number that no run has, nor a LoRA in the folder `loras` that it will be copied to."""
     stem = re.sub(r"[^\w.+-]+", "-", dataset).strip("-.") or "taste"
     taken = {folder.name.lower() for folder in (workspace / "runs").glob("*")}
+    taken |= {file.stem.lower() for file in loras.glob("*.safetensors")} if loras else set()
     return next(name for number in count(1) if (name := f"{stem[:100]}-{number}").lower() not in taken)
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,28 +36,26 @@ class Begun:
     process: Popen[bytes] | None = None
 
 
-def begin(workspace: Path, config: RunConfig) -> Begun:
+def begin(workspace: Path, config: RunConfig, before: Callable[[How], None] = lambda how: None) -> Begun:
     """The run that trains what `config` says: a finished one, one that is at work, one that goes on, or a new one.
 
-    A new one is called `config.name`. Neither is followed by a rating. Raises UserError where there are no pairs, the
-    name is taken, or the run was asked to stop and still saves.
+    A new one is called `config.name`. Neither is followed by a rating. before: is called, unless it is finished, with
+    how it will be begun; nothing is where it raises. Raises UserError where there are no pairs, the name is taken, or
+    the run was asked to stop and still saves.
     """
     workspace = workspace.resolve()
     digest = digest_of(workspace, config)
     run = found(workspace, digest)
+    how = _how(run)
+    if run and how == "finished":
+        return Begun(run, how)
+    before(how)
+    if run and how == "at work":
+        return Begun(run, how)
     if run is None:
         run = Run.create(workspace, config)
         write_text(run.folder / _FILE, digest)
-        return Begun(run, "new", jobs.resume(run, rating=False))
-    phase = jobs.status(run).phase
-    if phase == "finished":
-        return Begun(run, "finished")
-    if jobs.is_alive(run) and run.stop_file.exists():
-        raise UserError(f"{run.name} was asked to stop and is saving what it learned: try again in a moment")
-    # One without events was made just before a kill: nobody works at it.
-    if phase in ("waiting", "running") and event_log.read_end(run.events_file):
-        return Begun(run, "at work")
-    return Begun(run, "resumed", jobs.resume(run, rating=False))
+    return Begun(run, how, jobs.resume(run, rating=False))
 
 
 def found(workspace: Path, digest: str) -> Run | None:
@@ -78,6 +76,19 @@ def digest_of(workspace: Path, config: RunConfig) -> str:
         "files": [list(_files(config.base)), list(_files(config.adapter.continue_from))],
     }
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+
+
+def _how(run: Run | None) -> How:
+    if run is None:
+        return "new"
+    phase = jobs.status(run).phase
+    if phase == "finished":
+        return "finished"
+    if jobs.is_alive(run) and run.stop_file.exists():
+        raise UserError(f"{run.name} was asked to stop and is saving what it learned: try again in a moment")
+    # One without events was made just before a kill: nobody works at it.
+    at_work = phase in ("waiting", "running") and event_log.read_end(run.events_file)
+    return "at work" if at_work else "resumed"
 
 
 def _by_worth(runs: Iterator[Run]) -> Iterator[tuple[int, Run]]:
