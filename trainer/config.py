@@ -201,13 +201,17 @@ class RunConfig(_Part):
 
 def read_config(path: Path) -> RunConfig:
     """The RunConfig in a TOML file. Raises UserError naming the file and the wrong key or value."""
+    return parse_config(read_toml(path), str(path))
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """The values of a settings file. Raises UserError where it is not there or not TOML."""
     try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
+        return tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(f"there is no settings file {path}") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UserError(f"{path} is not TOML: {error}") from None
-    return parse_config(values, str(path))
 
 
 def parse_config(values: dict[str, Any], source: str) -> RunConfig:
