@@ -3,15 +3,18 @@
 import { app } from "../../scripts/app.js";
 import { insertCollect, insertNewestLora } from "./graph-nodes.js";
 import { attempt, hearNews } from "./news.js";
+import { translateDefinition, translateNode } from "./node-words.js";
 import { refresh, show, sidebarTab } from "./sidebar.js";
-import { loadWords } from "./words.js";
+import { loadWords, told, word } from "./words.js";
+
+await loadWords();
 
 const COMMANDS = [
-  { id: "MaPO.Judge", icon: "pi pi-heart", label: "Judge pairs", function: judge },
-  { id: "MaPO.JudgeWide", icon: "pi pi-window-maximize", label: "Judge with large pictures", function: judgeLarge },
-  { id: "MaPO.Train", icon: "pi pi-chart-line", label: "Train a LoRA", function: train },
-  { id: "MaPO.InsertLora", icon: "pi pi-plus", label: "Insert the newest LoRA", function: insertLora },
-  { id: "MaPO.InsertCollect", icon: "pi pi-images", label: "Insert MaPO Collect", function: collect },
+  command("MaPO.Judge", "pi-heart", async () => (await show("judge")).focus()),
+  command("MaPO.JudgeWide", "pi-window-maximize", async () => (await show("judge")).large()),
+  command("MaPO.Train", "pi-chart-line", () => show("train")),
+  command("MaPO.InsertLora", "pi-plus", () => attempt(insertNewestLora)),
+  command("MaPO.InsertCollect", "pi-images", () => attempt(() => insertCollect())),
 ];
 
 const KEYBINDINGS = [
@@ -22,24 +25,8 @@ const KEYBINDINGS = [
 ];
 
 const SETTINGS = [
-  {
-    id: "MaPO.Workspace",
-    category: ["MaPO", "Judging and training", "Workspace"],
-    name: "Workspace folder",
-    tooltip: "Where judgements and trainings are kept: the whole path. Empty: a folder of ComfyUI's user. MaPO Studio can open the same.",
-    type: "text",
-    defaultValue: "",
-    onChange: () => refresh(),
-  },
-  {
-    id: "MaPO.Annotator",
-    category: ["MaPO", "Judging and training", "Annotator"],
-    name: "Your name as a judge",
-    tooltip: "Who judges, where several people judge the same pairs. Empty: the name that this machine knows you by.",
-    type: "text",
-    defaultValue: "",
-    onChange: () => refresh(),
-  },
+  setting("MaPO.Workspace", word("workspace_name"), word("workspace_about")),
+  setting("MaPO.Annotator", word("annotator_name"), word("annotator_about")),
 ];
 
 app.registerExtension({
@@ -48,31 +35,23 @@ app.registerExtension({
   keybindings: KEYBINDINGS,
   menuCommands: [{ path: ["MaPO"], commands: COMMANDS.map(({ id }) => id) }],
   settings: SETTINGS,
+  beforeRegisterNodeDef: translateDefinition,
+  nodeCreated: translateNode,
   async setup() {
     const look = { rel: "stylesheet", href: new URL("./mapo.css", import.meta.url).href };
     document.head.append(Object.assign(document.createElement("link"), look));
-    await loadWords();
     app.extensionManager.registerSidebarTab(sidebarTab());
     hearNews();
   },
 });
 
-async function judge() {
-  await (await show("judge")).focus();
+function command(id, icon, act) {
+  return { id, icon: `pi ${icon}`, label: told("commands", id.replaceAll(".", "_"), "label"), function: act };
 }
 
-async function judgeLarge() {
-  await (await show("judge")).large();
-}
-
-async function train() {
-  await show("train");
-}
-
-function insertLora() {
-  return attempt(insertNewestLora);
-}
-
-function collect() {
-  return attempt(() => insertCollect());
+// The server reads it with each request, so that it takes effect at once. Its words are in no settings.json: of that,
+// ComfyUI's page (1.32) shows the English to whoever reads another language.
+function setting(id, name, tooltip) {
+  const category = ["MaPO", word("settings_group"), id];
+  return { id, category, name, tooltip, type: "text", defaultValue: "", onChange: () => refresh() };
 }

@@ -14,7 +14,7 @@ export function hearNews() {
   hear("mapo.ended", ({ name, phase, sentence }) => {
     const how = { finished: "success", stopped: "info" }[phase] ?? "error";
     // What failed stays until it was seen.
-    tell(how, word(how === "error" ? "run_failed" : `run_ended`, { run: name }), sentence, how !== "error");
+    tell(how, word(how === "error" ? "run_failed" : "run_ended", { run: name }), sentence, how !== "error");
   });
   hear("mapo.lora", ({ lora }) => {
     tell("success", word("new_lora"), lora);

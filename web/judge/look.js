@@ -250,4 +250,9 @@ kbd {
   .legend > div { flex-wrap: nowrap; }
   .legend button { flex-direction: column; padding: 3px 4px; gap: 2px; font-size: 11px; line-height: 1.2; }
 }
+@container judge (max-width: 300px) {
+  .legend > div { flex-wrap: wrap; }
+  .legend > div:nth-child(2) { justify-content: space-evenly; }
+  .legend button { padding: 3px 2px; }
+}
 `;
