@@ -14,7 +14,10 @@ import folder_paths
 from aiohttp import web
 from comfy_execution.graph_utils import ExecutionBlocker
 from comfy_execution.utils import get_executing_context
+from PIL import Image
 from server import PromptServer
+
+_PREVIEW_SIDE = 768
 
 SETTINGS = ("MaPO.Workspace", "MaPO.Annotator")
 
@@ -94,6 +97,30 @@ def stop_if_interrupted() -> None:
 def interruption() -> Exception:
     """To be raised where a person gave up what is executed: ComfyUI ends the prompt without calling it an error."""
     return comfy.model_management.InterruptProcessingException()
+
+
+def take_interruption() -> bool:
+    """Whether the person asked to stop since this was last asked: it is this caller who stops."""
+    asked = is_interrupted()
+    if asked:
+        comfy.model_management.interrupt_current_processing(False)
+    return asked
+
+
+class NodeProgress:
+    """The bar of the node that is executed just now, with a picture below it."""
+
+    def __init__(self) -> None:
+        self._bar = comfy.utils.ProgressBar(1)
+
+    def show(self, done: int, total: int, picture: Image.Image | None = None) -> None:
+        """picture: stays until the next one; it is shown as JPEG, and smaller where it is large."""
+        preview = ("JPEG", picture, _PREVIEW_SIDE) if picture else None
+        try:
+            self._bar.update_absolute(done, max(total, 1), preview)
+        except comfy.model_management.InterruptProcessingException:
+            # It noticed an interruption, and so forgot it: that is for whoever asks for one.
+            comfy.model_management.interrupt_current_processing(True)
 
 
 def blocked() -> Any:
