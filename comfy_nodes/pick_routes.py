@@ -42,8 +42,8 @@ def pick_routes() -> dict[tuple[str, str], replies.Handler]:
 async def waiting(request: web.Request) -> web.StreamResponse:
     """Every pick that waits; gone: the page that was asked is not there. ?page= is the page that asks, to be known."""
     page, there = request.query.get("page", ""), host.pages()
-    if page in there:
-        PICKS.showing(page)
+    if page:
+        PICKS.showing(page[:100])
     picks = [{**pick.told(), "gone": pick.question.page not in there} for pick in PICKS.waiting()]
     return await replies.reply(lambda: {"picks": picks})
 

@@ -22,6 +22,7 @@ LOOK_EVERY = 0.2
 RELOADING = 4.0
 """Seconds that a page may be away before others are offered what it was asked: it may only be loaded again."""
 _REMEMBERED = 200  # that ended: a page that was away may still send its answer
+_PAGES = 1000  # that showed picks since the start, the newest
 
 
 @dataclass(frozen=True)
@@ -132,7 +133,7 @@ class Picks:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._picks: dict[str, Pick] = {}
-        self._people: set[str] = set()
+        self._people: dict[str, None] = {}
 
     def find(self, key: str) -> Pick | None:
         with self._lock:
@@ -146,7 +147,9 @@ class Picks:
     def showing(self, page: str) -> None:
         """This page shows picks to a person: what it asks for is waited for, also when it was closed."""
         with self._lock:
-            self._people.add(page)
+            self._people[page] = self._people.pop(page, None)
+            if len(self._people) > _PAGES:
+                del self._people[next(iter(self._people))]
 
     def withdraw(self, prompt_id: str) -> None:
         """The prompt is not executed any more: nobody needs to answer for it."""

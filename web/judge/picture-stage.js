@@ -172,8 +172,8 @@ export class PictureStage {
     const rows = Math.ceil(count / columns);
     this.#frames.slice(0, count).forEach(({ cell, caption }, index) => {
       cell.classList.toggle("away", single && index !== this.alone);
-      // Towards the middle, so that the eye has a short way.
-      cell.style.justifyItems = towards((index % columns) - (columns - 1) / 2);
+      // Towards the middle, so that the eye has a short way; many stand better at equal distances.
+      cell.style.justifyItems = towards(columns > 3 ? 0 : (index % columns) - (columns - 1) / 2);
       cell.style.alignItems = single ? "center" : towards(Math.floor(index / columns) - (rows - 1) / 2);
       // Side by side, left is left; otherwise a key needs to be told.
       const told = rows > 1 ? this.#hints[index] : "";
