@@ -19,10 +19,26 @@ log = logging.getLogger(__name__)
 _NODES = (
     "collect",
     "pick",
+    "train_lora",
     "load_lora",
+    "compare",
+    "dataset_info",
 )
-_NEEDED = ("diffusers", "peft", "bitsandbytes", "pydantic", "sqlalchemy", "alembic", "filelock", "tomli_w", "tyro")
-"""What of requirements.txt ComfyUI does not bring itself."""
+_NEEDED = (
+    "diffusers",
+    "peft",
+    "accelerate",
+    "bitsandbytes",
+    "pydantic",
+    "pyarrow",
+    "tyro",
+    "rich",
+    "filelock",
+    "tomli_w",
+    "sqlalchemy",
+    "alembic",
+)
+"""What of requirements.txt ComfyUI does not bring itself, or not all versions of it do."""
 
 
 class MaPO(ComfyExtension):
@@ -41,8 +57,8 @@ def begin() -> MaPO:
     if missing:
         requirements = Path(__file__).parents[1] / "requirements.txt"
         log.error(
-            "MaPO Studio is not loaded, as %s is not installed. Close ComfyUI and run: %s -m pip install -r %s",
-            " and ".join(missing),
+            "MaPO Studio is not loaded, for want of %s. Close ComfyUI and run: %s -m pip install -r %s",
+            ", ".join(missing),
             _quoted(sys.executable),
             _quoted(str(requirements)),
         )
