@@ -1,0 +1,287 @@
+"""MaPO Train LoRA: a LoRA from a dataset of judged pairs, trained while the graph waits."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from comfy_api.latest import io, ui
+from PIL import Image
+
+from .. import bases, choices, host, pictures, training, workspace
+from ..trained import trained
+from ..training_inputs import AUTOMATIC, Asked, card_memory, config_of
+
+if TYPE_CHECKING:
+    from ...trainer.runs import Run
+    from ...trainer.same_training import Begun
+
+_PRESETS = (AUTOMATIC, "4 GB", "6 GB", "8 GB", "12 GB", "16 GB", "24 GB", "32 GB")
+"""Written here too, as ComfyUI asks for them at its start; a test compares them with trainer/presets.py."""
+_OBJECTIVES = ("mapo", "dpo", "sft", "dpo+sft")
+_FOLDER = "mapo"
+"""Below ComfyUI's first folder for LoRAs."""
+
+_given: set[Path] = set()
+"""LoRA files that were handed on since ComfyUI's start."""
+
+
+class TrainLoRA(io.ComfyNode):
+    """Trains in a process of its own, and waits for it. What was trained already is not trained again."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="MaPOTrainLoRA",
+            display_name="MaPO Train LoRA",
+            category="MaPO",
+            description="Trains a LoRA on the pairs that you judged, so that a checkpoint paints more to your taste.",
+            is_output_node=True,
+            hidden=[io.Hidden.unique_id],
+            inputs=[*_inputs(), *map(_advanced, _advanced_inputs())],
+            outputs=[
+                io.String.Output("lora_path", display_name="lora_path", tooltip="The LoRA's file: for MaPO Load LoRA."),
+                io.Image.Output("chart", display_name="chart", tooltip="Agreement with you, and loss, step by step."),
+                io.Image.Output("samples", display_name="samples", tooltip="Base beside LoRA: same prompts and noise."),
+                io.String.Output("report", display_name="report", tooltip="What it came to, in sentences."),
+            ],
+        )
+
+    @classmethod
+    def validate_inputs(
+        cls, dataset: str | None = None, checkpoint: str | None = None, preset: str | None = None
+    ) -> bool | str:
+        # That they are named here turns off ComfyUI's look into its lists: a dataset may be made in the same prompt.
+        return "choose a dataset" if dataset is not None and not dataset.strip() else True
+
+    @classmethod
+    def fingerprint_inputs(
+        cls, dataset: str | None = None, checkpoint: str | None = None, continue_from: str | None = None, **_: Any
+    ) -> str:
+        """Another text when the judgements, the checkpoint or the LoRA to go on from are others, or a LoRA is gone."""
+        gone = sorted(str(file) for file in _given if not file.is_file())
+        files = [_seen(lambda: bases.path_of(checkpoint or "")), _seen(lambda: _lora_at(continue_from or "") or "")]
+        return str([_judged(dataset), files, gone])
+
+    @classmethod
+    def execute(
+        cls,
+        dataset: str,
+        checkpoint: str,
+        preset: str,
+        steps: int,
+        rank: int,
+        learning_rate: float,
+        continue_from: str = "",
+        **advanced: Any,
+    ) -> io.NodeOutput:
+        from ...trainer.same_training import begin
+
+        base = bases.path_of(checkpoint)
+        loras = host.folders_of("loras")[0] / _FOLDER
+        asked = Asked(
+            dataset=dataset,
+            base=base,
+            preset=preset,
+            steps=steps,
+            rank=rank,
+            learning_rate=learning_rate,
+            continue_from=_lora_at(continue_from),
+            tokenizers=bases.tokenizers_of(base),
+            memory=card_memory(),
+            loras=loras,
+            **advanced,
+        )
+        store = workspace.store()
+        config = config_of(store, asked)
+
+        def make_way(how: str) -> None:
+            from ...trainer.errors import UserError
+            from ...trainer.proposal import needs
+
+            problems = needs(store, config).problems if how == "new" else ()
+            if problems:
+                raise UserError(problems[0])
+            host.free_memory()
+
+        node = _OnNode(cls.hidden.unique_id)
+        begun = begin(workspace.workspace(), config, make_way)
+        if begun.how != "finished":
+            _wait(begun, node)
+        return _answer(cls, begun.run, loras, node)
+
+
+class _OnNode:
+    """What is shown on the node, each thing once."""
+
+    def __init__(self, node: str) -> None:
+        self._node, self._bar = node, host.NodeProgress()
+        self._line, self._samples, self._at = "", None, (-1, -1)
+
+    def show(self, moment: training.Moment) -> None:
+        new = moment.samples if moment.samples != self._samples else None
+        if new or self._at != (moment.done, moment.total):
+            self._bar.show(moment.done, moment.total, Image.open(new).convert("RGB") if new else None)
+        self._samples, self._at = moment.samples, (moment.done, moment.total)
+        self.say(moment.line)
+
+    def say(self, line: str) -> None:
+        if line != self._line:
+            host.say(line, self._node)
+        self._line = line
+
+    def interrupted(self) -> bool:
+        return host.take_interruption()
+
+
+def _wait(begun: Begun, node: _OnNode) -> None:
+    """Until the run has finished. Raises ComfyUI's interruption where it was stopped, else UserError."""
+    from ...trainer.errors import UserError
+
+    ending = training.watch(begun, node)
+    if ending.status.phase == "finished" and not ending.given_up:
+        return
+    sentence = training.ended(begun.run, ending.status)
+    host.tell_pages("mapo.ended", {"name": begun.run.name, "phase": ending.status.phase, "sentence": sentence})
+    node.say(sentence)
+    if ending.given_up:
+        raise host.interruption()
+    raise UserError("\n\n".join(filter(None, (sentence, training.last_words(begun.run)))))
+
+
+def _answer(node_class: type[io.ComfyNode], run: Run, loras: Path, node: _OnNode) -> io.NodeOutput:
+    result = trained(run, loras)
+    _given.add(result.lora)
+    name = str(Path(_FOLDER, result.lora.name))
+    host.tell_pages("mapo.lora", {"lora": name, "run": run.name})
+    line = result.report.splitlines()[0]
+    host.tell_pages("mapo.ended", {"name": run.name, "phase": "finished", "sentence": line})
+    node.say(line)
+    chart, samples = pictures.image([result.chart]), pictures.image([result.samples])
+    shown = ui.PreviewImage(samples, cls=node_class).as_dict()
+    return io.NodeOutput(str(result.lora), chart, samples, result.report, ui={**shown, "text": (line,)})
+
+
+def _judged(dataset: str | None) -> str:
+    from ...trainer.errors import UserError
+    from ...trainer.preferences.dataset_pairs import DatasetPairs
+
+    if not dataset or not workspace.workspace().is_dir():
+        return ""
+    try:
+        return f"{workspace.workspace()} {DatasetPairs(workspace.store(), dataset).stamp()}"
+    except UserError:  # it is said when the node is executed
+        return ""
+
+
+def _lora_at(said: str) -> str | None:
+    """Where the LoRA is that somebody named: one of ComfyUI's list, or a path. Raises UserError where there is none."""
+    from ...trainer.errors import UserError
+
+    name = (said or "").strip().strip("\"'")
+    if not name:
+        return None
+    found = host.file_of("loras", name) if name in host.files_of("loras") else Path(name)
+    if found is None or not found.is_file():
+        raise UserError(f"continue_from: there is no LoRA {name!r}: name one of ComfyUI's list, or the path of a file")
+    return str(found)
+
+
+def _seen(place: Callable[[], str]) -> str:
+    """A file as it is now, by which another one of its name is noticed; a folder by its name."""
+    from ...trainer.errors import UserError
+
+    try:
+        path = Path(place())
+        known = path.stat() if path.is_file() else None
+    except (UserError, OSError):  # it is said when the node is executed
+        return ""
+    return f"{path} {known.st_size} {known.st_mtime_ns}" if known else str(path)
+
+
+def _inputs() -> list[io.Input]:
+    return [
+        io.Combo.Input("dataset", options=choices.datasets(), tooltip="The pairs that you judged."),
+        io.Combo.Input(
+            "checkpoint",
+            options=bases.names(),
+            tooltip="The SDXL or SD 1.5 model that the LoRA is for. It is read from its file: leave it unloaded.",
+        ),
+        io.Combo.Input(
+            "preset",
+            options=list(_PRESETS),
+            default=AUTOMATIC,
+            tooltip="How much memory to use, by the card's. Automatic: by the card that is there.",
+        ),
+        io.Int.Input(
+            "steps",
+            default=0,
+            min=0,
+            max=100_000,
+            tooltip="How long to train. 0: by the number of pairs, each is shown about ten times.",
+        ),
+        io.Int.Input(
+            "rank",
+            default=0,
+            min=0,
+            max=512,
+            tooltip="How much the LoRA can hold. More learns by heart sooner. 0: by the preset, 16 or 8.",
+        ),
+        io.Float.Input(
+            "learning_rate",
+            default=0.0,
+            min=0.0,
+            max=1.0,
+            step=1e-5,
+            round=False,
+            tooltip="How far each step goes. 0: as proposed, 0.0001. Half of it if pictures get worse.",
+        ),
+        io.String.Input(
+            "continue_from",
+            default="",
+            optional=True,
+            tooltip="A LoRA to go on from: its name in ComfyUI's list, or its path. Empty: a new one.",
+        ),
+    ]
+
+
+def _advanced_inputs() -> list[io.Input]:
+    return [
+        io.Combo.Input(
+            "objective",
+            options=list(_OBJECTIVES),
+            default="mapo",
+            optional=True,
+            tooltip="What is optimized. mapo is what this is made for; the others are there to compare with.",
+        ),
+        _number("margin_weight", 1 / 64, 100.0, "mapo: weight of the margin. Higher pushes rejected pictures harder."),
+        _number("temperature", 64.0, 100_000.0, "mapo: multiplies the margin. Higher: only near ties still push."),
+        _number("error_scale", 1.0, 100_000.0, "mapo: multiplies the errors before they are compared."),
+        _number("beta", 2000.0, 1_000_000.0, "dpo, dpo+sft: strength of the pull towards the base."),
+        _number("likelihood_weight", 1.0, 1000.0, "dpo+sft: weight of the likelihood beside DPO's term."),
+        io.Int.Input(
+            "seed",
+            default=0,
+            min=0,
+            max=2**31 - 1,
+            control_after_generate=False,
+            optional=True,
+            tooltip="All that is random follows from it. Another seed is another training.",
+        ),
+    ]
+
+
+def _number(name: str, default: float, most: float, tooltip: str) -> io.Input:
+    return io.Float.Input(
+        name, default=default, min=0.0, max=most, step=0.0005, round=False, optional=True, tooltip=tooltip
+    )
+
+
+def _advanced(one: io.Input) -> io.Input:
+    """Shown where the person asks for more. Not every input takes this when it is made."""
+    one.extra_dict = {**one.extra_dict, "advanced": True}
+    return one
+
+
+NODE = TrainLoRA

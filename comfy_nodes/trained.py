@@ -1,0 +1,56 @@
+"""What does the train node give out of a run that has finished? Pictures and words."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from PIL import Image
+
+if TYPE_CHECKING:
+    from ..trainer.runs import Run
+
+
+@dataclass(frozen=True)
+class Trained:
+    """lora: the copy of the LoRA that ComfyUI lists; agreement and loss as a picture; base against LoRA; sentences."""
+
+    lora: Path
+    chart: Image.Image
+    samples: Image.Image
+    report: str
+
+
+def trained(run: Run, loras: Path) -> Trained:
+    """Copy the LoRA of a finished run into the folder `loras`, and tell of the run.
+
+    Raises UserError where another file of that name is there, or the disk is full.
+    """
+    from ..trainer import chart_picture, run_charts
+    from ..trainer.files import no_room_explained
+    from ..trainer.library import copy_to
+    from ..trainer.summary import damage, headline, how_it_ended, how_sure, summarise
+
+    with no_room_explained(loras):
+        loras.mkdir(parents=True, exist_ok=True)
+    lora = copy_to(run, loras)
+    summary = summarise(run)
+    alarm = damage(summary)
+    said = [
+        f"{headline(summary)}.",
+        *how_sure(summary),
+        *([alarm] if alarm else []),
+        how_it_ended(summary),
+        *(f"Note: {warning}." for warning in summary.warnings),
+        f"LoRA: {lora}",
+        f"Report with all curves and samples: {run.report_file}",
+    ]
+    charts = [run_charts.agreement(summary), run_charts.loss(summary)]
+    return Trained(lora, chart_picture.picture(charts, summary.steps), _samples(run), "\n".join(said))
+
+
+def _samples(run: Run) -> Image.Image:
+    """The last sheet of base and LoRA; where none was painted, a small empty picture."""
+    sheets = sorted(run.samples_folder.glob("step-*.png")) if run.samples_folder.is_dir() else []
+    return Image.open(sheets[-1]).convert("RGB") if sheets else Image.new("RGB", (64, 64))

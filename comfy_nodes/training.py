@@ -1,0 +1,168 @@
+"""How does a training go on while a node waits for it: what is shown of it, and what if the person gives up?
+
+Nothing of ComfyUI is in here; a node hands in how things are shown.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from ..trainer.jobs import Status
+    from ..trainer.runs import Event, Run
+    from ..trainer.same_training import Begun
+
+_POLL_SECONDS = 0.3
+GRACE_SECONDS = 180.0
+"""How long a run may take to save after it was asked to stop: it finishes its step, or the pictures it paints."""
+_LOG_LINES = 15
+_ENDED = ("finished", "stopped", "failed", "died")
+_ENCODING = {"check": "looking through the cache", "text": "encoding prompts", "latents": "encoding pictures"}
+
+
+@dataclass(frozen=True)
+class Moment:
+    """How a run stands, for a person: done of total (0 where not known), a line, its newest sheet of samples."""
+
+    done: int
+    total: int
+    line: str
+    samples: Path | None
+
+
+@dataclass(frozen=True)
+class Ending:
+    """given_up: a person stopped it, here or elsewhere: it is no failure."""
+
+    status: Status
+    given_up: bool
+
+
+class Host(Protocol):
+    """What the node gives."""
+
+    def show(self, moment: Moment) -> None: ...
+
+    def interrupted(self) -> bool:
+        """Whether the person asked to stop, since this was last asked."""
+
+
+def watch(begun: Begun, host: Host, grace: float = GRACE_SECONDS) -> Ending:
+    """How the run ended. An interruption asks it to save and stop; a second one, or `grace` seconds, end it."""
+    from ..trainer import jobs
+
+    while True:
+        status = _status(begun)
+        if status.phase in _ENDED:
+            return Ending(status, status.phase == "stopped")
+        if host.interrupted():
+            jobs.stop(begun.run)
+            return Ending(_stopping(begun, host, status, grace), True)
+        host.show(moment(begun.run, status))
+        time.sleep(_POLL_SECONDS)
+
+
+def moment(run: Run, status: Status) -> Moment:
+    """How `run` stands now."""
+    from ..trainer import event_log
+
+    events = event_log.read_end(run.events_file)
+    sheets = sorted(run.samples_folder.glob("step-*.png")) if run.samples_folder.is_dir() else []
+    done, total, line = _progress(status, events)
+    return Moment(done, total, line, sheets[-1] if sheets else None)
+
+
+def ended(run: Run, status: Status) -> str:
+    """What became of a run that did not finish, what of it is kept where, and what to do."""
+    again = "Queue again to go on from there."
+    if status.phase == "stopped":
+        if not run.lora_file.is_file():
+            return f"{run.name} was stopped before its first step. Queue again to begin."
+        return (
+            f"{run.name} was stopped at step {status.step} of {status.steps}. What it learned so far is saved in "
+            f"{run.lora_file}. {again}"
+        )
+    if status.phase == "died":
+        saved = _saved(run)
+        kept = f"It was saved at step {saved}. {again}" if saved else "Queue again to begin anew."
+        return f"{run.name} ended without a word at step {status.step}. {kept}"
+    if status.phase == "failed":
+        return f"{run.name} failed: {(status.message or 'it left no message').rstrip('. ')}."
+    return f"{run.name} was asked to stop and is still saving what it learned. Queue again in a moment to go on."
+
+
+def last_words(run: Run) -> str:
+    """The last lines of what the run's process printed, and where all of them are."""
+    log = run.folder / "log.txt"
+    try:
+        lines = [line for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
+    except OSError:
+        return ""
+    return "\n".join([f"The last lines of {log}:", *lines[-_LOG_LINES:]]) if lines else ""
+
+
+def _status(begun: Begun) -> Status:
+    from ..trainer import jobs
+
+    # Asked before the status: a process that ends in between has written down how.
+    gone = begun.process is not None and begun.process.poll() is not None
+    status = jobs.status(begun.run)
+    if gone and status.phase not in _ENDED:
+        return jobs.Status("died", status.step, status.steps, None, status.agreement, status.message)
+    return status
+
+
+def _stopping(begun: Begun, host: Host, status: Status, grace: float) -> Status:
+    until = time.monotonic() + grace
+    while status.phase not in _ENDED or (begun.process and begun.process.poll() is None):
+        impatient = host.interrupted() or time.monotonic() > until
+        if impatient and begun.process is None:
+            return status  # it was found at work: it ends by itself, at the next step
+        if impatient and begun.process:
+            begun.process.kill()
+            begun.process.wait()
+        now = moment(begun.run, status)
+        line = "stopping: what it learned is being saved; interrupt again to end it at once, which loses some steps"
+        host.show(Moment(now.done, now.total, line, now.samples))
+        time.sleep(_POLL_SECONDS)
+        status = _status(begun)
+    return status
+
+
+def _progress(status: Status, events: list[Event]) -> tuple[int, int, str]:
+    if status.phase == "waiting":
+        behind = f"waits for its turn: {status.behind} has the device" if status.behind else "starts"
+        return 0, 0, behind
+    newest = next((one for one in reversed(events) if one["event"] not in ("warning", "checkpoint")), {})
+    if newest.get("event") == "encoding":
+        done, total = int(newest["done"]), int(newest["total"])
+        return done, total, f"{_ENCODING.get(newest['phase'], 'encoding')}: {done} of {total}"
+    if newest.get("event") in ("turn", "asked") or not status.steps:
+        return 0, 0, "loads the base"
+    return status.step, status.steps, _training(status, events)
+
+
+def _training(status: Status, events: list[Event]) -> str:
+    from ..trainer.progress import as_time
+    from ..trainer.summary import number, percent
+
+    said = [f"step {status.step} of {status.steps}"]
+    step = next((one for one in reversed(events) if one["event"] == "step"), {})
+    if (loss := number(step, "loss")) is not None:
+        said.append(f"loss {loss:.4f}")
+    if status.agreement is not None:
+        said.append(f"agrees with you on {percent(status.agreement)}")
+    if status.step == status.steps:
+        said.append("measures and paints samples")
+    elif status.seconds_left is not None:
+        said.append(f"{as_time(status.seconds_left)} left")
+    return ", ".join(said)
+
+
+def _saved(run: Run) -> int:
+    from ..trainer.checkpoints import latest_step
+
+    return latest_step(run.state_folder) or 0
