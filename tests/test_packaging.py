@@ -19,7 +19,19 @@ else:
     import tomli as tomllib
 
 ROOT = Path(__file__).resolve().parents[1]
-NOT_THE_PACKAGE = {"tests", "benchmarks", "docs", "scripts", "build", "dist", "workspace", "shared", "__pycache__"}
+ONLY_FOR_COMFYUI = {"locales", "example_workflows"}
+"""It looks for them in the root of a clone."""
+NOT_THE_PACKAGE = ONLY_FOR_COMFYUI | {
+    "tests",
+    "benchmarks",
+    "docs",
+    "scripts",
+    "build",
+    "dist",
+    "workspace",
+    "shared",
+    "__pycache__",
+}
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 
 
@@ -61,6 +73,33 @@ def test_root_init_imports_nothing_when_a_host_executes_it(monkeypatch: pytest.M
 def test_no_host_finds_an_install_script_to_execute():
     """A1111 and ComfyUI's manager run a root install.py, and would install a second torch over the host's."""
     assert not (ROOT / "install.py").exists()
+
+
+def test_comfyui_is_asked_for_every_requirement_that_it_does_not_bring():
+    """Its face looks for them before anything is imported, so that one line says what is missing."""
+    tree = ast.parse((ROOT / "comfy_nodes" / "extension.py").read_text(encoding="utf-8"))
+    [needed] = [
+        ast.literal_eval(node.value)
+        for node in tree.body
+        if isinstance(node, ast.Assign) and node.targets[0].id == "_NEEDED"
+    ]
+    brought = {"torch", "transformers", "safetensors", "numpy", "pillow"}
+    wanted = {Requirement(line) for line in PYPROJECT["project"]["dependencies"]}
+    # tomli is for Pythons of which the rest of a host's packages would miss it too.
+    names = {one.name.replace("-", "_") for one in wanted if one.marker is None}
+    assert set(needed) == names - brought
+    assert len(set(needed)) == len(needed)
+
+
+def test_comfyuis_registry_is_told_what_it_asks_for():
+    told = PYPROJECT["tool"]["comfy"]
+    assert set(told) == {"PublisherId", "DisplayName", "Icon", "requires-comfyui"}, "`web` is WEB_DIRECTORY's"
+    assert told["PublisherId"]
+    assert told["DisplayName"] == "MaPO Studio"
+    assert told["requires-comfyui"] == ">=0.3.75"
+    assert "comfy" not in PYPROJECT["project"]["name"].lower()
+    left_out = (ROOT / ".comfyignore").read_text(encoding="utf-8").split("\n")
+    assert [line for line in left_out if line and not line.startswith("#") and not (ROOT / line).is_dir()] == []
 
 
 def test_licence_is_the_one_that_is_declared():
