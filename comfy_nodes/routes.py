@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from . import choices, host, replies
+from .comparison_routes import comparison_routes
 from .judging import judging_routes
 from .page_files import page_file_routes
 from .pick_routes import pick_routes
@@ -10,6 +11,7 @@ from .pick_routes import pick_routes
 
 def add_routes() -> None:
     """Serve them; ComfyUI is asked once, at its start."""
-    for (method, path), handler in {**judging_routes(), **page_file_routes(), **pick_routes()}.items():
+    routes = {**judging_routes(), **page_file_routes(), **pick_routes(), **comparison_routes()}
+    for (method, path), handler in routes.items():
         host.add_route(method, path, replies.guarded(handler))
     host.when_serving(choices.look_again)

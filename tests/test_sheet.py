@@ -54,3 +54,12 @@ def test_long_captions_stay_on_the_sheet_and_end_in_dots():
 def test_a_sheet_without_pictures_is_an_error(rows):
     with pytest.raises(ValueError, match="at least one picture"):
         grid(rows)
+
+
+def test_a_sheet_without_pictures_says_why():
+    sheet = notice("No pair of cats has a preference yet. " * 3)
+    assert sheet.size == (768, 384)
+    ink = Image.eval(sheet.convert("L"), lambda value: 255 if value > 90 else 0).getbbox()
+    assert ink[0] > 60
+    assert ink[2] < 708
+    assert 60 < ink[1] < ink[3] < 324

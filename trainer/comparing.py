@@ -11,9 +11,10 @@ from pydantic import Field
 from sqlalchemy import select
 
 from .candidates import counted, kept_files
-from .comparison import About, about
+from .comparison import About
+from .comparison_filing import add_duel, add_side, open_comparison
 from .errors import UserError
-from .preferences.collecting import add_candidates, add_pair, add_prompt, create_dataset, find_dataset
+from .preferences.collecting import find_dataset
 from .preferences.database import open_store
 from .preferences.pairs import as_prompt, dataset_named, position_of
 from .preferences.picture_store import picture_of
@@ -91,11 +92,11 @@ def run(work: Work) -> str:
             for wish, file, known in files:
                 picture = there[origin.mark(wish)] = picture_of(session, file, known)
                 arm = "lora" if wish == duel_of[wish][1] else "base"
-                add_candidates(session, add_prompt(session, comparison, wish.prompt), [picture], arm)
+                add_side(session, comparison, wish.prompt, picture, arm)
             for duel in dict.fromkeys(duel_of[wish] for wish, _ in pictures):
                 both = [there.get(origin.mark(wish)) for wish in duel]
                 if all(both):
-                    add_pair(session, comparison, add_prompt(session, comparison, duel[0].prompt), *both)
+                    add_duel(session, comparison, duel[0].prompt, *both)
         done += len(pictures)
         work.tell(done, len(wishes), f"painting {asked.name}")
     return f"{asked.name} is painted: {counted(len(duels), 'pair')} to judge"
@@ -140,11 +141,6 @@ def _duels(asked: ComparisonSettings, prompt: str) -> list[tuple[Wish, Wish]]:
 
 def _opened_comparison(session: Session, asked: ComparisonSettings, origin: Origin, task: str) -> Dataset:
     """The task's own comparison, made if it is not there. Raises UserError where another's has its name."""
-    there = session.scalar(select(Dataset).where(Dataset.name == asked.name))
-    if there is not None:
-        if there.kind != "comparison" or about(there).task != task:
-            raise UserError(f"there is a dataset or comparison named {asked.name}: start again under another name")
-        return there
     told = About(
         run=asked.run,
         base=origin.model,
@@ -156,7 +152,7 @@ def _opened_comparison(session: Session, asked: ComparisonSettings, origin: Orig
         dataset=asked.dataset,
         task=task,
     )
-    return create_dataset(session, asked.name, held_out=0.0, kind="comparison", about=told.written())
+    return open_comparison(session, asked.name, told, lambda there: there.task == task)
 
 
 def _pictures_of(session: Session, comparison: Dataset) -> list[Picture]:

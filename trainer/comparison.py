@@ -97,6 +97,13 @@ def standing(session: Session, comparison: Dataset) -> Standing:
     return Standing(pairs, judged, win_rate(outcomes))
 
 
+def newest_answer(session: Session) -> int:
+    """The number of the last thing that was said about any comparison, an undo too; 0 where nothing was."""
+    said = select(func.max(Judgement.id)).join(Pair, Pair.id == Judgement.pair_id)
+    said = said.join(Dataset, Dataset.id == Pair.dataset_id).where(Dataset.kind == "comparison")
+    return session.scalar(said) or 0
+
+
 def duels(session: Session, comparison: Dataset) -> list[Duel]:
     """Every pair, both pictures by what painted them, in the order of painting."""
     first, second, arm = aliased(Picture), aliased(Picture), aliased(Candidate)

@@ -10,6 +10,7 @@ from pathlib import Path
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
+from .families.identity import sha256_of
 from .painter import Manner, Wish
 from .preferences.picture_store import About
 
@@ -73,7 +74,7 @@ class Origin:
 
 def hashed(files: list[Path]) -> dict[Path, str]:
     """SHA-256 of each file, hexadecimal."""
-    return {file: _sha256(file) for file in files}
+    return {file: sha256_of(file) for file in files}
 
 
 def seed_of(prompt: str, number: int, first_seed: int = 0) -> int:
@@ -91,11 +92,3 @@ def model_name(base: str) -> str:
     if path.suffix == ".safetensors":
         return path.stem
     return path.name if path.is_dir() else base
-
-
-def _sha256(file: Path) -> str:
-    with file.open("rb") as opened:
-        digest = hashlib.sha256()
-        while block := opened.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()

@@ -66,6 +66,17 @@ def grid(
     return sheet
 
 
+def notice(sentence: str, width: int = 768) -> Image.Image:
+    """A sheet without pictures that says why there are none."""
+    font = ImageFont.load_default(max(13, width // 24))
+    lines = _wrapped(sentence, font, width - width // 4)
+    sheet = Image.new("RGB", (width, width // 2), _PAPER)
+    draw, top = ImageDraw.Draw(sheet), (width // 2 - len(lines) * _line_height(font)) // 2
+    for number, line in enumerate(lines):
+        draw.text(((width - font.getlength(line)) / 2, top + number * _line_height(font)), line, _TEXT, font)
+    return sheet
+
+
 def _fit(picture: Image.Image, cell: int) -> Image.Image:
     picture = picture.convert("RGB")
     longest = max(picture.size)

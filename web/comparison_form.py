@@ -10,9 +10,9 @@ from typing import Any
 import gradio as gr
 
 from ..trainer.comparing import known_prompts
+from ..trainer.comparison_filing import named, names
 from ..trainer.errors import UserError
-from ..trainer.preferences.collecting import list_datasets
-from ..trainer.preferences.pairs import as_prompt, dataset_named
+from ..trainer.preferences.pairs import dataset_named
 from ..trainer.runs import Run
 from ..trainer.task_settings import cleaned
 from ..trainer.tasks import start
@@ -98,7 +98,7 @@ def comparison_form(studio: Studio) -> Form:
         run = _run_of(studio, chosen)
         wanted = cleaned(typed.splitlines())
         settings |= {"lora": chosen, "prompts": wanted, **_of_run(run, settings.get("base"))}
-        settings["name"] = settings.get("name") or _free_name(studio, Path(chosen).stem, settings.get("against"))
+        settings["name"] = settings.get("name") or _free_name(studio, chosen, settings.get("against"))
         task = start(studio.workspace, "compare", settings)
         if run is not None and (trained := known_prompts(run).trained & set(wanted)):
             gr.Warning(
@@ -161,11 +161,5 @@ def _of_run(run: Run | None, base: str | None) -> dict[str, Any]:
 
 
 def _free_name(studio: Studio, lora: str, against: str | None) -> str:
-    wanted = as_prompt(f"{lora} or {Path(against).stem if against else 'the base'}")
     with studio.store.reading() as session:
-        taken = {one.name for kind in ("pairs", "comparison") for one in list_datasets(session, kind)}
-    number, name = 1, wanted
-    while name in taken:
-        number += 1
-        name = f"{wanted} {number}"
-    return name
+        return next(name for name in names(lora, against or "") if named(session, name) is None)

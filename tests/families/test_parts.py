@@ -155,7 +155,7 @@ def test_identity_is_not_computed_twice_for_an_unchanged_file(sd15_folder, tmp_p
 
     memo = tmp_path / "memo.json"
     first = open_base(sd15_folder, memo=memo).identity()
-    monkeypatch.setattr(identity, "_sha256", lambda file: pytest.fail(f"{file} was read again"))
+    monkeypatch.setattr(identity, "sha256_of", lambda file: pytest.fail(f"{file} was read again"))
     assert open_base(sd15_folder, memo=memo).identity() == first
 
 

@@ -29,7 +29,7 @@ def identity_of(files: Sequence[Path], memo: Path | None = None) -> str:
         stat = file.stat()
         key = f"{file.resolve()}|{stat.st_size}|{stat.st_mtime_ns}"
         if key not in known:
-            fresh[key] = known[key] = _sha256(file)
+            fresh[key] = known[key] = sha256_of(file)
         digests.append(known[key])
     if fresh:
         _remember(memo, fresh)
@@ -38,7 +38,8 @@ def identity_of(files: Sequence[Path], memo: Path | None = None) -> str:
     return hashlib.sha256("\n".join(digests).encode()).hexdigest()[:_DIGITS]
 
 
-def _sha256(file: Path) -> str:
+def sha256_of(file: Path) -> str:
+    """Hexadecimal, of the file's content."""
     digest = hashlib.sha256()
     with file.open("rb", buffering=0) as stream:
         while block := stream.read(_BLOCK):

@@ -1,0 +1,75 @@
+"""MaPO Dataset Info: what is in a dataset, on one sheet and in words."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import TYPE_CHECKING
+
+from comfy_api.latest import io
+
+from .. import choices, pictures, workspace
+
+if TYPE_CHECKING:
+    from sqlalchemy.orm import Session
+
+    from ...trainer.preferences.schema import Dataset
+    from ...trainer.preferences.statistics import Statistics
+
+
+class DatasetInfo(io.ComfyNode):
+    """Reads; changes nothing."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="MaPODatasetInfo",
+            display_name="MaPO Dataset Info",
+            category="MaPO",
+            description="How far a dataset is judged, how sure the answers are, and what was chosen last.",
+            is_output_node=True,
+            inputs=[
+                io.Combo.Input("dataset", options=choices.datasets(), tooltip="Where pictures were collected."),
+            ],
+            outputs=[
+                io.Image.Output("sheet", tooltip="The newest pairs with a preference, chosen beside rejected."),
+                io.String.Output("report", tooltip="Counts, agreement, and what is trained on, in words."),
+                io.Int.Output("judged", tooltip="Pairs that you judged."),
+                io.Int.Output("waiting", tooltip="Pairs that you can judge now."),
+            ],
+        )
+
+    @classmethod
+    def validate_inputs(cls, dataset: str | None) -> bool | str:
+        # Named here, ComfyUI leaves the check of the list to us: the same graph may just be making the dataset.
+        return bool(dataset and dataset.strip()) or "choose a dataset; there is one as soon as pictures are collected"
+
+    @classmethod
+    def fingerprint_inputs(cls, dataset: str | None) -> str:
+        """Another one when something was collected or judged."""
+        from ...trainer.preferences.collecting import find_dataset
+
+        with workspace.store().reading() as session:
+            found = find_dataset(session, dataset or "")
+            now = asdict(_statistics(session, found))
+        return repr({name: said for name, said in now.items() if name not in ("today", "pace_per_minute")})
+
+    @classmethod
+    def execute(cls, dataset: str) -> io.NodeOutput:
+        from ...trainer.dataset_look import contact_sheet, in_words, newest
+        from ...trainer.preferences.collecting import find_dataset
+
+        store = workspace.store()
+        with store.reading() as session:
+            found = find_dataset(session, dataset)
+            name, now, pairs = found.name, _statistics(session, found), newest(session, store, found)
+        sheet, report = pictures.image([contact_sheet(name, pairs)]), in_words(name, now)
+        return io.NodeOutput(sheet, report, now.judged, now.waiting, ui={"text": (report,)})
+
+
+def _statistics(session: Session, dataset: Dataset) -> Statistics:
+    from ...trainer.preferences.statistics import statistics_of
+
+    return statistics_of(session, dataset, workspace.annotator())
+
+
+NODE = DatasetInfo
