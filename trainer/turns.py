@@ -28,6 +28,7 @@ _WORK = {
     "compare": "the painting of a comparison",
     "sweep": "the painting of a sweep",
     "rate": "the rating of pairs",
+    "host": "what the host paints",
 }
 
 
@@ -41,19 +42,29 @@ def wait_for_turn(
     front, in words, whenever that changes; not at all where nothing is. check: is called while waiting, and whatever it
     raises ends the wait.
     """
-    line = workspace / "turns"
-    with no_room_explained(line):
-        line.mkdir(parents=True, exist_ok=True)
-        ticket, held = _take(line, folder)
-    try:
+    with place_in_line(workspace, folder) as ticket:
         told = None
-        while before := _before(line, ticket):
+        while before := _before(ticket.parent, ticket):
             # The one that works, not the one just ahead: that is what a person can look at or stop.
             if told != (told := in_words(before[0].folder)):
                 tell(told)
             check()
             time.sleep(_POLL_SECONDS)
         yield
+
+
+@contextmanager
+def place_in_line(workspace: Path, folder: Path) -> Iterator[Path]:
+    """Let whoever comes later wait until the `with` ends, without waiting for those who came before. Gives the ticket.
+
+    For a host that uses the device itself; it takes <workspace>/tasks/host for its folder, which need not be there.
+    """
+    line = workspace / "turns"
+    with no_room_explained(line):
+        line.mkdir(parents=True, exist_ok=True)
+        ticket, held = _take(line, folder)
+    try:
+        yield ticket
     finally:
         with _guard(line):
             held.release()
