@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from mapo_studio.trainer.sheet import _PAPER, grid
+from mapo_studio.trainer.sheet import _PAPER, grid, notice
 from PIL import Image
 
 RED, BLUE = (220, 30, 30), (30, 30, 220)

@@ -45,7 +45,7 @@ def newest(session: Session, store: Store, dataset: Dataset) -> list[tuple[str, 
 
 
 def contact_sheet(name: str, pairs: Sequence[tuple[str, Path, Path]]) -> Image.Image:
-    """Chosen beside rejected, two pairs in a row, their prompts below. A picture that is gone leaves its field empty."""
+    """Chosen beside rejected, two pairs in a row, prompts below. The field of a picture that is gone is empty."""
     rows, captions = [], []
     for start in range(0, len(pairs), _A_ROW):
         some = pairs[start : start + _A_ROW]
@@ -61,8 +61,8 @@ def in_words(name: str, now: Statistics) -> str:
     lines = [
         f"{name}: {now.sentence}",
         f"{now.pairs} pairs of {now.prompts} prompts; {now.judged} judged by you, {now.waiting} waiting",
-        f"{now.trainable} with a preference: {now.trainable - now.held_out_pairs} to train on, {now.held_out_pairs} kept "
-        "aside to measure with",
+        f"{now.trainable} with a preference: {now.trainable - now.held_out_pairs} to train on, "
+        f"{now.held_out_pairs} kept aside to measure with",
         f"{now.ties} ties, {now.both_bad} times both bad, {now.skips} skipped",
     ]
     if now.self_agreement is not None:

@@ -22,7 +22,7 @@ class Compare(io.ComfyNode):
             node_id="MaPOCompare",
             display_name="MaPO Compare",
             category="MaPO",
-            description="Is the LoRA better? Judge its pictures blind against the base's, then look at them side by side.",
+            description="Is the LoRA better? Judge its pictures blind against the base's, then look at both.",
             is_output_node=True,
             hidden=[io.Hidden.prompt, io.Hidden.unique_id],
             inputs=[
