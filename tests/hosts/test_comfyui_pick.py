@@ -12,7 +12,7 @@ from PIL import Image
 
 pytestmark = pytest.mark.slow
 
-COLOURS = (0xC03020, 0x2040B0, 0x30A050, 0xD0B020)
+COLOURS = [0xC03020, 0x2040B0, 0x30A050, 0xD0B020]
 
 
 def picking(
@@ -59,11 +59,13 @@ def asked(page: Page, prompt_id: str, node: str = "pick") -> dict[str, Any]:
     return page.wait_for("mapo.pick", lambda told: told["prompt_id"] == prompt_id and told["node"] == node)
 
 
-def answering(server: RunningComfyUI, pick: dict[str, Any], answer: str, client: str = "a test") -> dict[str, Any]:
-    """What the server says to that answer to a pair."""
+def answering(server: RunningComfyUI, pick: dict[str, Any], answer: str) -> dict[str, Any]:
+    """What the server says to that answer to a pair, given by a page that gives no other."""
     [pair] = server.get(f"/mapo/pick/{pick['key']}/next", dataset=pick["dataset"])["pairs"] or [{}]
     said = {"pair": pair.get("pair", 1), "left": pick["pictures"][0]["id"], "answer": answer}
-    return server.post(f"/mapo/pick/{pick['key']}/answers", {"answers": [{**said, "client": client, "sequence": 2}]})
+    return server.post(
+        f"/mapo/pick/{pick['key']}/answers", {"answers": [{**said, "client": pick["key"], "sequence": 2}]}
+    )
 
 
 def colour_of(server: RunningComfyUI, entry: dict[str, Any], node: str) -> int:
@@ -87,18 +89,31 @@ def answer_of(entry: dict[str, Any], node: str = "pick") -> str:
     return said
 
 
+def judged(server: RunningComfyUI, dataset: str = "picks") -> int:
+    return server.get("/mapo/api/statistics", dataset=dataset)["judged"]
+
+
+def goes_on(server: RunningComfyUI, page: Page) -> None:
+    """The next prompt asks and is answered as if nothing had been."""
+    prompt_id = server.queue(picking(*COLOURS[2:], name="next"), page.name)
+    answering(server, asked(page, prompt_id, "next"), "left")
+    assert answer_of(server.wait(prompt_id), "next") == "left"
+    # The next one is painted anew, so that it is asked again.
+    COLOURS[3] += 1
+
+
 def test_the_graph_goes_on_with_the_chosen_picture(server: RunningComfyUI, page: Page):
     prompt_id = server.queue(picking(*COLOURS[:2]), page.name)
     pick = asked(page, prompt_id)
     assert (pick["view"], pick["dataset"], pick["prompt"]) == ("pairs", "picks", "plain colours of pick")
     assert pick["seconds_left"] is None
-    before = server.get("/mapo/api/statistics", dataset="picks")["judged"]
+    before = judged(server)
     assert answering(server, pick, "right") == {"stored": [2], "refused": []}
     entry = server.wait(prompt_id)
     assert colour_of(server, entry, "pick-chosen") == shown_colour(server, pick, 1)
     assert colour_of(server, entry, "pick-rejected") == shown_colour(server, pick, 0)
     assert answer_of(entry) == "right"
-    assert server.get("/mapo/api/statistics", dataset="picks")["judged"] == before + 1
+    assert judged(server) == before + 1
     assert page.wait_for("mapo.picked", lambda told: told["key"] == pick["key"])["how"] == "answered"
 
 
@@ -107,14 +122,217 @@ def test_a_second_answer_is_told_that_it_came_too_late(server: RunningComfyUI, p
     pick = asked(page, prompt_id, "twice")
     first = answering(server, pick, "left")
     server.wait(prompt_id)
-    judged = server.get("/mapo/api/statistics", dataset="picks")["judged"]
+    before = judged(server)
     again, other = (
         server.post(
             f"/mapo/pick/{pick['key']}/answers",
             {"answers": [{"pair": 1, "left": "0" * 64, "answer": "right", "client": client, "sequence": 2}]},
         )
-        for client in ("a test", "another tab")
+        for client in (pick["key"], "another tab")
     )
     assert first == again == {"stored": [2], "refused": []}
-    assert other["stored"] == [] and "answered already" in other["refused"][0]["why"]
-    assert server.get("/mapo/api/statistics", dataset="picks")["judged"] == judged
+    assert other["stored"] == []
+    assert "answered already" in other["refused"][0]["why"]
+    assert judged(server) == before
+
+
+@pytest.mark.parametrize("answer", ["both_bad", "skip"])
+def test_nothing_goes_on_after(answer: str, server: RunningComfyUI, page: Page):
+    prompt_id = server.queue(picking(*COLOURS[:2], name=answer), page.name)
+    answering(server, asked(page, prompt_id, answer), answer)
+    entry = server.wait(prompt_id)
+    assert answer_of(entry, answer) == answer
+    assert not {f"{answer}-chosen", f"{answer}-rejected"} & set(entry["outputs"])
+
+
+def test_after_a_tie_the_first_picture_goes_on(server: RunningComfyUI, page: Page):
+    prompt_id = server.queue(picking(*COLOURS[:2], name="tie"), page.name)
+    answering(server, asked(page, prompt_id, "tie"), "tie")
+    entry = server.wait(prompt_id)
+    assert [colour_of(server, entry, f"tie-{one}") for one in ("chosen", "rejected")] == COLOURS[:2]
+
+
+def test_the_best_of_four_goes_on(server: RunningComfyUI, page: Page):
+    prompt_id = server.queue(picking(*COLOURS, name="four"), page.name)
+    pick = asked(page, prompt_id, "four")
+    assert pick["view"] == "rank"
+    path = f"/mapo/pick/{pick['key']}"
+    [group] = server.get(f"{path}/groups", dataset="picks", size=4)["groups"]
+    shown = [one["id"] for one in group["pictures"]]
+    assert shown == [one["id"] for one in pick["pictures"]]
+    assert len(shown) == 4
+    said = {"prompt": group["prompt"], "client": pick["key"], "sequence": 2}
+    few = server.post(f"{path}/rankings", {"rankings": [{**said, "tiers": [shown[:1], shown[1:3]]}]})
+    assert "not the pictures" in few["refused"][0]["why"]
+    before = judged(server)
+    tiers = [[shown[2]], [shown[0], shown[1]], [shown[3]]]
+    assert server.post(f"{path}/rankings", {"rankings": [{**said, "tiers": tiers}]})["stored"] == [2]
+    entry = server.wait(prompt_id)
+    assert answer_of(entry, "four") == "ranking"
+    assert colour_of(server, entry, "four-chosen") == shown_colour(server, pick, 2)
+    assert colour_of(server, entry, "four-rejected") == shown_colour(server, pick, 3)
+    assert judged(server) > before
+    assert server.get(f"{path}/groups", dataset="picks", size=4) == {"groups": [], "waiting": 0}
+
+
+def test_an_answer_to_another_pair_is_refused(server: RunningComfyUI, page: Page):
+    prompt_id = server.queue(picking(*COLOURS[:2], name="another"), page.name)
+    pick = asked(page, prompt_id, "another")
+    [pair] = server.get(f"/mapo/pick/{pick['key']}/next", dataset="picks")["pairs"]
+    said = {"pair": pair["pair"] + 1, "left": pair["left"]["id"], "answer": "left", "client": "x", "sequence": 2}
+    reply = server.post(f"/mapo/pick/{pick['key']}/answers", {"answers": [said]})
+    assert reply["stored"] == []
+    assert "not the one" in reply["refused"][0]["why"]
+    assert pick["key"] in [one["key"] for one in server.get("/mapo/picks")["picks"]]
+    answering(server, pick, "left")
+    server.wait(prompt_id)
+
+
+def test_cancelling_stops_the_prompt_and_keeps_no_judgement(server: RunningComfyUI, page: Page):
+    prompt_id = server.queue(picking(*COLOURS[:2], name="cancel"), page.name)
+    pick = asked(page, prompt_id, "cancel")
+    before = judged(server)
+    assert server.request("POST", f"/mapo/pick/{pick['key']}/cancel", b"{}")[0] == 415  # a form of another site's
+    assert server.post(f"/mapo/pick/{pick['key']}/cancel", {}) == {"how": "cancelled"}
+    with pytest.raises(Interrupted):
+        server.wait(prompt_id)
+    assert server.post(f"/mapo/pick/{pick['key']}/cancel", {}) == {"how": "cancelled"}
+    late = answering(server, pick, "left")
+    assert late["stored"] == []
+    assert "cancelled" in late["refused"][0]["why"]
+    assert judged(server) == before
+    assert page.wait_for("mapo.picked", lambda told: told["key"] == pick["key"])["how"] == "cancelled"
+    goes_on(server, page)
+
+
+def test_an_interruption_withdraws_the_pick_and_the_next_prompt_runs(server: RunningComfyUI, page: Page):
+    graph = {**picking(*COLOURS[:2], name="stop"), **picking(*COLOURS[1:3], name="stop2")}
+    prompt_id = server.queue(graph, page.name)
+    picks = [asked(page, prompt_id, node) for node in ("stop", "stop2")]
+    server.interrupt()
+    with pytest.raises(Interrupted):
+        server.wait(prompt_id)
+    for pick in picks:
+        assert page.wait_for("mapo.picked", lambda told, pick=pick: told["key"] == pick["key"])["how"] == "withdrawn"
+    assert server.get("/mapo/picks") == {"picks": []}
+    goes_on(server, page)
+
+
+@pytest.mark.parametrize("policy", ["skip", "first", "stop"])
+def test_when_the_time_is_over(policy: str, server: RunningComfyUI, page: Page):
+    prompt_id = server.queue(picking(*COLOURS[:2], name=policy, wait=1, without_answer=policy), page.name)
+    told = asked(page, prompt_id, policy)
+    assert (told["otherwise"], 0 < told["seconds_left"] <= 1) == (policy, True)
+    before = judged(server)
+    if policy == "stop":
+        with pytest.raises(Failed, match="nobody picked in 1 seconds") as failed:
+            server.wait(prompt_id)
+        assert failed.value.node == policy
+    else:
+        entry = server.wait(prompt_id)
+        assert answer_of(entry, policy) == policy
+        assert (f"{policy}-chosen" in entry["outputs"]) == (policy == "first")
+        if policy == "first":
+            assert colour_of(server, entry, "first-chosen") == COLOURS[0]
+    assert judged(server) == before
+    assert page.wait_for("mapo.picked", lambda over: over["key"] == told["key"])["how"] == "late"
+
+
+def test_a_program_that_no_page_is_open_for_is_not_kept_waiting(server: RunningComfyUI):
+    entry = server.run(picking(*COLOURS[:2], name="alone", without_answer="first"))
+    assert answer_of(entry, "alone") == "first"
+
+
+def test_prompts_in_the_queue_ask_one_after_the_other(server: RunningComfyUI, page: Page):
+    prompts = [server.queue(picking(*COLOURS[:2], name=name), page.name) for name in ("one", "two")]
+    first = asked(page, prompts[0], "one")
+    assert [one["key"] for one in server.get("/mapo/picks")["picks"]] == [first["key"]]
+    answering(server, first, "left")
+    second = asked(page, prompts[1], "two")
+    assert second["key"] != first["key"]
+    answering(server, second, "right")
+    assert answer_of(server.wait(prompts[0]), "one") == "left"
+    assert answer_of(server.wait(prompts[1]), "two") == "right"
+
+
+def test_two_nodes_of_a_prompt_ask_side_by_side(server: RunningComfyUI, page: Page):
+    graph = {**picking(*COLOURS[:2], name="here"), **picking(*COLOURS[1:3], name="there")}
+    prompt_id = server.queue(graph, page.name)
+    here, there = (asked(page, prompt_id, node) for node in ("here", "there"))
+    answering(server, there, "tie")
+    answering(server, here, "skip")
+    entry = server.wait(prompt_id)
+    assert (answer_of(entry, "here"), answer_of(entry, "there")) == ("skip", "tie")
+
+
+def test_every_item_of_a_list_is_asked_about(server: RunningComfyUI, page: Page):
+    graph = picking(*COLOURS, name="list")
+    [batch, _] = graph["list"]["inputs"]["images"]
+    graph["halves"] = {"class_type": "RebatchImages", "inputs": {"images": [batch, 0], "batch_size": 2}}
+    graph["list"]["inputs"]["images"] = ["halves", 0]
+    prompt_id = server.queue(graph, page.name)
+    first = asked(page, prompt_id, "list")
+    second = page.wait_for("mapo.pick", lambda told: told["node"] == "list" and told["key"] != first["key"])
+    for pick in (first, second):
+        answering(server, pick, "tie")
+    entry = server.wait(prompt_id)
+    assert [_colour(shown) for shown in server.pictures(entry, "list-chosen")] == COLOURS[0::2]
+
+
+def test_the_same_pictures_are_not_asked_about_again(server: RunningComfyUI, page: Page):
+    graph = picking(*COLOURS[1:3], name="again")
+    prompt_id = server.queue(graph, page.name)
+    answering(server, asked(page, prompt_id, "again"), "left")
+    server.wait(prompt_id)
+    page.forget()
+    assert answer_of(server.run(graph, page.name), "again") == "left"
+    assert page.all_of("mapo.pick") == []
+
+
+@pytest.mark.parametrize(
+    ("colours", "sentence"),
+    [
+        (COLOURS[:1], "got 1 picture, and takes 2 to 9"),
+        ([*range(10)], "got 10 pictures, and takes 2 to 9"),
+        (COLOURS[:1] * 2, "the same picture twice"),
+    ],
+)
+def test_what_there_is_no_choice_of_is_said(colours: list[int], sentence: str, server: RunningComfyUI, page: Page):
+    with pytest.raises(Failed, match=sentence):
+        server.run(picking(*colours, name="none"), page.name)
+
+
+def test_nobody_else_is_asked(server: RunningComfyUI, page: Page):
+    with server.listen("picks-another-page") as another:
+        prompt_id = server.queue(picking(*COLOURS[:2], name="mine"), page.name)
+        pick = asked(page, prompt_id, "mine")
+        answering(server, pick, "left")
+        another.wait_for("mapo.picked", lambda told: told["key"] == pick["key"])
+        assert another.all_of("mapo.pick") == []
+
+
+def test_a_pick_waits_for_a_page_that_was_closed(server: RunningComfyUI):
+    with server.listen("picks-closed") as page:
+        server.get("/mapo/picks", page=page.name)
+        prompt_id = server.queue(picking(*COLOURS[:2], name="closed"), page.name)
+        key = asked(page, prompt_id, "closed")["key"]
+        [listed] = server.get("/mapo/picks")["picks"]
+        assert (listed["key"], listed["gone"]) == (key, False)
+    with server.listen("picks-later") as later:
+        told = later.wait_for("mapo.pick")  # a few seconds later: the page might have been loaded again
+        assert (told["key"], told["page"]) == (key, "picks-closed")
+        [listed] = server.get("/mapo/picks", page=later.name)["picks"]
+        assert (listed["key"], listed["gone"]) == (key, True)
+        answering(server, listed, "left")
+        assert answer_of(server.wait(prompt_id), "closed") == "left"
+
+
+def test_a_pick_that_is_not_known_is_not_there(server: RunningComfyUI):
+    for method, path in (("GET", "next"), ("GET", "statistics"), ("POST", "answers"), ("POST", "cancel")):
+        status, said = server.request(
+            method,
+            f"/mapo/pick/0123/{path}",
+            b"{}" if method == "POST" else None,
+            {"Content-Type": "application/json"},
+        )
+        assert (status, "not known" in said.decode()) == (404, True)
