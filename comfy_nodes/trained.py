@@ -14,9 +14,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Trained:
-    """lora: the copy of the LoRA that ComfyUI lists; agreement and loss as a picture; base against LoRA; sentences."""
+    """lora: the copy that ComfyUI lists; is_new: whether it was made just now. chart: agreement and loss. samples: base
+    beside LoRA. report: sentences, one a line."""
 
     lora: Path
+    is_new: bool
     chart: Image.Image
     samples: Image.Image
     report: str
@@ -34,6 +36,7 @@ def trained(run: Run, loras: Path) -> Trained:
 
     with no_room_explained(loras):
         loras.mkdir(parents=True, exist_ok=True)
+    before = {file.name for file in loras.iterdir()}
     lora = copy_to(run, loras)
     summary = summarise(run)
     alarm = damage(summary)
@@ -47,7 +50,8 @@ def trained(run: Run, loras: Path) -> Trained:
         f"Report with all curves and samples: {run.report_file}",
     ]
     charts = [run_charts.agreement(summary), run_charts.loss(summary)]
-    return Trained(lora, chart_picture.picture(charts, summary.steps), _samples(run), "\n".join(said))
+    chart = chart_picture.picture(charts, summary.steps)
+    return Trained(lora, lora.name not in before, chart, _samples(run), "\n".join(said))
 
 
 def _samples(run: Run) -> Image.Image:

@@ -75,8 +75,9 @@ def moment(run: Run, status: Status) -> Moment:
     return Moment(done, total, line, sheets[-1] if sheets else None)
 
 
-def ended(run: Run, status: Status) -> str:
+def ended(run: Run, ending: Ending) -> str:
     """What became of a run that did not finish, what of it is kept where, and what to do."""
+    status = ending.status
     again = "Queue again to go on from there."
     if status.phase == "stopped":
         if not run.lora_file.is_file():
@@ -88,7 +89,8 @@ def ended(run: Run, status: Status) -> str:
     if status.phase == "died":
         saved = _saved(run)
         kept = f"It was saved at step {saved}. {again}" if saved else "Queue again to begin anew."
-        return f"{run.name} ended without a word at step {status.step}. {kept}"
+        how = "was ended" if ending.given_up else "ended without a word"
+        return f"{run.name} {how} at step {status.step}. {kept}"
     if status.phase == "failed":
         return f"{run.name} failed: {(status.message or 'it left no message').rstrip('. ')}."
     return f"{run.name} was asked to stop and is still saving what it learned. Queue again in a moment to go on."

@@ -14,7 +14,6 @@ from ..trained import trained
 from ..training_inputs import AUTOMATIC, Asked, card_memory, config_of
 
 if TYPE_CHECKING:
-    from ...trainer.runs import Run
     from ...trainer.same_training import Begun
 
 _PRESETS = (AUTOMATIC, "4 GB", "6 GB", "8 GB", "12 GB", "16 GB", "24 GB", "32 GB")
@@ -109,7 +108,7 @@ class TrainLoRA(io.ComfyNode):
         begun = begin(workspace.workspace(), config, make_way)
         if begun.how != "finished":
             _wait(begun, node)
-        return _answer(cls, begun.run, loras, node)
+        return _answer(cls, begun, loras, node)
 
 
 class _OnNode:
@@ -142,7 +141,7 @@ def _wait(begun: Begun, node: _OnNode) -> None:
     ending = training.watch(begun, node)
     if ending.status.phase == "finished" and not ending.given_up:
         return
-    sentence = training.ended(begun.run, ending.status)
+    sentence = training.ended(begun.run, ending)
     host.tell_pages("mapo.ended", {"name": begun.run.name, "phase": ending.status.phase, "sentence": sentence})
     node.say(sentence)
     if ending.given_up:
@@ -150,13 +149,14 @@ def _wait(begun: Begun, node: _OnNode) -> None:
     raise UserError("\n\n".join(filter(None, (sentence, training.last_words(begun.run)))))
 
 
-def _answer(node_class: type[io.ComfyNode], run: Run, loras: Path, node: _OnNode) -> io.NodeOutput:
-    result = trained(run, loras)
+def _answer(node_class: type[io.ComfyNode], begun: Begun, loras: Path, node: _OnNode) -> io.NodeOutput:
+    result = trained(begun.run, loras)
     _given.add(result.lora)
-    name = str(Path(_FOLDER, result.lora.name))
-    host.tell_pages("mapo.lora", {"lora": name, "run": run.name})
     line = result.report.splitlines()[0]
-    host.tell_pages("mapo.ended", {"name": run.name, "phase": "finished", "sentence": line})
+    if result.is_new:
+        host.tell_pages("mapo.lora", {"lora": str(Path(_FOLDER, result.lora.name)), "run": begun.run.name})
+    if begun.how != "finished":
+        host.tell_pages("mapo.ended", {"name": begun.run.name, "phase": "finished", "sentence": line})
     node.say(line)
     chart, samples = pictures.image([result.chart]), pictures.image([result.samples])
     shown = ui.PreviewImage(samples, cls=node_class).as_dict()
