@@ -11,6 +11,7 @@ from typing import Any
 import comfy.model_management
 import comfy.utils
 import folder_paths
+import torch
 from aiohttp import web
 from comfy_execution.graph_utils import ExecutionBlocker
 from comfy_execution.utils import get_executing_context
@@ -19,7 +20,7 @@ from server import PromptServer
 
 _PREVIEW_SIDE = 768
 
-SETTINGS = ("MaPO.Workspace", "MaPO.Annotator")
+SETTINGS = ("MaPO.Workspace", "MaPO.Annotator", "MaPO.TrainingDevice")
 
 
 def user_folder() -> Path:
@@ -163,3 +164,50 @@ def diffusers_folders() -> dict[str, Path]:
 def clip_tokenizer() -> Path:
     """The folder with CLIP's vocabulary that ComfyUI brings."""
     return Path(comfy.utils.__file__).with_name("sd1_tokenizer")
+
+
+def own_device() -> str:
+    """What ComfyUI computes on, as torch names it: "cuda:0", "mps", "cpu"."""
+    return str(comfy.model_management.get_torch_device())
+
+
+def cards() -> dict[str, int]:
+    """Every card that a process of this machine may compute on: torch's name of it -> bytes of its memory."""
+    found = {}
+    for kind in ("cuda", "xpu"):
+        module = getattr(torch, kind, None)
+        for number in range(module.device_count() if module is not None and module.is_available() else 0):
+            found[f"{kind}:{number}"] = int(module.get_device_properties(number).total_memory)
+    return found
+
+
+def prompts() -> dict[str, set[str]]:
+    """What executes or waits in the queue: id of the prompt -> ids of the kinds of its nodes."""
+    executing, waiting = PromptServer.instance.prompt_queue.get_current_queue_volatile()
+    return {
+        item[1]: {node.get("class_type", "") for node in item[2].values() if isinstance(node, dict)}
+        for item in (*executing, *waiting)
+    }
+
+
+def ask_to_free_memory() -> None:
+    """Have the models taken off the device by the thread that paints, after what it executes now. May be called from
+    any thread."""
+    PromptServer.instance.prompt_queue.set_flag("unload_models", True)
+
+
+def is_asked_to_free_memory() -> bool:
+    """Whether that has not been begun yet."""
+    return "unload_models" in PromptServer.instance.prompt_queue.get_flags(reset=False)
+
+
+def when_prompted(act: Callable[[dict[str, Any]], None]) -> None:
+    """Call `act` with each graph that is queued. On the event loop: it must not wait."""
+
+    def hear(said: dict[str, Any]) -> dict[str, Any]:
+        graph = said.get("prompt")
+        if isinstance(graph, dict):
+            act(graph)
+        return said
+
+    PromptServer.instance.add_on_prompt_handler(hear)

@@ -28,7 +28,7 @@ _WORK = {
     "compare": "the painting of a comparison",
     "sweep": "the painting of a sweep",
     "rate": "the rating of pairs",
-    "host": "what the host paints",
+    "comfyui": "the painting in ComfyUI",
 }
 
 
@@ -57,7 +57,7 @@ def wait_for_turn(
 def place_in_line(workspace: Path, folder: Path) -> Iterator[Path]:
     """Let whoever comes later wait until the `with` ends, without waiting for those who came before. Gives the ticket.
 
-    For a host that uses the device itself; it takes <workspace>/tasks/host for its folder, which need not be there.
+    For a host that uses the device itself. folder: as in `wait_for_turn`; it need not be there.
     """
     line = workspace / "turns"
     with no_room_explained(line):
