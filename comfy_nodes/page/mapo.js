@@ -27,6 +27,7 @@ const KEYBINDINGS = [
 const SETTINGS = [
   setting("MaPO.Workspace", word("workspace_name"), word("workspace_about")),
   setting("MaPO.Annotator", word("annotator_name"), word("annotator_about")),
+  setting("MaPO.TrainingDevice", word("device_name"), word("device_about")),
 ];
 
 app.registerExtension({

@@ -20,6 +20,7 @@ export function hearNews() {
     tell("success", word("new_lora"), lora);
     refreshLists();
   });
+  hear("mapo.shares", ({ sentence }) => tell("warn", word("shares_card"), sentence));
   hear("mapo.datasets", refreshLists);
 }
 

@@ -6,6 +6,7 @@ import { plan, start } from "./runs.js";
 import { kept, keep } from "./memory.js";
 import { word } from "./words.js";
 
+const AUTOMATIC = "automatic"; // as the server calls it
 const THINKING = 300; // ms after the last change
 const NUMBERS = [
   { name: "steps", step: 1, min: 1, says: () => word("steps"), hint: () => word("by_pairs") },
@@ -45,10 +46,12 @@ export class TrainForm {
 
   /** state: what can be chosen, as runs.js has it. */
   offer({ checkpoints, presets, preset }) {
-    this.#presets = presets;
+    const card = presets.find(({ name }) => name === preset);
+    const says = card ? word("automatic_card", { preset: card.title }) : word("automatic");
+    this.#presets = [{ name: AUTOMATIC, title: says, about: card?.about ?? "" }, ...presets];
     fill(this.#checkpoint, checkpoints.map((name) => ({ value: name, says: name })), kept("checkpoint"));
-    const known = presets.map(({ name, title, about }) => ({ value: name, says: title, title: about }));
-    fill(this.#preset, known, kept("preset") ?? preset);
+    const known = this.#presets.map(({ name, title, about }) => ({ value: name, says: title, title: about }));
+    fill(this.#preset, known, kept("preset"));
     this.#changed();
   }
 
