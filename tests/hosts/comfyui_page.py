@@ -2,12 +2,34 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from mapo_studio.tests.hosts.running_comfyui import RunningComfyUI
-from playwright.sync_api import Locator, Page, expect
+from playwright.sync_api import Browser, Locator, Page, expect
 
 READY = "document.querySelector('.mapo-tab-button') && window.app?.graph && window.app.extensionManager"
+OURS = ("extensions/mapo", "/mapo/")
+
+
+@contextmanager
+def page_of(browser: Browser) -> Iterator[Page]:
+    """A window, 1440x900. What goes wrong in it in a file or at an address of ours fails the test at its end."""
+    context = browser.new_context(viewport={"width": 1440, "height": 900}, locale="en-US")
+    page = context.new_page()
+    complaints = []
+
+    def heard(text: str, place: str) -> None:
+        # ComfyUI's own page complains too: of packages that are not installed, and of sites that are out of reach.
+        if any(ours in place.lower() for ours in OURS):
+            complaints.append(f"{text} ({place})")
+
+    page.on("pageerror", lambda error: heard(str(error), error.stack or ""))
+    page.on("console", lambda message: message.type == "error" and heard(message.text, message.location["url"]))
+    yield page
+    context.close()
+    assert complaints == []
 
 
 def visit(page: Page, server: RunningComfyUI, **settings: Any) -> None:
@@ -20,9 +42,26 @@ def visit(page: Page, server: RunningComfyUI, **settings: Any) -> None:
         **{name.replace("_", "."): value for name, value in settings.items()},
     }
     server.post("/settings", kept)
+    # Its banner for another look of nodes.
+    page.add_init_script("localStorage.setItem('vueNodesBannerDismissed', 'true')")
     page.goto(server.address)
     page.wait_for_function(READY, timeout=60_000)
     page.evaluate("() => app.graph.clear()")
+
+
+def tidy(page: Page) -> None:
+    """An empty graph and a closed side bar, in a page that was visited."""
+    page.keyboard.press("Escape")
+    page.mouse.move(0, 0)
+    page.evaluate(
+        """() => {
+            app.graph.clear();
+            app.extensionManager.toast.removeAll();
+            const tabs = app.extensionManager.sidebarTab;
+            if (tabs.activeSidebarTabId) tabs.toggleSidebarTab(tabs.activeSidebarTabId);
+        }"""
+    )
+    expect(page.locator(".mapo-sidebar")).to_have_count(0)
 
 
 def load(page: Page, prompt: dict[str, Any]) -> None:

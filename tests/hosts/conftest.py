@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
+from mapo_studio.tests.hosts.comfyui_page import page_of
 from mapo_studio.tests.hosts.running_comfyui import RunningComfyUI
 from mapo_studio.tests.web.conftest import browser, pytest_collection_modifyitems
 from playwright.sync_api import Browser, Page
@@ -74,18 +75,6 @@ def new_comfyui(comfyui: ComfyUI, tmp_path) -> Iterator[Callable[..., RunningCom
 
 @pytest.fixture
 def page(browser: Browser) -> Iterator[Page]:
-    """1440x900, for ComfyUI's page. An error in the console that names a file or an address of ours fails the test."""
-    context = browser.new_context(viewport={"width": 1440, "height": 900}, locale="en-US")
-    page = context.new_page()
-    complaints = []
-
-    def heard(text: str, place: str) -> None:
-        # ComfyUI's own page complains too: it misses packages that we do not install.
-        if any(ours in f"{text} {place}".lower() for ours in ("/mapo", "mapo%20", "mapo-", "extensions/mapo")):
-            complaints.append(f"{text} ({place})")
-
-    page.on("pageerror", lambda error: heard(str(error), error.stack or ""))
-    page.on("console", lambda message: message.type == "error" and heard(message.text, message.location["url"]))
-    yield page
-    context.close()
-    assert complaints == []
+    """ComfyUI's page for one test; see `page_of`. Loading it takes seconds: a file of many tests makes one its own."""
+    with page_of(browser) as page:
+        yield page
