@@ -135,6 +135,7 @@ def _about(of_base: Graph, of_lora: Graph, model: str, name: str) -> About:
         against=Path(theirs[-1]).name if theirs else "",
         against_sha256=_sha256(theirs[-1]) if theirs else "",
         strength=mine.get(lora, _STRENGTH),
+        schedule=_schedule(of_lora, lora),
         dataset=dataset,
         task="",
     )
@@ -146,6 +147,15 @@ def _loras(graph: Graph) -> dict[str, float]:
     found = loras(json.dumps(loaded.told(graph)))
     worn = {file: _STRENGTH if strength is None else strength for file, strength in found}
     return {file: strength for file, strength in worn.items() if strength}
+
+
+def _schedule(graph: Graph, lora: str) -> str:
+    """How our own loader lets that LoRA grow over the steps, in words; empty where it does not."""
+    for node in loaded.told(graph).values():
+        inputs = node.get("inputs", {})
+        if node.get("class_type") == loaded.LOADER and inputs.get("lora_name") == lora:
+            return f"annealed with power {inputs['power']}" if inputs.get("schedule") == "annealed" else ""
+    return ""
 
 
 def _training(lora: str) -> tuple[str, str]:

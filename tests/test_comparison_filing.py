@@ -57,7 +57,7 @@ def test_filing_the_same_again_changes_nothing(store):
 
 
 @pytest.mark.parametrize(
-    "change", [{"lora_sha256": "bb"}, {"strength": 0.5}, {"base": "other"}, {"against_sha256": "c"}]
+    "change", [{"lora_sha256": "bb"}, {"strength": 0.5}, {"base": "other"}, {"schedule": "annealed"}]
 )
 def test_another_one_gets_a_name_of_its_own_and_never_the_same_comparison(store, change):
     with store.writing() as session:

@@ -24,7 +24,8 @@ class About:
     """What a comparison is of. lora, against: names of the files, against is empty for the base alone.
 
     Hashes are SHA-256. dataset: what the LoRA was trained on, empty where nobody said. task: the name of the task that
-    paints it. fed_back: the dataset that its judgements were added to.
+    paints it. fed_back: the dataset that its judgements were added to. schedule: in words, how the LoRA's strength
+    changes over the steps; empty where it does not.
     """
 
     run: str
@@ -37,6 +38,7 @@ class About:
     dataset: str
     task: str
     fed_back: str = ""
+    schedule: str = ""
 
     @property
     def other(self) -> str:

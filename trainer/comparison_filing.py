@@ -57,7 +57,7 @@ def open_comparison(session: Session, name: str, told: About, is_it: Callable[[A
 def go_on(session: Session, name: str, told: About) -> Dataset:
     """The comparison in which these two sides, as `told`, have met, or meet first. name: empty for one made for them.
 
-    Raises UserError where `name` is another's: of another LoRA, another strength of it, or no comparison.
+    Raises UserError where `name` is another's: of another LoRA, another strength or schedule of it, or no comparison.
     """
 
     def is_same(there: About) -> bool:
@@ -87,10 +87,10 @@ def add_duel(session: Session, comparison: Dataset, prompt: str, other: Picture,
     return add_pair(session, comparison, add_prompt(session, comparison, prompt), other, lora)
 
 
-def _sides(one: About) -> tuple[str, str, str, float]:
+def _sides(one: About) -> tuple[str, str, str, float, str]:
     """What two comparisons have in common that are of the same. A file is known by its content, not by its name."""
-    return (one.base, one.lora_sha256 or one.lora, one.against_sha256 or one.against, one.strength)
+    return (one.base, one.lora_sha256 or one.lora, one.against_sha256 or one.against, one.strength, one.schedule)
 
 
 def _said(one: About) -> str:
-    return f"{Path(one.lora).stem} at {one.strength:g} with {one.other}"
+    return f"{Path(one.lora).stem} at {one.strength:g}{one.schedule and f', {one.schedule},'} with {one.other}"

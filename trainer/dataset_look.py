@@ -10,6 +10,7 @@ from PIL import Image
 from sqlalchemy import select, text
 from sqlalchemy.orm import aliased
 
+from .candidates import counted
 from .errors import UserError
 from .pictures import decode
 from .preferences.database import Store
@@ -60,7 +61,7 @@ def in_words(name: str, now: Statistics) -> str:
     """How far the judging is, how sure the answers are, and what is trained on, a line each."""
     lines = [
         f"{name}: {now.sentence}",
-        f"{now.pairs} pairs of {now.prompts} prompts; {now.judged} judged by you, {now.waiting} waiting",
+        f"{counted(now.pairs, 'pair')} of {counted(now.prompts, 'prompt')}; {now.judged} judged by you, {now.waiting} waiting",
         f"{now.trainable} with a preference: {now.trainable - now.held_out_pairs} to train on, "
         f"{now.held_out_pairs} kept aside to measure with",
         f"{now.ties} ties, {now.both_bad} times both bad, {now.skips} skipped",

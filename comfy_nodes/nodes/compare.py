@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from comfy_api.latest import io
 
-from .. import host, pictures
+from .. import pictures
 from ..comparing import compare, newest_answer
 
 if TYPE_CHECKING:
@@ -42,10 +42,14 @@ class Compare(io.ComfyNode):
                 ),
             ],
             outputs=[
-                io.Float.Output("win_rate", tooltip="Share of your answers that are for the LoRA, ties counting half."),
-                io.Float.Output("low", tooltip="The share is not below this (95 % sure)."),
-                io.Float.Output("high", tooltip="The share is not above this (95 % sure)."),
-                io.String.Output("result", tooltip="What that means, in words."),
+                io.Float.Output(
+                    "win_rate",
+                    display_name="win_rate",
+                    tooltip="Share of your answers that are for the LoRA, ties counting half.",
+                ),
+                io.Float.Output("low", display_name="low", tooltip="The share is not below this (95 % sure)."),
+                io.Float.Output("high", display_name="high", tooltip="The share is not above this (95 % sure)."),
+                io.String.Output("result", display_name="result", tooltip="What that means, in words."),
             ],
         )
 
@@ -56,15 +60,12 @@ class Compare(io.ComfyNode):
 
     @classmethod
     def execute(cls, base: torch.Tensor, lora: torch.Tensor, name: str, prompt: str) -> io.NodeOutput:
-        graph, node = cls.hidden.prompt or {}, cls.hidden.unique_id
-        graphs = (pictures.before(graph, node, side) for side in ("base", "lora"))
+        graphs = (pictures.before(cls.hidden.prompt or {}, cls.hidden.unique_id, side) for side in ("base", "lora"))
         done = compare(base, lora, *graphs, name, prompt)
         rate, left_out = done.standing.rate, f", {done.alike} left out as both are the same" if done.alike else ""
         line = f"{done.name}: {done.sentence}{left_out}"
-        host.say(line, node)
-        return io.NodeOutput(
-            rate.share, rate.low, rate.high, done.sentence, ui={"text": (line,), "mapo_comparison": (done.name,)}
-        )
+        shown = {"text": (line,), "mapo_comparison": (done.name,), "mapo_alike": (done.alike,)}
+        return io.NodeOutput(rate.share, rate.low, rate.high, done.sentence, ui=shown)
 
 
 NODE = Compare

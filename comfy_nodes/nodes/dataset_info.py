@@ -31,10 +31,14 @@ class DatasetInfo(io.ComfyNode):
                 io.Combo.Input("dataset", options=choices.datasets(), tooltip="Where pictures were collected."),
             ],
             outputs=[
-                io.Image.Output("sheet", tooltip="The newest pairs with a preference, chosen beside rejected."),
-                io.String.Output("report", tooltip="Counts, agreement, and what is trained on, in words."),
-                io.Int.Output("judged", tooltip="Pairs that you judged."),
-                io.Int.Output("waiting", tooltip="Pairs that you can judge now."),
+                io.Image.Output(
+                    "sheet", display_name="sheet", tooltip="The newest pairs with a preference, chosen beside rejected."
+                ),
+                io.String.Output(
+                    "report", display_name="report", tooltip="Counts, agreement, and what is trained on, in words."
+                ),
+                io.Int.Output("judged", display_name="judged", tooltip="Pairs that you judged."),
+                io.Int.Output("waiting", display_name="waiting", tooltip="Pairs that you can judge now."),
             ],
         )
 

@@ -66,7 +66,7 @@ export class JudgingArea {
 }
 
 /** ComfyUI's shortcuts of one key would close the tab or delete what is selected in the graph: not while judging. */
-function keepFromComfy(event) {
+export function keepFromComfy(event) {
   if (event.ctrlKey || event.altKey || event.metaKey) return;
   if (event.key.length === 1 || SINGLE.has(event.key)) event.stopPropagation();
 }
