@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from comfy_api.latest import io, ui
 from PIL import Image
 
-from .. import bases, choices, host, pictures, training, workspace
+from .. import bases, choices, host, pictures, training, watching, workspace
 from ..trained import trained
 from ..training_inputs import AUTOMATIC, Asked, card_memory, config_of
 
@@ -107,6 +107,7 @@ class TrainLoRA(io.ComfyNode):
         node = _OnNode(cls.hidden.unique_id)
         begun = begin(workspace.workspace(), config, make_way)
         if begun.how != "finished":
+            watching.attend(begun.run)
             _wait(begun, node)
         return _answer(cls, begun, loras, node)
 
