@@ -246,6 +246,9 @@ kbd {
   .counts { text-align: start; }
   .counts span { display: inline; }
   .counts span + span::before { content: " · "; }
+  /* Two lines always, as above: what is cut off is the half that matters. */
+  .foot { min-block-size: 2.9em; }
+  .sentence { white-space: normal; }
   .legend { gap: 2px; }
   .legend > div { flex-wrap: nowrap; }
   .legend button { flex-direction: column; padding: 3px 4px; gap: 2px; font-size: 11px; line-height: 1.2; }
