@@ -10,7 +10,7 @@ from typing import Any
 import gradio as gr
 
 from ...trainer import jobs
-from ...trainer.config import RunConfig
+from ...trainer.config import RunConfig, parse_config
 from ...trainer.errors import UserError
 from ...trainer.families.opening import TINY
 from ...trainer.proposal import Needs, needs, propose
@@ -22,13 +22,19 @@ from ..sentences import in_sentences
 from ..settings_form import SettingsForm
 from ..studio import Studio
 
+Plain = dict[str, Any]
+"""A config as JSON has it."""
+
 _MOST_RUNS = 100
 _QUIET = {"show_progress": "hidden"}
 
 
 def train_tab(studio: Studio) -> None:
     """What to train on the left, a run on the right: the one at work, or whichever is chosen."""
-    proposed, continued = gr.State(None), studio.continued
+    continued = studio.continued
+    # On the page rather than a gr.State, whose newest value would meet fields that the page has not filled yet: empty
+    # ones would count as what the person typed.
+    proposed = gr.JSON(None, visible="hidden")
     with gr.Row(equal_height=False):
         with gr.Column(scale=2, min_width=320):
             base = gr.Dropdown(studio.bases(), value=TINY, label="Base", allow_custom_value=True)
@@ -46,33 +52,33 @@ def train_tab(studio: Studio) -> None:
     offer = [needed, train]
     view = [*panel.outputs, queue, timer, stamp]
 
-    def chosen(before: RunConfig | None, base: str | None, given: tuple[Any, ...]) -> RunConfig:
+    def chosen(before: Plain | None, base: str | None, given: tuple[Any, ...]) -> RunConfig:
         if before is None:
             raise UserError("choose or make a dataset first, at the top")
-        return form.config(before.model_copy(update={"base": (base or "").strip()}), given)
+        return form.config(parse_config({**before, "base": (base or "").strip()}, "the proposal"), given)
 
     @in_sentences
-    def prepare(dataset: str | None, base: str | None, before: RunConfig | None, goes_on: Any, *given: Any):
+    def prepare(dataset: str | None, base: str | None, before: Plain | None, goes_on: Any, *given: Any):
         """Another dataset or base: another proposal, with what the person had changed in the last one."""
         if not dataset:
             no_dataset = Needs((), ("No dataset is chosen: choose or make one at the top.",))
             return None, *_offer(no_dataset), *([gr.skip()] * len(given))
         config = propose(studio.store, dataset, (base or "").strip(), _tokenizers(studio))
-        shown = form.with_edits(config, before, given) if before else config
+        shown = form.with_edits(config, parse_config(before, "the proposal"), given) if before else config
         if goes_on:
             adapter = shown.adapter.model_copy(update={"continue_from": goes_on["lora"]})
             shown = shown.model_copy(update={"adapter": adapter})
-        return config, *_offer(needs(studio.store, shown)), *form.shown(shown)
+        return config.model_dump(mode="json"), *_offer(needs(studio.store, shown)), *form.shown(shown)
 
     @in_sentences
-    def check(_dataset: str | None, base: str | None, before: RunConfig | None, *given: Any):
+    def check(_dataset: str | None, base: str | None, before: Plain | None, *given: Any):
         try:
             return _offer(needs(studio.store, chosen(before, base, given)))
         except UserError as error:
             return _offer(Needs((), (str(error),)))
 
     @in_sentences
-    def begin(_dataset: str | None, base: str | None, before: RunConfig | None, *given: Any):
+    def begin(_dataset: str | None, base: str | None, before: Plain | None, *given: Any):
         config = chosen(before, base, given)
         in_the_way = needs(studio.store, config).problems
         if in_the_way:
