@@ -14,30 +14,18 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Trained:
-    """lora: the copy that ComfyUI lists; is_new: whether it was made just now. chart: agreement and loss. samples: base
-    beside LoRA. report: sentences, one a line."""
+    """chart: agreement and loss. samples: base beside LoRA. report: sentences, one a line."""
 
-    lora: Path
-    is_new: bool
     chart: Image.Image
     samples: Image.Image
     report: str
 
 
-def trained(run: Run, loras: Path) -> Trained:
-    """Copy the LoRA of a finished run into the folder `loras`, and tell of the run.
-
-    Raises UserError where another file of that name is there, or the disk is full.
-    """
+def trained(run: Run, lora: Path) -> Trained:
+    """Of a run that has finished; `lora` is the copy of its LoRA that ComfyUI lists."""
     from ..trainer import chart_picture, run_charts
-    from ..trainer.files import no_room_explained
-    from ..trainer.library import copy_to
     from ..trainer.summary import damage, headline, how_it_ended, how_sure, summarise
 
-    with no_room_explained(loras):
-        loras.mkdir(parents=True, exist_ok=True)
-    before = {file.name for file in loras.iterdir()}
-    lora = copy_to(run, loras)
     summary = summarise(run)
     alarm = damage(summary)
     said = [
@@ -51,7 +39,7 @@ def trained(run: Run, loras: Path) -> Trained:
     ]
     charts = [run_charts.agreement(summary), run_charts.loss(summary)]
     chart = chart_picture.picture(charts, summary.steps)
-    return Trained(lora, lora.name not in before, chart, _samples(run), "\n".join(said))
+    return Trained(chart, _samples(run), "\n".join(said))
 
 
 def _samples(run: Run) -> Image.Image:

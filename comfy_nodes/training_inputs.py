@@ -65,13 +65,6 @@ def config_of(store: Store, asked: Asked) -> RunConfig:
     return parse_config(values, "MaPO Train LoRA")
 
 
-def card_memory() -> int | None:
-    """Bytes of the card that would be trained on; None without one."""
-    from ..trainer.device import memory_of, pick_device
-
-    return memory_of(pick_device("auto"))
-
-
 def _typed(asked: Asked) -> dict[str, dict[str, Any]]:
     return {
         "training": {"seed": asked.seed, **({"steps": asked.steps} if asked.steps else {})},

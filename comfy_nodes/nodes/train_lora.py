@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 from comfy_api.latest import io, ui
 from PIL import Image
 
-from .. import bases, choices, host, pictures, training, watching, workspace
+from .. import bases, choices, host, installing, pictures, sharing, training, watching, workspace
 from ..trained import trained
-from ..training_inputs import AUTOMATIC, Asked, card_memory, config_of
+from ..training_inputs import AUTOMATIC, Asked, config_of
 
 if TYPE_CHECKING:
     from ...trainer.same_training import Begun
@@ -19,8 +19,6 @@ if TYPE_CHECKING:
 _PRESETS = (AUTOMATIC, "4 GB", "6 GB", "8 GB", "12 GB", "16 GB", "24 GB", "32 GB")
 """Written here too, as ComfyUI asks for them at its start; a test compares them with trainer/presets.py."""
 _OBJECTIVES = ("mapo", "dpo", "sft", "dpo+sft")
-_FOLDER = "mapo"
-"""Below ComfyUI's first folder for LoRAs."""
 
 _given: set[Path] = set()
 """LoRA files that were handed on since ComfyUI's start."""
@@ -77,8 +75,7 @@ class TrainLoRA(io.ComfyNode):
     ) -> io.NodeOutput:
         from ...trainer.same_training import begin
 
-        base = bases.path_of(checkpoint)
-        loras = host.folders_of("loras")[0] / _FOLDER
+        base, place = bases.path_of(checkpoint), sharing.place_of(*_machine_and_device())
         asked = Asked(
             dataset=dataset,
             base=base,
@@ -88,12 +85,13 @@ class TrainLoRA(io.ComfyNode):
             learning_rate=learning_rate,
             continue_from=_lora_at(continue_from),
             tokenizers=bases.tokenizers_of(base),
-            memory=card_memory(),
-            loras=loras,
+            memory=place.memory,
+            loras=installing.folder(),
             **advanced,
         )
         store = workspace.store()
         config = config_of(store, asked)
+        config = config.model_copy(update={"training": config.training.model_copy(update={"device": place.device})})
 
         def make_way(how: str) -> None:
             from ...trainer.errors import UserError
@@ -102,14 +100,15 @@ class TrainLoRA(io.ComfyNode):
             problems = needs(store, config).problems if how == "new" else ()
             if problems:
                 raise UserError(problems[0])
-            host.free_memory()
+            if place.shared:
+                host.free_memory()
 
         node = _OnNode(cls.hidden.unique_id)
         begun = begin(workspace.workspace(), config, make_way)
         if begun.how != "finished":
             watching.attend(begun.run)
             _wait(begun, node)
-        return _answer(cls, begun, loras, node)
+        return _answer(cls, begun, node)
 
 
 class _OnNode:
@@ -142,6 +141,8 @@ def _wait(begun: Begun, node: _OnNode) -> None:
     ending = training.watch(begun, node)
     if ending.status.phase == "finished" and not ending.given_up:
         return
+    if ending.status.phase == "running":
+        watching.unattend(begun.run)
     sentence = training.ended(begun.run, ending)
     host.tell_pages("mapo.ended", {"name": begun.run.name, "phase": ending.status.phase, "sentence": sentence})
     node.say(sentence)
@@ -150,18 +151,23 @@ def _wait(begun: Begun, node: _OnNode) -> None:
     raise UserError("\n\n".join(filter(None, (sentence, training.last_words(begun.run)))))
 
 
-def _answer(node_class: type[io.ComfyNode], begun: Begun, loras: Path, node: _OnNode) -> io.NodeOutput:
-    result = trained(begun.run, loras)
-    _given.add(result.lora)
+def _answer(node_class: type[io.ComfyNode], begun: Begun, node: _OnNode) -> io.NodeOutput:
+    lora = installing.folder() / Path(installing.install(begun.run)).name
+    result = trained(begun.run, lora)
+    _given.add(lora)
     line = result.report.splitlines()[0]
-    if result.is_new:
-        host.tell_pages("mapo.lora", {"lora": str(Path(_FOLDER, result.lora.name)), "run": begun.run.name})
     if begun.how != "finished":
         host.tell_pages("mapo.ended", {"name": begun.run.name, "phase": "finished", "sentence": line})
     node.say(line)
     chart, samples = pictures.image([result.chart]), pictures.image([result.samples])
     shown = ui.PreviewImage(samples, cls=node_class).as_dict()
-    return io.NodeOutput(str(result.lora), chart, samples, result.report, ui={**shown, "text": (line,)})
+    return io.NodeOutput(str(lora), chart, samples, result.report, ui={**shown, "text": (line,)})
+
+
+def _machine_and_device() -> tuple[sharing.Machine, str]:
+    """What there is to train on, and the device of the settings."""
+    said = str(host.settings().get("MaPO.TrainingDevice") or "").strip()
+    return sharing.Machine(host.own_device(), host.cards()), "" if said == "automatic" else said
 
 
 def _judged(dataset: str | None) -> str:

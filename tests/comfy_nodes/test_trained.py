@@ -3,7 +3,6 @@
 import pytest
 from mapo_studio.comfy_nodes.trained import trained
 from mapo_studio.trainer.config import RunConfig
-from mapo_studio.trainer.errors import UserError
 from mapo_studio.trainer.runs import Run
 from PIL import Image
 
@@ -25,33 +24,22 @@ def run(tmp_path, tiny_lora):
     return made
 
 
-def test_the_lora_lies_where_the_host_finds_it_and_the_last_samples_are_shown(run, tmp_path):
-    result = trained(run, tmp_path / "loras" / "mapo")
-    assert result.lora == tmp_path / "loras" / "mapo" / "cats-1.safetensors"
-    assert result.lora.read_bytes() == run.lora_file.read_bytes()
-    assert result.is_new
+def test_the_last_samples_and_the_curves_are_pictures(run):
+    result = trained(run, run.lora_file)
     assert result.samples.getpixel((0, 0)) == (0, 0, 255)
     assert result.chart.size == (1024, 512)
-    assert not trained(run, tmp_path / "loras" / "mapo").is_new
 
 
 def test_the_report_says_what_it_came_to_and_where_things_lie(run, tmp_path):
-    lines = trained(run, tmp_path / "loras").report.splitlines()
+    lines = trained(run, tmp_path / "cats-1.safetensors").report.splitlines()
     assert lines[0] == "cats-1 agrees with you on 75 % of 4 pairs it has not trained on."
     assert "Before training it was 50 %." in " ".join(lines)
     assert "Note: 3 pictures were enlarged." in lines
-    assert f"LoRA: {tmp_path / 'loras' / 'cats-1.safetensors'}" in lines
+    assert f"LoRA: {tmp_path / 'cats-1.safetensors'}" in lines
     assert str(run.report_file) in lines[-1]
 
 
-def test_a_run_without_samples_gives_a_picture_all_the_same(run, tmp_path):
+def test_a_run_without_samples_gives_a_picture_all_the_same(run):
     for file in run.samples_folder.iterdir():
         file.unlink()
-    assert trained(run, tmp_path / "loras").samples.size == (64, 64)
-
-
-def test_another_file_of_its_name_is_not_overwritten(run, tmp_path):
-    (tmp_path / "loras").mkdir()
-    (tmp_path / "loras" / "cats-1.safetensors").write_text("mine")
-    with pytest.raises(UserError, match="another file of that name"):
-        trained(run, tmp_path / "loras")
+    assert trained(run, run.lora_file).samples.size == (64, 64)

@@ -47,19 +47,15 @@ class DatasetPairs:
         return PairSet(tuple(found), without, f"dataset:{dataset.name}")
 
     def stamp(self) -> str:
-        """A text that changes whenever `load` could give something else. Reads one judgement, however many there are.
+        """A text that changes whenever `load` could give something else. Looks no further than the last one.
 
         Raises UserError where there is no such dataset.
         """
         with self.store.reading() as session:
             dataset = find_dataset(session, self.name)
-            newest = session.scalar(
-                select(Judgement.id)
-                .join(Pair, Pair.id == Judgement.pair_id)
-                .where(Pair.dataset_id == dataset.id)
-                .order_by(Judgement.id.desc())
-                .limit(1)
-            )
+            # As a join it would be looked up from the pairs' side, all of them.
+            of_dataset = select(Pair.id).where(Pair.id == Judgement.pair_id, Pair.dataset_id == dataset.id).exists()
+            newest = session.scalar(select(Judgement.id).where(of_dataset).order_by(Judgement.id.desc()).limit(1))
             return f"{dataset.id} {dataset.held_out!r} {newest or 0}"
 
     def _judged(self, session: Session, dataset: Dataset) -> tuple[list[JudgedPair], tuple[LeftOut, ...]]:
