@@ -26,6 +26,10 @@ from sqlalchemy import select
 pytestmark = pytest.mark.slow
 
 ENDLESS = 100_000
+TEXT = bytes([0, 0, 0, 3])
+"""What a line for a node begins with; its length and the node's id follow."""
+PAGE = "artist"
+"""Who asks: to nobody ComfyUI does not show again what it still knows."""
 SECONDS = 400
 """For a training of a few steps: most of it is the loading of torch, twice."""
 
@@ -52,8 +56,8 @@ def comfy(comfyui, tmp_path_factory) -> Iterator[RunningComfyUI]:
 @pytest.fixture(scope="module")
 def first(comfy) -> tuple[dict, Page]:
     """What the first training of four steps gave, and what was told meanwhile to the page that asked for it."""
-    with comfy.listen("artist") as page:
-        return comfy.run(graph(), "artist", SECONDS), page
+    with comfy.listen(PAGE) as page:
+        return comfy.run(graph(), PAGE, SECONDS), page
 
 
 def graph(**given) -> dict:
@@ -138,9 +142,9 @@ def test_the_page_sees_how_far_it_is_and_what_it_paints(comfy, first):
     bars = [(data["value"], data["max"]) for data in page.all_of("progress")]
     assert (4, 4) in bars
     binary = page.all_of("preview")
-    lines = [one[9:].decode() for one in binary if one[:4] == b"\x00\x00\x00\x03"]
+    lines = [one[8:].removeprefix(b"train").decode() for one in binary if one[:4] == TEXT]
     assert any(line.startswith("step 4 of 4, loss ") for line in lines)
-    previews = [one for one in binary if one[:4] != b"\x00\x00\x00\x03"]
+    previews = [one for one in binary if one[:4] != TEXT]
     assert len(previews) >= 1
     assert b"\xff\xd8\xff" in previews[-1][:200]  # JPEG
     assert page.all_of("mapo.lora") == [{"lora": "mapo/shapes-1.safetensors", "run": "shapes-1"}]
@@ -153,16 +157,16 @@ def test_nothing_else_is_started_beside_the_graph_that_goes_on(comfy, first):
 
 def test_nothing_is_trained_twice(comfy, first):
     lora, before = text(first[0], "path"), names(comfy)
-    again = comfy.run(graph())
+    again = comfy.run(graph(), PAGE)
     assert text(again, "path") == lora
     cached = next(data for event, data in again["status"]["messages"] if event == "execution_cached")
     assert "train" in cached["nodes"]
 
     comfy.stop()
     comfy.start()  # with nothing in its cache
-    assert text(comfy.run(graph()), "path") == lora
+    assert text(comfy.run(graph(), PAGE), "path") == lora
     Path(lora).unlink()
-    assert text(comfy.run(graph()), "path") == lora
+    assert text(comfy.run(graph(), PAGE), "path") == lora
     assert Path(lora).is_file()
     assert names(comfy) == before
     assert count(Run.open(comfy.workspace, "shapes-1"), "asked") == 1
@@ -173,14 +177,14 @@ def test_nothing_is_trained_twice(comfy, first):
         shown = session.get_one(Picture, pair.first_id).sha256
         said = "right" if pair.votes_first else "left"
         answer(session, "another", Answer(pair.id, shown, said, "slightly", 1.0, "elsewhere", 0))
-    other = comfy.run(graph(), seconds=SECONDS)
+    other = comfy.run(graph(), PAGE, SECONDS)
     assert Path(text(other, "path")).name == f"shapes-{len(before) + 1}.safetensors"
 
 
-def test_interrupted_killed_and_found_again(comfy, first):
+def test_interrupted_killed_and_found_again(comfy):
     prompt = graph(steps=ENDLESS)
-    with comfy.listen("artist") as page:
-        waiting = comfy.queue(prompt, "artist")
+    with comfy.listen(PAGE) as page:
+        waiting = comfy.queue(prompt, PAGE)
         steps_seen(page, 5)
         comfy.interrupt()
         with pytest.raises(Interrupted):
@@ -194,8 +198,8 @@ def test_interrupted_killed_and_found_again(comfy, first):
     assert metadata(run.lora_file)["mapo.steps"] == str(stopped.step)
     assert not (comfy.folder / "models" / "loras" / "mapo" / run.lora_file.name).exists()
 
-    with comfy.listen("artist") as page:
-        comfy.queue(prompt, "artist")
+    with comfy.listen(PAGE) as page:
+        comfy.queue(prompt, PAGE)
         steps_seen(page, stopped.step + 1)  # it goes on, in the same run
     assert the_run(comfy, ENDLESS) == run
     assert [event["step"] for event in run.events() if event["event"] == "resumed"] == [stopped.step]
@@ -204,8 +208,8 @@ def test_interrupted_killed_and_found_again(comfy, first):
     until(lambda: jobs.status(run).step > at)  # it outlives its host
 
     comfy.start()
-    with comfy.listen("artist") as page:
-        waiting = comfy.queue(prompt, "artist")
+    with comfy.listen(PAGE) as page:
+        waiting = comfy.queue(prompt, PAGE)
         steps_seen(page, at + 1)
         assert count(run, "asked") == 2  # it was found at work, not begun again
         comfy.interrupt()
@@ -213,8 +217,8 @@ def test_interrupted_killed_and_found_again(comfy, first):
             comfy.wait(waiting)
     assert jobs.status(run).phase == "stopped"
 
-    with comfy.listen("artist") as page:
-        waiting = comfy.queue(prompt, "artist")
+    with comfy.listen(PAGE) as page:
+        waiting = comfy.queue(prompt, PAGE)
         steps_seen(page, jobs.status(run).step + 1)
         [process] = processes_of(run)
         os.kill(process, signal.SIGKILL)
@@ -256,8 +260,8 @@ def test_what_is_in_the_way_is_said_before_anything_is_made(comfy):
 def test_a_failure_is_an_error_with_the_last_lines_of_the_log(comfy, first, tmp_path):
     broken = tmp_path / "broken.safetensors"
     broken.write_bytes(b"not a LoRA")
-    with comfy.listen("artist") as page, pytest.raises(Failed) as failed:
-        comfy.run(graph(continue_from=str(broken), steps=3), "artist", SECONDS)
+    with comfy.listen(PAGE) as page, pytest.raises(Failed) as failed:
+        comfy.run(graph(continue_from=str(broken), steps=3), PAGE, SECONDS)
     said = str(failed.value)
     assert "failed: " in said
     assert "is not a safetensors file" in said
