@@ -11,7 +11,15 @@ from . import host, judging, replies, workspace
 from .picks import PICKS, End, Pick, answered, ranked
 
 if TYPE_CHECKING:
-    from ..trainer.preferences.contract import AnswerSaid, AnswersReply, GroupsReply, NextReply, RankingSaid
+    from ..trainer.preferences.contract import (
+        AnswerSaid,
+        AnswersReply,
+        GroupsReply,
+        GroupsRequest,
+        NextReply,
+        NextRequest,
+        RankingSaid,
+    )
 
 _OVER = {
     "answered": "this was answered already, here or in another tab",
@@ -27,9 +35,9 @@ def pick_routes() -> dict[tuple[str, str], replies.Handler]:
     one = "/mapo/pick/{key}"
     return {
         ("GET", "/mapo/picks"): waiting,
-        ("GET", f"{one}/next"): _asking(_next),
-        ("GET", f"{one}/groups"): _asking(_groups),
-        ("GET", f"{one}/statistics"): _asking(_statistics),
+        ("GET", f"{one}/next"): _asking("next", _next),
+        ("GET", f"{one}/groups"): _asking("groups", _groups),
+        ("GET", f"{one}/statistics"): _asking("statistics", _statistics),
         ("GET", f"{one}/picture/{{sha256}}"): judging.picture,
         ("POST", f"{one}/answers"): _saying("answers", _keep_answer),
         ("POST", f"{one}/rankings"): _saying("rankings", _keep_ranking),
@@ -42,21 +50,26 @@ def pick_routes() -> dict[tuple[str, str], replies.Handler]:
 async def waiting(request: web.Request) -> web.StreamResponse:
     """Every pick that waits; gone: the page that was asked is not there. ?page= is the page that asks, to be known."""
     page, there = request.query.get("page", ""), host.pages()
-    if page:
-        PICKS.showing(page[:100])
+    if 0 < len(page) <= 100:
+        PICKS.showing(page)
     picks = [{**pick.told(), "gone": pick.question.page not in there} for pick in PICKS.waiting()]
     return await replies.reply(lambda: {"picks": picks})
 
 
-def _asking(ask: Callable[[Pick, str, list[int]], Any]) -> replies.Handler:
-    """ask: (pick, who asks, what the page has already)."""
+def _asking(name: str, ask: Callable[[Pick, Any, str], Any]) -> replies.Handler:
+    """ask: (pick, the contract's request, who asks) -> reply."""
 
     async def read(request: web.Request) -> web.StreamResponse:
-        pick, person = PICKS.find(request.match_info["key"]), judging.person(request)
+        said, person = dict(request.query), judging.person(request)
+        pick = PICKS.find(request.match_info["key"])
         if pick is None:
             return _unknown()
-        has = [int(number) for number in request.query.get("exclude", "").split(",") if number.isdecimal()]
-        return await replies.reply(lambda: ask(pick, person(), has))
+
+        def answer() -> Any:
+            contract = judging.contract()
+            return ask(pick, contract.from_query(contract.READ[name][0], said), person())
+
+        return await replies.reply(answer)
 
     return read
 
@@ -108,26 +121,26 @@ def _ending(end: End | None) -> replies.Handler:
     return write
 
 
-def _next(pick: Pick, annotator: str, has: list[int]) -> NextReply:
+def _next(pick: Pick, has: NextRequest, annotator: str) -> NextReply:
     contract, asked = judging.contract(), pick.question
     waits = pick.ended is None and asked.pair is not None
     pairs = []
-    if waits and asked.pair not in has:
+    if waits and asked.pair not in has.exclude:
         left, right = _shown(pick)
         pairs = [contract.PairShown(pair=asked.pair, prompt=asked.text, purpose="judge", left=left, right=right)]
     return contract.NextReply(pairs=pairs, waiting=int(waits))
 
 
-def _groups(pick: Pick, annotator: str, has: list[int]) -> GroupsReply:
+def _groups(pick: Pick, has: GroupsRequest, annotator: str) -> GroupsReply:
     contract, asked = judging.contract(), pick.question
     waits = pick.ended is None and asked.pair is None
     groups = []
-    if waits and asked.prompt not in has:
+    if waits and asked.prompt not in has.exclude:
         groups = [contract.GroupShown(prompt=asked.prompt, text=asked.text, pictures=_shown(pick))]
     return contract.GroupsReply(groups=groups, waiting=int(waits))
 
 
-def _statistics(pick: Pick, annotator: str, has: list[int]) -> Any:
+def _statistics(pick: Pick, _: Any, annotator: str) -> Any:
     contract = judging.contract()
     return contract.statistics(workspace.store(), contract.StatisticsRequest(dataset=pick.question.dataset), annotator)
 

@@ -13,6 +13,8 @@ const wanted = new Set(); // keys that the person asked to see here
 const aside = new Set(); // keys that the person put aside
 let overlay = null;
 let bar = null;
+let known = false; // whether the server was asked what waits
+let news = 0; // events that were heard
 
 app.registerExtension({
   name: "MaPO.Pick",
@@ -22,6 +24,7 @@ app.registerExtension({
     document.head.append(sheet);
     await loadWords().catch(() => {}); // their names are shown then
     hear("mapo.pick", (pick) => {
+      news += 1;
       sort(pick, pick.page !== pageId());
       show();
     });
@@ -33,18 +36,19 @@ app.registerExtension({
   },
 });
 
-let known = false;
-
 /** Asks which picks wait: a page that was loaded again, or was away, has heard of none. */
 async function look() {
   const page = pageId();
   if (!page) return;
   known = true;
+  const before = news;
   const reply = await ask(`/mapo/picks?${new URLSearchParams({ page })}`).catch(() => null);
   if (!reply) {
     known = false;
     return;
   }
+  // What was heard meanwhile is newer than the reply, which would take it away.
+  if (news !== before) return look();
   mine.clear();
   offered.clear();
   for (const pick of reply.picks) sort(pick, pick.gone);
@@ -59,6 +63,7 @@ function sort(pick, gone) {
 }
 
 function ended({ key, how }) {
+  news += 1;
   const open = overlay?.pick.key === key ? overlay : null;
   for (const kept of [mine, offered, wanted, aside]) kept.delete(key);
   if (open) {

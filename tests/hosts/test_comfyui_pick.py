@@ -336,3 +336,12 @@ def test_a_pick_that_is_not_known_is_not_there(server: RunningComfyUI):
             {"Content-Type": "application/json"},
         )
         assert (status, "not known" in said.decode()) == (404, True)
+
+
+def test_a_pick_that_waits_does_not_keep_comfyui_from_ending(new_comfyui):
+    server = new_comfyui()
+    with server.listen("picks-end") as page:
+        server.get("/mapo/picks", page=page.name)
+        asked(page, server.queue(picking(*COLOURS[:2], name="end"), page.name), "end")
+    server.stop()
+    assert "Stopped server" in server.log()  # by itself: who is killed says nothing
