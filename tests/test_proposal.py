@@ -13,6 +13,7 @@ from mapo_studio.trainer.errors import UserError
 from mapo_studio.trainer.preferences.collecting import create_dataset
 from mapo_studio.trainer.preferences.database import open_store
 from mapo_studio.trainer.preferences.pairs import Pair, PairSet, position_of
+from mapo_studio.trainer.presets import apply, preset_named
 from mapo_studio.trainer.proposal import free_name, needs, propose
 from mapo_studio.trainer.runs import Run
 
@@ -152,6 +153,18 @@ def test_the_time_is_that_of_an_earlier_run_on_the_same_base(store, judged):
     assert "Time: about 1 min 40 s, at the pace of cats-1." in needs(store, later).takes
     twice = later.model_copy(update={"training": later.training.model_copy(update={"batch_size": 16})})
     assert "Time: about 3 min 20 s, at the pace of cats-1." in needs(store, twice).takes
+
+
+def test_what_is_said_of_memory_is_what_the_settings_are(store, judged):
+    judged(many(200))
+    config = propose(store, "cats", "someone/some-model")
+    assert any(
+        line.endswith("one pair at a time, activations recomputed on a GPU.") for line in needs(store, config).takes
+    )
+    wide = apply(config, preset_named("16 GB"))
+    assert any(line.endswith("4 pairs at a time, activations recomputed.") for line in needs(store, wide).takes)
+    kept = apply(config, preset_named("32 GB"))
+    assert any(line.endswith("one pair at a time, activations kept.") for line in needs(store, kept).takes)
 
 
 @pytest.mark.parametrize(

@@ -47,13 +47,6 @@ def pick_precision(wanted: str, device: torch.device) -> str:
     return "bfloat16"
 
 
-def memory_of(device: torch.device) -> int | None:
-    """Bytes of memory on `device`, used or not; None for a CPU, which shares the machine's."""
-    if device.type in ("cuda", "xpu"):
-        return int(getattr(torch, device.type).get_device_properties(device).total_memory)
-    return int(torch.mps.recommended_max_memory()) if device.type == "mps" else None
-
-
 def release_memory(device: torch.device) -> None:
     """Give cached blocks back to the device after a model was dropped."""
     import gc

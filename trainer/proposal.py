@@ -197,9 +197,11 @@ def _takes(config: RunConfig, pairs: PairSet | None, room: int, earlier: Summary
     if room:
         yield f"Disk: about {_bytes(room)}{'' if earlier else ', and room for the LoRA and its state'}."
     if config.base != TINY:
+        at_once = "one pair" if training.batch_size == 1 else f"{training.batch_size} pairs"
+        activations = {"on": "recomputed", "off": "kept", "auto": "recomputed on a GPU"}
         yield (
-            "Memory: not known without trying; `mapo plan` takes a few steps and tells. The settings are the sparing "
-            "ones: one pair at a time, activations recomputed on a GPU."
+            "Memory: not known without trying; `mapo plan` takes a few steps and tells. The settings: "
+            f"{at_once} at a time, activations {activations[training.gradient_checkpointing]}."
         )
     if _is_single_file(config.base) and not config.tokenizers and not _has_cached():
         yield f"The tokenizer {CLIP_REPO} is fetched once from the Hugging Face hub."
