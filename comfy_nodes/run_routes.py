@@ -71,8 +71,13 @@ def tell_of_sharing(graph: dict[str, Any]) -> None:
         return
 
     def look() -> None:
-        folder = workspace.workspace()
-        if name := sharing.training_beside(folder, _machine()):
+        from ..trainer.errors import UserError
+
+        try:
+            name = sharing.training_beside(workspace.workspace(), _machine())
+        except UserError:  # a workspace or a run that cannot be read is told of where somebody looks at it
+            return
+        if name:
             said = (
                 f"{name} is being trained on the card that ComfyUI paints with. Both need its memory: until it has "
                 "ended, painting may take long or fail."
