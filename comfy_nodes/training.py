@@ -76,7 +76,7 @@ def moment(run: Run, status: Status) -> Moment:
 
 
 def ended(run: Run, ending: Ending) -> str:
-    """What became of a run that did not finish, what of it is kept where, and what to do."""
+    """What became of a run that did not finish in time, what of it is kept where, and what to do."""
     status = ending.status
     again = "Queue again to go on from there."
     if status.phase == "stopped":
@@ -86,6 +86,8 @@ def ended(run: Run, ending: Ending) -> str:
             f"{run.name} was stopped at step {status.step} of {status.steps}. What it learned so far is saved in "
             f"{run.lora_file}. {again}"
         )
+    if status.phase == "finished":
+        return f"{run.name} had finished by then. Its LoRA is {run.lora_file}. Queue again to use it."
     if status.phase == "died":
         saved = _saved(run)
         kept = f"It was saved at step {saved}. {again}" if saved else "Queue again to begin anew."

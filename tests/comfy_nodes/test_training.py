@@ -141,6 +141,12 @@ def test_one_that_does_not_save_in_time_is_ended(run):
     assert (ending.status.phase, process.killed) == ("died", True)
 
 
+def test_one_that_finishes_while_it_is_asked_to_stop_is_not_lost(run):
+    ending = training.watch(begun(run), Watcher(says(run, "finished", step=40), interruptions=[True]))
+    assert (ending.status.phase, ending.given_up) == ("finished", True)
+    assert "had finished by then" in training.ended(run, ending)
+
+
 def test_one_that_was_found_at_work_is_not_waited_for_beyond_the_grace(run):
     run.log("started", steps=40)
     ending = training.watch(Begun(run, "at work"), Watcher(interruptions=[True]), grace=-1)
