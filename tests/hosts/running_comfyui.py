@@ -76,7 +76,7 @@ class RunningComfyUI:
         return self.folder / "custom_nodes" / PACK
 
     def start(self) -> RunningComfyUI:
-        """Returns when it answers. Raises Failed, with the end of its log, if it does not within two minutes."""
+        """Returns when it answers. Raises Failed, with the end of its log, if it does not within five minutes."""
         if not self.pack.exists():
             # A copy: what is edited meanwhile does not reach a server that runs, and what it writes is seen.
             shutil.copytree(REPOSITORY, self.pack, ignore=shutil.ignore_patterns(*NOT_CLONED))
@@ -85,7 +85,7 @@ class RunningComfyUI:
             self._process = subprocess.Popen(
                 [
                     *(self.python, "main.py", "--cpu", "--base-directory", self.folder, "--port", str(self.port)),
-                    *("--database-url", "sqlite:///:memory:", *self._arguments),
+                    *("--database-url", f"sqlite:///{self.folder / 'comfyui.db'}", *self._arguments),
                 ],
                 cwd=self.comfyui,
                 env={
@@ -100,7 +100,7 @@ class RunningComfyUI:
                 stderr=subprocess.STDOUT,
                 preexec_fn=_die_with_parent if sys.platform == "linux" else None,
             )
-        until = time.monotonic() + 120
+        until = time.monotonic() + 300
         while time.monotonic() < until and self._process.poll() is None:
             if self._answers():
                 return self

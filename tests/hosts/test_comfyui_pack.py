@@ -70,6 +70,7 @@ def test_every_node_is_there_and_explains_all_that_it_takes_and_gives(server):
         assert [key for key, said in inputs if len(said) < 2 or not said[1].get("tooltip")] == [], name
         assert len(one["output_tooltips"]) == len(one["output"])
         assert all(one["output_tooltips"]), name
+        assert not set(one["output_name"]) & set(one["output"]), f"{name}: an output is called by its type only"
         assert one["category"] == "MaPO"
         assert one["display_name"].startswith("MaPO ")
         assert one["description"]
