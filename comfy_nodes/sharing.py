@@ -111,7 +111,8 @@ def hold_line(workspace: Path, is_painting: Callable[[], bool], free: Callable[[
                 free()
         except Exception as error:
             log.exception("MaPO: ComfyUI's place in the line of trainings was lost")
-            trouble.append(error)
+            if not taken.is_set():
+                trouble.append(error)
         finally:
             taken.set()
 
