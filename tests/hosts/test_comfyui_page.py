@@ -249,12 +249,12 @@ def test_a_training_is_begun_and_watched_and_its_lora_is_in_the_list_without_a_r
     page.wait_for_function(f"(name) => {names}.includes(name)", arg=lora)
     card.get_by_role("button", name="Insert").click()
     wait_until(lambda: len(nodes(page, "MaPOLoadLoRA")) == 2)
+    shot(page, "comfyui-train")
     page.keyboard.press("Alt+l")
     wait_until(lambda: len(nodes(page, "MaPOLoadLoRA")) == 3)
     chosen = nodes(page, "MaPOLoadLoRA")[1:]
     assert [node["widgets"]["lora_name"] for node in chosen] == [lora, lora]
     assert [node["selected"] for node in chosen] == [False, True]
-    shot(page, "comfyui-train")
 
 
 def test_a_run_begun_elsewhere_shows_and_is_stopped_and_its_lora_put_into_comfyui(
@@ -331,3 +331,18 @@ def test_every_node_is_described_in_chinese(server: RunningComfyUI):
         parts = [said, *said["inputs"].values(), *said["outputs"].values()]
         texts = [part.get(key, "") for part in parts[1:] for key in ("name", "tooltip")]
         assert [text for text in [said["display_name"], said["description"], *texts] if not text.strip()] == [], name
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "MaPO%20Studio%20v1.0/..%2F..%2F__init__.py",
+        "MaPO%20Studio%20v1.0/..%2Fhost.py",
+        "MaPO%20Studio%20v1.0/%2Fetc%2Fpasswd",
+        "MaPO%20Studio%20v1.0/docs",
+        "another%20pack/mapo.js",
+    ],
+)
+def test_nothing_but_the_files_of_the_page_is_served_beside_comfyuis_own(server: RunningComfyUI, path: str):
+    assert server.request("GET", "/extensions/MaPO%20Studio%20v1.0/mapo.js")[0] == 200
+    assert server.request("GET", f"/extensions/{path}")[0] == 404
