@@ -54,7 +54,7 @@ words = [clip.encode_from_tokens_scheduled(clip.tokenize(text)) for text in ("a 
 
 
 def sampled(model: Any, said: dict[str, Any], positive: Any) -> torch.Tensor:
-    noise = torch.randn(1, 4, 16, 16, generator=torch.Generator().manual_seed(5))
+    noise = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(5))
     how = (said["sampler"], said["scheduler"], positive, words[1], torch.zeros_like(noise))
     return comfy.sample.sample(
         model, noise, said["steps"], 4.0, *how, denoise=said.get("denoise", 1.0), start_step=said.get("start"),
