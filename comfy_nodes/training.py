@@ -120,8 +120,13 @@ def _status(begun: Begun) -> Status:
 
 
 def _stopping(begun: Begun, host: Host, status: Status, grace: float) -> Status:
+    from ..trainer import jobs
+
+    def is_there() -> bool:  # also after its last event: who goes on at once must find it gone
+        return begun.process.poll() is None if begun.process else jobs.is_alive(begun.run)
+
     until = time.monotonic() + grace
-    while status.phase not in _ENDED or (begun.process and begun.process.poll() is None):
+    while status.phase not in _ENDED or is_there():
         impatient = host.interrupted() or time.monotonic() > until
         if impatient and begun.process is None:
             return status  # it was found at work: it ends by itself, at the next step

@@ -142,7 +142,13 @@ def test_one_that_does_not_save_in_time_is_ended(run):
 
 
 def test_one_that_finishes_while_it_is_asked_to_stop_is_not_lost(run):
-    ending = training.watch(begun(run), Watcher(says(run, "finished", step=40), interruptions=[True]))
+    process = Process()
+
+    def finish():
+        run.log("finished", step=40)
+        process.gone = True
+
+    ending = training.watch(begun(run, process), Watcher(finish, interruptions=[True]))
     assert (ending.status.phase, ending.given_up) == ("finished", True)
     assert "had finished by then" in training.ended(run, ending)
 
@@ -153,6 +159,14 @@ def test_one_that_was_found_at_work_is_not_waited_for_beyond_the_grace(run):
     assert ending.given_up
     assert run.stop_file.exists()
     assert "still saving" in training.ended(run, ending)
+
+
+def test_one_that_was_found_at_work_is_gone_when_it_is_said_to_be_stopped(run, monkeypatch):
+    left = []
+    monkeypatch.setattr(jobs, "is_alive", lambda run: not left)
+    watcher = Watcher(says(run, "stopped", step=0), lambda: left.append(True), interruptions=[True])
+    assert training.watch(Begun(run, "at work"), watcher).status.phase == "stopped"
+    assert left
 
 
 def test_one_stopped_from_elsewhere_is_no_failure(run):
