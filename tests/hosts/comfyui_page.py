@@ -74,9 +74,10 @@ def sidebar(page: Page, view: str = "Judge") -> Locator:
     tab = page.locator(".mapo-sidebar")
     if not tab.count():
         page.locator(".mapo-tab-button").click()
+    filled = tab.locator(".mapo-full, .mapo-empty").locator("visible=true").first
+    expect(filled).to_be_visible()
     if tab.get_by_role("tab", name=view).is_visible():
         tab.get_by_role("tab", name=view).click()
-    expect(tab).to_be_visible()
     return tab
 
 
