@@ -61,7 +61,8 @@ def in_words(name: str, now: Statistics) -> str:
     """How far the judging is, how sure the answers are, and what is trained on, a line each."""
     lines = [
         f"{name}: {now.sentence}",
-        f"{counted(now.pairs, 'pair')} of {counted(now.prompts, 'prompt')}; {now.judged} judged by you, {now.waiting} waiting",
+        f"{counted(now.pairs, 'pair')} of {counted(now.prompts, 'prompt')}; "
+        f"{now.judged} judged by you, {now.waiting} waiting",
         f"{now.trainable} with a preference: {now.trainable - now.held_out_pairs} to train on, "
         f"{now.held_out_pairs} kept aside to measure with",
         f"{now.ties} ties, {now.both_bad} times both bad, {now.skips} skipped",
