@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
 
-from . import bases, host, installing, judging, replies, sharing, watching, workspace
+from . import bases, host, installing, judging, machine, replies, sharing, watching, workspace
 from .run_list import RunList
 
 if TYPE_CHECKING:
@@ -41,9 +41,9 @@ async def state(request: web.Request) -> web.StreamResponse:
         from ..trainer.presets import preset_for, presets
 
         try:
-            place = _place(request)
+            place = machine.place(request)
         except UserError:  # a device that is not there is told of where one is needed
-            place = sharing.place_of(_machine())
+            place = sharing.place_of(machine.machine())
         preset = preset_for(place.memory)
         return {
             "workspace": str(workspace.workspace()),
@@ -74,7 +74,7 @@ def tell_of_sharing(graph: dict[str, Any]) -> None:
         from ..trainer.errors import UserError
 
         try:
-            name = sharing.training_beside(workspace.workspace(), _machine())
+            name = sharing.training_beside(workspace.workspace(), machine.machine())
         except UserError:  # a workspace or a run that cannot be read is told of where somebody looks at it
             return
         if name:
@@ -97,7 +97,7 @@ def _asked_for(answer: Callable[[RunConfig, str, sharing.Place], Any]) -> replie
             from .run_requests import TrainingAsked
             from .training_inputs import Asked, config_of
 
-            asked, place = TrainingAsked.model_validate_json(said), _place(request)
+            asked, place = TrainingAsked.model_validate_json(said), machine.place(request)
             base = bases.path_of(asked.checkpoint)
             config = config_of(
                 workspace.store(),
@@ -165,7 +165,7 @@ def _resume(run: Run) -> dict[str, Any]:
 
     if jobs.status(run).phase not in ("stopped", "failed", "died"):
         raise UserError(f"{run.name} is at work already, or finished")
-    shared = sharing.uses(_machine(), run.config().training.device)
+    shared = sharing.uses(machine.machine(), run.config().training.device)
     waits = _make_room() if shared else _what_waits(frozenset())
     watching.unattend(run)
     jobs.resume(run)
@@ -219,12 +219,3 @@ def _datasets(person: str) -> list[dict[str, Any]]:
     with workspace.store().reading() as session:
         said = [(one.name, statistics_of(session, one, person)) for one in list_datasets(session)]
     return [{"name": name, "judged": now.judged, "pairs": now.pairs, "waiting": now.waiting} for name, now in said]
-
-
-def _place(request: web.Request) -> sharing.Place:
-    said = str(host.settings(request).get("MaPO.TrainingDevice") or "").strip()
-    return sharing.place_of(_machine(), "" if said == "automatic" else said)
-
-
-def _machine() -> sharing.Machine:
-    return sharing.Machine(host.own_device(), host.cards())

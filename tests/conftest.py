@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 
 # The models here are too small to share out: a second thread mostly waits, for minutes where another process is busy.
 torch.set_num_threads(1)
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # the same for every process that a test starts
 
 CONFIGS = Path(__file__).parents[1] / "trainer" / "families" / "configs"
 FEW_BLOCKS = {

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from comfy_api.latest import io, ui
 from PIL import Image
 
-from .. import bases, choices, host, installing, pictures, sharing, training, watching, workspace
+from .. import bases, choices, host, installing, machine, pictures, training, watching, workspace
 from ..trained import trained
 from ..training_inputs import AUTOMATIC, Asked, config_of
 
@@ -75,7 +75,7 @@ class TrainLoRA(io.ComfyNode):
     ) -> io.NodeOutput:
         from ...trainer.same_training import begin
 
-        base, place = bases.path_of(checkpoint), sharing.place_of(*_machine_and_device())
+        base, place = bases.path_of(checkpoint), machine.place()
         asked = Asked(
             dataset=dataset,
             base=base,
@@ -162,12 +162,6 @@ def _answer(node_class: type[io.ComfyNode], begun: Begun, node: _OnNode) -> io.N
     chart, samples = pictures.image([result.chart]), pictures.image([result.samples])
     shown = ui.PreviewImage(samples, cls=node_class).as_dict()
     return io.NodeOutput(str(lora), chart, samples, result.report, ui={**shown, "text": (line,)})
-
-
-def _machine_and_device() -> tuple[sharing.Machine, str]:
-    """What there is to train on, and the device of the settings."""
-    said = str(host.settings().get("MaPO.TrainingDevice") or "").strip()
-    return sharing.Machine(host.own_device(), host.cards()), "" if said == "automatic" else said
 
 
 def _judged(dataset: str | None) -> str:

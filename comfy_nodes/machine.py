@@ -1,0 +1,18 @@
+"""What is there to train on, and which of it do the settings name?"""
+
+from __future__ import annotations
+
+from aiohttp import web
+
+from . import host, sharing
+
+
+def machine() -> sharing.Machine:
+    """What ComfyUI computes on, and every card."""
+    return sharing.Machine(host.own_device(), host.cards())
+
+
+def place(request: web.Request | None = None) -> sharing.Place:
+    """Where is trained for who asks; without a request, for the default user. Raises UserError as `place_of`."""
+    said = str(host.settings(request).get("MaPO.TrainingDevice") or "").strip()
+    return sharing.place_of(machine(), "" if said == "automatic" else said)
