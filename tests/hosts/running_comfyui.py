@@ -28,7 +28,7 @@ from websockets.sync.client import connect
 REPOSITORY = Path(__file__).parents[2]
 PACK = "MaPO Studio v1.0"
 """The folder that our pack is cloned into: no name that Python could import."""
-NOT_CLONED = (".*", "__pycache__", "*.egg-info", "tests", "benchmarks", "docs", "workspace", "shared", "build", "dist")
+NOT_CLONED = ("__pycache__", "tests", "benchmarks", "docs", "workspace", "shared", "build", "dist")
 TINY_PACK = Path(__file__).with_name("tiny_pack")
 
 Prompt = dict[str, Any]
@@ -79,7 +79,7 @@ class RunningComfyUI:
         """Returns when it answers. Raises Failed, with the end of its log, if it does not within five minutes."""
         if not self.pack.exists():
             # A copy: what is edited meanwhile does not reach a server that runs, and what it writes is seen.
-            shutil.copytree(REPOSITORY, self.pack, ignore=shutil.ignore_patterns(*NOT_CLONED))
+            shutil.copytree(REPOSITORY, self.pack, ignore=_not_cloned)
             (self.folder / "custom_nodes" / "tiny_pack").symlink_to(TINY_PACK)
         with self.log_file.open("ab") as log:
             self._process = subprocess.Popen(
@@ -254,6 +254,12 @@ class Page:
         """Drop what came so far, so that `wait_for` waits for something new."""
         with self._news:
             self.messages.clear()
+
+
+def _not_cloned(folder: str, names: list[str]) -> list[str]:
+    if Path(folder) == REPOSITORY:
+        return [name for name in names if name in NOT_CLONED or name.startswith(".") or name.endswith(".egg-info")]
+    return ["__pycache__"]
 
 
 def _free_port() -> int:
