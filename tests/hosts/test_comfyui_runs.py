@@ -18,6 +18,7 @@ from mapo_studio.trainer.demo.recipe import recipe
 from mapo_studio.trainer.preferences.database import open_store
 from mapo_studio.trainer.preferences.importing import import_pairs
 from mapo_studio.trainer.runs import Run
+from mapo_studio.trainer.turns import line_of
 
 pytestmark = pytest.mark.slow
 
@@ -193,6 +194,7 @@ def test_the_event_loop_never_waits_for_a_training(server, judged, page):
 
 
 def test_a_training_waits_until_comfyui_has_painted_what_is_in_its_queue(server, judged, page):
+    until(lambda: not line_of(server.workspace))  # the pairs are rated after the last test's training
     queued = [server.queue(shown("a red circle at the top left", seed=seed, steps=200)) for seed in range(91, 93)]
     began = begin(server, steps=2)
     assert began["waits"] == (
