@@ -1,6 +1,7 @@
 // The judging element, the one that the studio shows, made when it is first wanted.
 
 import { address } from "./server.js";
+import { language } from "./words.js";
 
 // ComfyUI marks its dark themes; an element of ours shows itself as it does.
 const DARK = "dark-theme";
@@ -13,7 +14,7 @@ export async function judgeElement(attributes) {
   await loading;
   watchTheme();
   const element = document.createElement("mapo-judge");
-  const given = { api: address("/mapo/api"), keys: "inside", ...attributes };
+  const given = { api: address("/mapo/api"), keys: "inside", lang: language(), ...attributes };
   for (const [name, value] of Object.entries(given)) if (value !== null) element.setAttribute(name, value);
   showTheme(element);
   return element;

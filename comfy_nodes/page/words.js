@@ -9,10 +9,14 @@ let languages = [];
 /** Load them; once is enough, before `word` is used. */
 export function loadWords() {
   loading ??= fetch(address("/i18n")).then((response) => response.json()).then((all) => {
-    const language = app.extensionManager?.setting?.get("Comfy.Locale") ?? "en";
-    languages = [all[language], all.en].filter(Boolean);
+    languages = [all[language()], all.en].filter(Boolean);
   });
   return loading;
+}
+
+/** The one that ComfyUI's settings name, as "zh". */
+export function language() {
+  return app.extensionManager?.setting?.get("Comfy.Locale") ?? "en";
 }
 
 /** The text of that key, its {names} replaced. A key that is in no language is shown as it is: a mistake to be seen. */

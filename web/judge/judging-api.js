@@ -1,5 +1,7 @@
 // How does the element speak to a server? JSON over HTTP, as trainer/preferences/contract.py says it.
 
+import { inWords } from "./words.js";
+
 const PATIENCE = 20000; // ms; a server that takes longer is asked again
 
 /**
@@ -92,11 +94,11 @@ function post(body, signal) {
 async function explained(reply) {
   if (reply.status === 401 || reply.status === 403) return new JudgingError("signed_out", "Please sign in again.");
   if (reply.status >= 500 || [408, 425, 429].includes(reply.status)) {
-    return new JudgingError("away", `The server is in trouble (${reply.status}).`);
+    return new JudgingError("away", inWords("The server is in trouble ({status}).", reply));
   }
   const body = await reply.json().catch(() => null);
   if (typeof body?.error === "string") return new JudgingError("refused", body.error);
   // A route that is not there has no sentence: the studio is starting, or something else listens there now.
   if (reply.status === 404 || reply.status === 405) return new JudgingError("away", "MaPO is not there.");
-  return new JudgingError("refused", `The server cannot read this (${reply.status}).`);
+  return new JudgingError("refused", inWords("The server cannot read this ({status}).", reply));
 }

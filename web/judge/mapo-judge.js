@@ -5,6 +5,7 @@
 //   dataset  whose pairs are judged
 //   order    "spread" (default) or "useful": those first that teach most
 //   view     "pairs" (default) or "rank": up to four pictures of a prompt, nine if the server gives more
+//   lang     as in HTML: "zh", else English
 //   theme    "light"; dark without it. Colours and font: the --mapo-* of look.js; height: --mapo-judge-height
 //   keys     "inside": only while pointer or focus is in the element, for hosts whose own keys must keep working
 // Slot "empty": what is shown when nothing is left to judge.
@@ -21,6 +22,7 @@ import { PictureStage } from "./picture-stage.js";
 import { RankView } from "./rank-view.js";
 import { Surroundings } from "./surroundings.js";
 import { SubmissionHistory } from "./submission-history.js";
+import { inWords, speak } from "./words.js";
 
 const SETTLING = 200; // ms in which a click on a new pair can only be the second half of a double click
 const STATISTICS_EVERY = 1500; // ms at most
@@ -28,7 +30,7 @@ const LOOK_AGAIN = 5000; // ms, while there is nothing to judge
 const GONE = 1000; // ms out of the document after which an element has not just been moved
 
 class MapoJudge extends HTMLElement {
-  static observedAttributes = ["api", "dataset", "order", "view"];
+  static observedAttributes = ["api", "dataset", "order", "view", "lang"];
 
   #around;
   #stage = new PictureStage((index, clearly, at) => this.#choose(index, clearly, at));
@@ -140,11 +142,13 @@ class MapoJudge extends HTMLElement {
   }
 
   #begin() {
-    const [api, dataset, order, kind] = MapoJudge.observedAttributes.map((name) => this.getAttribute(name) ?? "");
-    const settings = JSON.stringify([api, dataset, order, kind]);
+    const [api, dataset, order, kind, language] = MapoJudge.observedAttributes.map((name) => this.getAttribute(name) ?? "");
+    const settings = JSON.stringify([api, dataset, order, kind, language]);
     if (!this.isConnected || !this.#seen || settings === this.#settings) return;
     this.#end();
     this.#settings = settings;
+    speak(language);
+    this.#around.label();
     const View = kind === "rank" ? RankView : PairView;
     this.#view = new View(this.#stage, (answer) => this.#submit(answer), () => this.#around.legend(this.#view.legend));
     this.#around.legend(this.#view.legend);
@@ -246,14 +250,14 @@ class MapoJudge extends HTMLElement {
     this.#around.prompt("");
     if (state === "empty") this.#around.empty();
     else if (state === "refused") this.#around.notice(trouble, "Try again");
-    else if (state === "away") this.#around.notice(`${trouble} Asking again by itself.`, "Ask now");
+    else if (state === "away") this.#around.notice(inWords("{trouble} Asking again by itself.", { trouble: inWords(trouble) }), "Ask now");
     else this.#around.notice("Waiting for the next pictures", null, "late");
     if (state === "empty") this.#tell("mapo-empty");
     if (state === "refused") this.#tell("mapo-error", trouble);
   }
 
   #heard(event) {
-    if (event.type === "refused") this.#around.refused(`An answer was not taken: ${event.detail}`);
+    if (event.type === "refused") this.#around.refused(inWords("An answer was not taken: {why}", { why: event.detail }));
     if (event.type === "sent") {
       if (this.#feed.state === "away") this.#feed.again();
       this.#soon(() => this.#askStatistics());

@@ -1,5 +1,7 @@
 // What does a press say about two pictures?
 
+import { inWords } from "./words.js";
+
 const SAID = {
   left: "Left",
   right: "Right",
@@ -51,7 +53,7 @@ export class PairView {
 
   show(item) {
     this.#item = item;
-    this.#stage.show(item.pictures, item.images, ["left picture", "right picture"], ["←", "→"]);
+    this.#stage.show(item.pictures, item.images, [inWords("left picture"), inWords("right picture")], ["←", "→"]);
   }
 
   knows(name) {

@@ -3,6 +3,8 @@
 // Zoom and pan are kept as fractions of a frame and apply to all pictures at once, so that the same detail of each is
 // in sight, whatever their sizes. Pointing calls choose(index, clearly).
 
+import { inWords } from "./words.js";
+
 const CLOSEST = 12; // times
 const STEP = 1.5; // times, for one press or one notch of a wheel
 const LONG_PRESS = 500; // ms
@@ -62,7 +64,7 @@ export class PictureStage {
     frames.forEach((frame, index) => {
       images[index].alt = names[index];
       frame.picture.style.setProperty("--ratio", String(pictures[index].width / pictures[index].height));
-      frame.picture.setAttribute("aria-label", `${names[index]} is better`);
+      frame.picture.setAttribute("aria-label", inWords("{name} is better", { name: names[index] }));
       frame.shown.replaceChildren(images[index]);
       frame.badge.textContent = "";
     });

@@ -1,5 +1,7 @@
 // What does a press say about up to nine pictures of a prompt: which is best, or the whole order?
 
+import { inWords } from "./words.js";
+
 const SIZE = 4; // of what is asked for; a server that has one group only may give more
 const PLACES = ["", "1st", "2nd", "3rd", "4th", "5th", "6th", "7th", "8th", "9th"];
 const REMEMBERED = "mapo-judge:full-order";
@@ -27,7 +29,9 @@ export class RankView {
   get legend() {
     const pictures = this.#item?.pictures ?? [];
     const picks = pictures.map((_, index) => {
-      const aloud = this.#full ? `Picture ${index + 1} comes next` : `Picture ${index + 1} is the best`;
+      const aloud = inWords(this.#full ? "Picture {number} comes next" : "Picture {number} is the best", {
+        number: index + 1,
+      });
       // Five and more need the space for their numbers.
       const says = pictures.length > SIZE ? "" : this.#full ? "next" : "best";
       return { keys: String(index + 1), says, aloud, name: `pick${index + 1}` };
@@ -58,7 +62,7 @@ export class RankView {
     this.#item = item;
     this.#picked = [];
     const numbers = item.pictures.map((_, index) => String(index + 1));
-    const names = numbers.map((number) => `picture ${number}`);
+    const names = numbers.map((number) => inWords("picture {number}", { number }));
     this.#stage.show(item.pictures, item.images, names, numbers);
     this.#marks();
     if (before !== item.pictures.length) this.#changed();
@@ -81,7 +85,7 @@ export class RankView {
     if (index >= this.#item.pictures.length) return true;
     if (!this.#full) {
       this.#stage.glow([index], "clearly");
-      return this.#say(this.#tiers([index]), `Picture ${index + 1} is the best`);
+      return this.#say(this.#tiers([index]), inWords("Picture {number} is the best", { number: index + 1 }));
     }
     // Once more on the last one that was picked: the order is done.
     if (this.#picked.at(-1) === index) return this.#confirm();
@@ -134,7 +138,7 @@ export class RankView {
   #marks() {
     this.#item.pictures.forEach((_, index) => {
       const place = this.#picked.indexOf(index) + 1;
-      const word = this.#full ? PLACES[place] : "";
+      const word = this.#full ? inWords(PLACES[place]) : "";
       this.#stage.mark(index, word);
     });
   }

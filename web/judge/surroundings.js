@@ -1,5 +1,7 @@
 // What stands around the pictures: prompt, keys, counts, and what a person must know while there is no picture.
 
+import { inWords } from "./words.js";
+
 const REFUSAL_STAYS = 12000; // ms
 
 export class Surroundings {
@@ -20,14 +22,11 @@ export class Surroundings {
     for (const name of ["sentence", "status"]) parts[name] = part(name, "span");
     this.#parts = parts;
     this.#paragraph = document.createElement("p");
-    parts.more = this.#button("more", "more", () => this.#open());
+    parts.more = this.#button("more", "", () => this.#open());
     parts.slot = Object.assign(document.createElement("slot"), { name: "empty" });
-    parts.slot.textContent = "Nothing is left to judge here. New pairs show up by themselves.";
     parts.judge.tabIndex = -1;
     parts.judge.setAttribute("role", "group");
-    parts.judge.setAttribute("aria-label", "Judge pictures");
     parts.legend.setAttribute("role", "toolbar");
-    parts.legend.setAttribute("aria-label", "Answers and their keys");
     parts.aloud.setAttribute("aria-live", "polite");
     parts.status.setAttribute("role", "status");
 
@@ -51,15 +50,24 @@ export class Surroundings {
     return this.#parts.judge;
   }
 
+  /** Say what always stands here, in the language that is spoken now. */
+  label() {
+    const { slot, judge, legend, more } = this.#parts;
+    slot.textContent = inWords("Nothing is left to judge here. New pairs show up by themselves.");
+    judge.setAttribute("aria-label", inWords("Judge pictures"));
+    legend.setAttribute("aria-label", inWords("Answers and their keys"));
+    more.textContent = inWords("more");
+  }
+
   /** Of a view: groups of {keys, says, aloud, name, clearly}. */
   legend(groups) {
     const made = groups.map((group) => {
       const buttons = group.map(({ keys, says, aloud, name, clearly = false }) => {
-        const button = this.#button("", says, () => this.#act.press({ name, clearly }));
+        const button = this.#button("", inWords(says), () => this.#act.press({ name, clearly }));
         const cap = Object.assign(document.createElement("kbd"), { textContent: keys });
         button.prepend(cap);
-        button.setAttribute("aria-label", aloud);
-        button.title = aloud;
+        button.title = inWords(aloud);
+        button.setAttribute("aria-label", button.title);
         return button;
       });
       const row = document.createElement("div");
@@ -72,7 +80,7 @@ export class Surroundings {
   prompt(text) {
     this.#paragraph.textContent = text;
     this.#parts.prompt.classList.remove("open");
-    this.#parts.more.textContent = "more";
+    this.#parts.more.textContent = inWords("more");
     requestAnimationFrame(() => this.#clamp());
   }
 
@@ -81,8 +89,8 @@ export class Surroundings {
     const { notice } = this.#parts;
     notice.hidden = sentence === null;
     notice.className = `notice ${how}`;
-    const words = Object.assign(document.createElement("p"), { textContent: sentence ?? "" });
-    const button = again ? [this.#button("again", again, () => this.#act.again())] : [];
+    const words = Object.assign(document.createElement("p"), { textContent: inWords(sentence ?? "") });
+    const button = again ? [this.#button("again", inWords(again), () => this.#act.again())] : [];
     notice.replaceChildren(words, ...button);
   }
 
@@ -93,8 +101,8 @@ export class Surroundings {
 
   counts({ judged, waiting }) {
     const [first, second] = [document.createElement("span"), document.createElement("span")];
-    first.append(bold(judged), " judged");
-    second.append(bold(waiting), " to go");
+    first.append(bold(judged), ` ${inWords("judged")}`);
+    second.append(bold(waiting), ` ${inWords("to go")}`);
     this.#parts.counts.replaceChildren(first, second);
   }
 
@@ -105,14 +113,15 @@ export class Surroundings {
 
   /** unsent: answers that wait here; trouble: why, or null. */
   queue(unsent, trouble) {
-    const kept = unsent === 1 ? "1 answer is kept here" : `${unsent} answers are kept here`;
-    this.#queued = trouble && unsent ? `${trouble} ${kept}.` : "";
+    const count = unsent.toLocaleString("en");
+    const kept = inWords(unsent === 1 ? "1 answer is kept here" : "{count} answers are kept here", { count });
+    this.#queued = trouble && unsent ? inWords("{trouble} {kept}.", { trouble: inWords(trouble), kept }) : "";
     if (!this.#refusal) this.#status(this.#queued, false);
   }
 
   refused(sentence) {
     clearTimeout(this.#refusal);
-    this.#status(sentence, true);
+    this.#status(inWords(sentence), true);
     this.#refusal = setTimeout(() => {
       this.#refusal = null;
       this.#status(this.#queued, false);
@@ -125,7 +134,7 @@ export class Surroundings {
   }
 
   aloud(words) {
-    this.#parts.aloud.textContent = words;
+    this.#parts.aloud.textContent = inWords(words);
   }
 
   clear() {
@@ -143,7 +152,7 @@ export class Surroundings {
 
   #open() {
     const open = this.#parts.prompt.classList.toggle("open");
-    this.#parts.more.textContent = open ? "less" : "more";
+    this.#parts.more.textContent = inWords(open ? "less" : "more");
   }
 
   #clamp() {
