@@ -1,20 +1,25 @@
-"""What several tests need: UNets, small ones that compute and real ones that only have shapes."""
+"""What several tests need: UNets, small ones that compute and real ones that only have shapes; a browser."""
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import torch
 from diffusers import UNet2DConditionModel
+from mapo_studio.tests.system_packages import needed
+from playwright.sync_api import Browser, expect, sync_playwright
 from torch import Tensor, nn
 
 # The models here are too small to share out: a second thread mostly waits, for minutes where another process is busy.
 torch.set_num_threads(1)
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # the same for every process that a test starts
+
+# A busy machine is slow, not wrong. What must be quick measures the time itself.
+expect.set_options(timeout=20_000)
 
 CONFIGS = Path(__file__).parents[1] / "trainer" / "families" / "configs"
 FEW_BLOCKS = {
@@ -36,6 +41,25 @@ FEW_BLOCKS = {
         "projection_class_embeddings_input_dim": 24 + 6 * 8,
     },
 }
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What happens in a browser waits by the clock: `mapo test` runs it alone."""
+    for item in items:
+        if "page" in getattr(item, "fixturenames", ()):
+            item.add_marker("timed")
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Browser]:
+    """The one chromium of a process: Playwright can be started once in it."""
+    chromium = needed("chromium")
+    with sync_playwright() as playwright:
+        arguments = ["--no-sandbox", "--disable-background-networking"]
+        browser = playwright.chromium.launch(executable_path=chromium, args=arguments)
+        yield browser
+        browser.close()
 
 
 @pytest.fixture(scope="session")

@@ -11,6 +11,8 @@ from playwright.sync_api import Browser, Locator, Page, expect
 
 READY = "document.querySelector('.mapo-tab-button') && window.app?.graph && window.app.extensionManager"
 OURS = ("extensions/mapo", "/mapo/")
+# A frame has been painted, and the script that waits for it has run.
+SETTLE = "() => new Promise((done) => requestAnimationFrame(() => setTimeout(() => setTimeout(done))))"
 
 
 @contextmanager
@@ -62,6 +64,12 @@ def tidy(page: Page) -> None:
         }"""
     )
     expect(page.locator(".mapo-sidebar")).to_have_count(0)
+
+
+def await_pair(page: Page, judge: Locator) -> None:
+    """Until a pair is in sight: what is pressed before that says nothing of it."""
+    expect(judge.get_by_alt_text("left picture")).to_be_visible(timeout=60_000)
+    page.evaluate(SETTLE)
 
 
 def load(page: Page, prompt: dict[str, Any]) -> None:

@@ -14,10 +14,7 @@ from typing import Any, NamedTuple
 import pytest
 from mapo_studio.tests.hosts.comfyui_page import page_of
 from mapo_studio.tests.hosts.running_comfyui import RunningComfyUI
-from mapo_studio.tests.web.conftest import browser, pytest_collection_modifyitems
 from playwright.sync_api import Browser, Page
-
-__all__ = ["browser", "pytest_collection_modifyitems"]
 
 
 class ComfyUI(NamedTuple):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 
 import pytest
-from mapo_studio.tests.hosts.comfyui_page import load, visit
+from mapo_studio.tests.hosts.comfyui_page import await_pair, load, visit
 from mapo_studio.tests.hosts.prompts import painting
 from mapo_studio.tests.hosts.running_comfyui import Failed
 from playwright.sync_api import Page, expect
@@ -124,6 +124,7 @@ def test_pairs_are_judged_blind_on_the_node_and_then_looked_at(server, page: Pag
     expect(panel.get_by_role("slider")).to_have_count(0)
     panel.hover()
     for done in (1, 2, 3):
+        await_pair(page, panel)
         page.keyboard.press("ArrowLeft")
         expect(panel.get_by_text(f"{done} judged", exact=True)).to_be_visible(timeout=30_000)
     expect(status).to_contain_text("too early to tell, after 3 answers", timeout=30_000)

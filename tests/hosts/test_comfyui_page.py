@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from mapo_studio.tests.hosts.comfyui_page import load, nodes, page_of, sidebar, tidy, visit
+from mapo_studio.tests.hosts.comfyui_page import await_pair, load, nodes, page_of, sidebar, tidy, visit
 from mapo_studio.tests.hosts.prompts import painting
 from mapo_studio.tests.hosts.running_comfyui import RunningComfyUI
 from mapo_studio.trainer.config import parse_config
@@ -159,8 +159,8 @@ def test_ten_pairs_are_judged_by_keyboard_alone_and_comfyuis_shortcuts_stay_out(
     page.evaluate("() => app.canvas.selectItems(app.graph.nodes)")
     before = standing(server)
     page.keyboard.press("Alt+j")
-    expect(page.locator("mapo-judge").get_by_alt_text("left picture")).to_be_visible()
     for key in ["ArrowLeft", "ArrowRight", "Shift+ArrowLeft", "ArrowDown", "x"] * 2:
+        await_pair(page, page.locator("mapo-judge"))
         page.keyboard.press(key)
         page.keyboard.press("Backspace")  # would delete what is selected
         page.keyboard.press("w")  # would open another tab
@@ -201,12 +201,13 @@ def test_large_pictures_are_judged_in_a_dialog_and_go_back_into_the_tab(
     expect(picture).to_be_visible()
     assert picture.bounding_box()["width"] > 500
     page.mouse.move(5, 5)  # over the backdrop: the keys need no pointer here
+    await_pair(page, dialog)
     page.keyboard.press("ArrowLeft")
     wait_until(lambda: standing(server) == before + 1)
     shot(page, "comfyui-judge-large")
     page.keyboard.press("Escape")
     expect(dialog).to_have_count(0)
-    expect(page.locator(".mapo-sidebar mapo-judge").get_by_alt_text("left picture")).to_be_visible()
+    await_pair(page, page.locator(".mapo-sidebar mapo-judge"))
     page.keyboard.press("ArrowRight")
     wait_until(lambda: standing(server) == before + 2)
 

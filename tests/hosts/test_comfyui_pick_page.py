@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from mapo_studio.tests.hosts.comfyui_page import page_of, visit
+from mapo_studio.tests.hosts.comfyui_page import SETTLE, page_of, visit
 from mapo_studio.tests.hosts.running_comfyui import Interrupted, RunningComfyUI
 from mapo_studio.tests.hosts.test_comfyui_pick import answer_of, judged, picking
 from playwright.sync_api import Browser, Locator, Page, Route, expect
@@ -42,9 +42,7 @@ def overlay(page: Page) -> Locator:
     shown = page.locator("dialog.mapo-pick")
     expect(shown.locator(".picture img").first).to_be_visible(timeout=20_000)
     # What is pressed before they were painted says nothing of them.
-    page.evaluate(
-        "() => new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(() => setTimeout(done))))"
-    )
+    page.evaluate(SETTLE)
     return shown
 
 
@@ -206,7 +204,7 @@ def test_what_is_put_aside_can_be_shown_again(server: RunningComfyUI, page: Page
 
 
 def test_the_time_that_is_left_is_shown_and_closes_the_overlay(server: RunningComfyUI, page: Page):
-    prompt_id = queue(server, page, RED, BLUE, name="clock", wait=4, without_answer="first")
+    prompt_id = queue(server, page, RED, BLUE, name="clock", wait=10, without_answer="first")
     expect(overlay(page)).to_contain_text("left, then the first picture goes on")
     gone(page)
     expect(page.get_by_text("Nobody picked in time.")).to_be_visible()

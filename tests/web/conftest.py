@@ -1,34 +1,12 @@
-"""What the tests in a browser share: one chromium, a page that fails its test when it complains, a judging server."""
+"""What the tests of our own pages share: a page that fails its test when it complains, a judging server."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
 import pytest
-from mapo_studio.tests.system_packages import needed
 from mapo_studio.tests.web.judging_server import JudgingServer
-from playwright.sync_api import Browser, Page, expect, sync_playwright
-
-# A busy machine is slow, not wrong. What must be quick measures the time itself.
-expect.set_options(timeout=20_000)
-
-
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What happens in a browser waits by the clock: `mapo test` runs it alone."""
-    for item in items:
-        if "page" in getattr(item, "fixturenames", ()):
-            item.add_marker("timed")
-
-
-@pytest.fixture(scope="session")
-def browser() -> Iterator[Browser]:
-    chromium = needed("chromium")
-    with sync_playwright() as playwright:
-        arguments = ["--no-sandbox", "--disable-background-networking"]
-        browser = playwright.chromium.launch(executable_path=chromium, args=arguments)
-        yield browser
-        browser.close()
+from playwright.sync_api import Browser, Page
 
 
 @pytest.fixture
