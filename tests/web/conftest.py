@@ -10,8 +10,11 @@ from playwright.sync_api import Browser, Page
 
 
 @pytest.fixture
-def page(browser: Browser) -> Iterator[Page]:
+def page(browser: Browser, request: pytest.FixtureRequest) -> Iterator[Page]:
     """1280x800. An exception or an error in the console fails the test, unless it begins with `page.tolerated`."""
+    # Made before the page, a server ends after it: else the page's last question finds nobody there and complains.
+    for server in {"server", "url", "address"}.intersection(request.fixturenames):
+        request.getfixturevalue(server)
     context = browser.new_context(viewport={"width": 1280, "height": 800})
     page = context.new_page()
     page.tolerated = "nothing"
