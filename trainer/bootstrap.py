@@ -65,10 +65,16 @@ def hand_over(arguments: Sequence[str]) -> int:
         pytest = str(BIN / f"pytest{SUFFIX}")
         if tests:
             return become([pytest, *tests])
+        slowest = ["--durations", "15", "--durations-min", "10"]
         # All of them: as many files at a time as there are cores, then alone those that look at the clock.
-        together = wait_for([pytest, "-n", "auto", "--maxprocesses", "8", "--dist", "loadfile", "-m", "not timed"])
+        together = wait_for(
+            [pytest, "-n", "auto", "--maxprocesses", "8", "--dist", "loadfile", "-m", "not timed", *slowest]
+        )
         interrupted = 2  # pytest's own number for it
-        return together if together == interrupted else wait_for([pytest, "-m", "timed"]) or together
+        if together == interrupted:
+            return together
+        # A stall of the machine can fail these: once more, and the summary names what needed it.
+        return wait_for([pytest, "-m", "timed", "--reruns", "1", "-rfER", *slowest]) or together
     return become([str(BIN / f"mapo{SUFFIX}"), *arguments])
 
 
