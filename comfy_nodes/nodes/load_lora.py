@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from comfy_api.latest import io
 
-from .. import host, loaded, workspace
+from .. import host, loaded, lora_places
 from ..strength import annealed
 
 if TYPE_CHECKING:
@@ -109,23 +109,12 @@ def _file(name: str, path: str | None) -> Path | None:
     from ...trainer.errors import UserError
 
     if path is None:
-        if name == loaded.NONE:
-            return None
-        found = host.file_of("loras", name)
-        if found is None:
-            raise UserError(f"there is no LoRA {name!r} in ComfyUI's loras folders any more: choose another")
-        return found
+        return None if name == loaded.NONE else lora_places.listed(name)
     if not path.strip():
         raise UserError(
             "the path of the LoRA is empty: connect the lora_path of MaPO Train LoRA, or take the link away"
         )
-    file = Path(path.strip()).resolve()
-    allowed = [folder.resolve() for folder in (*host.folders_of("loras"), workspace.workspace())]
-    if not any(file.is_relative_to(folder) for folder in allowed):
-        raise UserError(f"{file} is neither in ComfyUI's loras folders nor in the workspace: copy it there")
-    if not file.is_file():
-        raise UserError(f"there is no LoRA at {file} any more: train it again, or choose another")
-    return file
+    return lora_places.at(path)
 
 
 def _listed(file: Path) -> str:

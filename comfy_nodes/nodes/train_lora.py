@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from comfy_api.latest import io, ui
 from PIL import Image
 
-from .. import bases, choices, host, installing, machine, pictures, training, watching, workspace
+from .. import bases, choices, host, installing, lora_places, machine, pictures, training, watching, workspace
 from ..trained import trained
 from ..training_inputs import AUTOMATIC, Asked, config_of
 
@@ -183,10 +183,11 @@ def _lora_at(said: str) -> str | None:
     name = (said or "").strip().strip("\"'")
     if not name:
         return None
-    found = host.file_of("loras", name) if name in host.files_of("loras") else Path(name)
-    if found is None or not found.is_file():
+    if name in host.files_of("loras"):
+        return str(lora_places.listed(name))
+    if not Path(name).is_absolute():
         raise UserError(f"continue_from: there is no LoRA {name!r}: name one of ComfyUI's list, or the path of a file")
-    return str(found)
+    return str(lora_places.at(name))
 
 
 def _seen(place: Callable[[], str]) -> str:

@@ -248,6 +248,7 @@ def test_what_is_in_the_way_is_said_before_anything_is_made(comfy):
         ({"checkpoint": "gone.safetensors"}, "no checkpoint 'gone.safetensors'"),
         ({"preset": "13 GB"}, "no preset '13 GB'"),
         ({"continue_from": "gone.safetensors"}, "no LoRA 'gone.safetensors'"),
+        ({"continue_from": "/etc/hostname"}, "neither in ComfyUI's loras folders nor in the workspace"),
     ):
         with pytest.raises(Failed, match=why) as failed:
             comfy.run(graph(**given))
@@ -257,8 +258,8 @@ def test_what_is_in_the_way_is_said_before_anything_is_made(comfy):
     assert names(comfy) == before
 
 
-def test_a_failure_is_an_error_with_the_last_lines_of_the_log(comfy, first, tmp_path):
-    broken = tmp_path / "broken.safetensors"
+def test_a_failure_is_an_error_with_the_last_lines_of_the_log(comfy, first):
+    broken = comfy.workspace / "broken.safetensors"
     broken.write_bytes(b"not a LoRA")
     with comfy.listen(PAGE) as page, pytest.raises(Failed) as failed:
         comfy.run(graph(continue_from=str(broken), steps=3), PAGE, SECONDS)
