@@ -11,7 +11,6 @@ from typing import Any
 import comfy.model_management
 import comfy.utils
 import folder_paths
-import torch
 from aiohttp import web
 from comfy_execution.graph_utils import ExecutionBlocker
 from comfy_execution.utils import get_executing_context
@@ -169,16 +168,6 @@ def clip_tokenizer() -> Path:
 def own_device() -> str:
     """What ComfyUI computes on, as torch names it: "cuda:0", "mps", "cpu"."""
     return str(comfy.model_management.get_torch_device())
-
-
-def cards() -> dict[str, int]:
-    """Every card that a process of this machine may compute on: torch's name of it -> bytes of its memory."""
-    found = {}
-    for kind in ("cuda", "xpu"):
-        module = getattr(torch, kind, None)
-        for number in range(module.device_count() if module is not None and module.is_available() else 0):
-            found[f"{kind}:{number}"] = int(module.get_device_properties(number).total_memory)
-    return found
 
 
 def prompts() -> dict[str, set[str]]:

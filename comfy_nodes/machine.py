@@ -9,7 +9,9 @@ from . import host, sharing
 
 def machine() -> sharing.Machine:
     """What ComfyUI computes on, and every card."""
-    return sharing.Machine(host.own_device(), host.cards())
+    from ..trainer.device import cards
+
+    return sharing.Machine(host.own_device(), cards())
 
 
 def place(request: web.Request | None = None) -> sharing.Place:

@@ -11,6 +11,7 @@ from types import SimpleNamespace
 import psutil
 import pytest
 import torch
+from mapo_studio.tests.simulated_devices import pretend
 from mapo_studio.trainer import device as device_module
 from mapo_studio.trainer import doctor
 from mapo_studio.trainer.doctor import Finding
@@ -89,11 +90,15 @@ def test_without_a_device_the_reason_is_told(monkeypatch, graphics: Graphics, cu
 
 
 def test_every_cuda_card_is_named_with_its_memory(monkeypatch):
-    cards = [SimpleNamespace(name="RTX 3060", total_memory=12 * 2**30), SimpleNamespace(name="T4", total_memory=2**34)]
-    monkeypatch.setattr(device_module, "pick_device", lambda wanted: torch.device("cuda"))
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    monkeypatch.setattr(torch.cuda, "get_device_properties", cards.__getitem__)
-    assert [f.detail for f in doctor.device()] == ["cuda:0 is RTX 3060, 12.0 GiB", "cuda:1 is T4, 16.0 GiB"]
+    pretend(monkeypatch, "RTX 3060", "T4")
+    first, second = (finding.detail for finding in doctor.device())
+    assert first == "cuda:0 is RTX 3060, 12.0 GiB, computes in bfloat16"
+    assert second.startswith("cuda:1 is T4, 15.0 GiB, computes in float16; T4 has no bfloat16")
+
+
+def test_the_card_of_a_mac_is_named_with_what_of_the_memory_it_may_have(monkeypatch):
+    pretend(monkeypatch, "Mac")
+    assert only(doctor.device()).detail == "mps is the GPU of this Mac, 24.0 GiB, computes in bfloat16"
 
 
 def test_bitsandbytes_is_believed_only_after_a_step(monkeypatch):

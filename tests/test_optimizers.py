@@ -4,10 +4,7 @@ import sys
 
 import pytest
 import torch
-from mapo_studio.trainer import device
 from mapo_studio.trainer.config import OptimizerConfig
-from mapo_studio.trainer.device import pick_device, pick_precision
-from mapo_studio.trainer.errors import UserError
 from mapo_studio.trainer.optimizers import build_optimizer
 
 
@@ -44,29 +41,3 @@ def test_settings_reach_the_optimizer(parameters):
     optimizer, _ = build_optimizer(config, parameters)
     (group,) = optimizer.param_groups
     assert (group["lr"], group["betas"], group["weight_decay"]) == (0.5, (0.1, 0.2), 0.3)
-
-
-def test_a_device_that_is_not_there_is_refused(monkeypatch):
-    monkeypatch.setattr(device, "_available", lambda kind: False)
-    assert pick_device().type == "cpu"
-    with pytest.raises(UserError, match="sees no cuda device"):
-        pick_device("cuda")
-    with pytest.raises(UserError, match="not known"):
-        pick_device("abacus")
-
-
-@pytest.mark.parametrize(("kind", "bf16", "precision"), [("cpu", False, "float32"), ("cuda", True, "bfloat16")])
-def test_precision_follows_the_device(monkeypatch, kind, bf16, precision):
-    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: bf16)
-    assert pick_precision("auto", torch.device(kind)) == precision
-    assert pick_precision("float32", torch.device(kind)) == "float32"
-
-
-def test_float16_is_refused_on_a_cpu():
-    with pytest.raises(UserError, match="float32 or bfloat16"):
-        pick_precision("float16", torch.device("cpu"))
-
-
-def test_cards_without_bfloat16_compute_in_float16(monkeypatch):
-    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: including_emulation)
-    assert pick_precision("auto", torch.device("cuda")) == "float16"

@@ -92,20 +92,16 @@ def pytorch() -> Iterable[Finding]:
 def device() -> Iterable[Finding]:
     import torch
 
-    from .device import pick_device
+    from .device import abilities, card_memory, cards, pick_device
 
     found = pick_device("auto")
-    if found.type == "cuda":
-        for index in range(torch.cuda.device_count()):
-            card = torch.cuda.get_device_properties(index)
-            yield Finding("device", "ok", f"cuda:{index} is {card.name}, {card.total_memory / GIB:.1f} GiB")
-    elif found.type == "xpu":
-        card = torch.xpu.get_device_properties(0)
-        yield Finding("device", "ok", f"xpu:0 is {card.name}, {card.total_memory / GIB:.1f} GiB")
-    elif found.type == "mps":
-        yield Finding("device", "ok", "mps, the GPU of this Mac; it shares the main memory")
-    else:
+    if found.type == "cpu":
         yield _no_card(torch.version.cuda)
+        return
+    for place in map(torch.device, cards() or [found.type]):
+        able, memory = abilities(place), card_memory(place) or 0
+        detail = f"{place} is {able.name}, {memory / GIB:.1f} GiB, computes in {able.precision}"
+        yield Finding("device", "ok", "; ".join([detail, *able.notes]))
 
 
 def optimizer() -> Iterable[Finding]:

@@ -27,7 +27,7 @@ from torch import Tensor, nn
 
 from . import cache as entries
 from .buckets import Size, bucket_for, buckets
-from .device import release_memory
+from .device import abilities, release_memory
 from .errors import UserError
 from .families.base import Base, Framing
 from .pictures import FIT_VERSION, Fit, apply, fit, open_picture
@@ -110,7 +110,7 @@ def encode(
     Raises UserError naming the picture that cannot be read or encoded, and the folder if the disk is full.
     """
     device = torch.device(device)
-    text_dtype = torch.float16 if device.type == "cuda" else torch.float32
+    text_dtype = abilities(device).text
     text_identity, vae_identity = base.identity("text"), base.identity("vae")
     sizes = buckets(resolution, base.latent_factor)
 

@@ -7,9 +7,9 @@ import shutil
 
 import pytest
 import torch
+from mapo_studio.tests.simulated_devices import pretend
 from mapo_studio.tests.tiny_models import TOKENS
 from mapo_studio.trainer.families.base import Framing
-from mapo_studio.trainer.families.on_disk import vae_dtype
 from mapo_studio.trainer.families.opening import open_base
 
 CPU = torch.device("cpu")
@@ -129,9 +129,11 @@ def test_models_come_frozen_and_in_evaluation_mode(family, request):
 
 def test_vae_is_float32_without_a_card_and_never_float16(sdxl, monkeypatch):
     assert next(sdxl.load_vae(CPU).parameters()).dtype == torch.float32
-    for able, dtype in ((True, torch.bfloat16), (False, torch.float32)):
-        monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True, able=able: able)
-        assert vae_dtype(torch.device("cuda")) == dtype
+    asked = []
+    monkeypatch.setattr(sdxl.source, "vae", lambda device, dtype: asked.append(dtype))
+    for card in ("T4", "RTX 3060"):
+        sdxl.load_vae(pretend(monkeypatch, card))
+    assert asked == [torch.float32, torch.bfloat16]
 
 
 def test_identity_follows_the_weights_of_its_part_alone(sd15_folder, tmp_path):

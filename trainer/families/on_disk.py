@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from ..device import abilities
 from .base import NoiseSchedule
 from .identity import identity_of
 from .schedule import noise_schedule
@@ -38,21 +39,9 @@ class OnDisk:
         return identity_of(list(files), self._memo)
 
     def load_vae(self, device: torch.device) -> nn.Module:
-        """A diffusers AutoencoderKL in `vae_dtype(device)`."""
-        return self.source.vae(device, vae_dtype(device))
+        """A diffusers AutoencoderKL in a dtype in which it cannot overflow on this device."""
+        return self.source.vae(device, abilities(device).vae)
 
     def load_unet(self, device: torch.device, dtype: torch.dtype) -> nn.Module:
         """A diffusers UNet2DConditionModel, frozen, in evaluation mode."""
         return self.source.unet(device, dtype)
-
-
-def vae_dtype(device: torch.device) -> torch.dtype:
-    """bfloat16 where the card computes in it, else float32; never float16.
-
-    Activations inside SDXL's VAE exceed float16's largest number, 65504, and come out as NaN: a black picture, or a
-    latent that poisons a training run. bfloat16 has float32's range at half its memory. Cards that merely emulate it
-    (before Ampere) are slower with it than with float32.
-    """
-    if device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False):
-        return torch.bfloat16
-    return torch.float32
