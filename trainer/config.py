@@ -128,8 +128,12 @@ class TrainingConfig(_Part):
     """Forward passes per optimizer step; acts like a larger batch without its memory."""
     precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """Arithmetic of the base: bfloat16 where the device has it, float16 on older cards, float32 on a CPU."""
-    gradient_checkpointing: Literal["auto", "on", "off"] = "auto"
-    """Recompute activations instead of keeping them: far less memory, a third more time. auto: on for a GPU."""
+    split_pair: bool = False
+    """The two pictures of a pair go through the base one after the other: half the activations, a third more forward
+    passes (none more with offload). The gradient is the same."""
+    gradient_checkpointing: Literal["auto", "on", "off", "offload"] = "auto"
+    """Recompute activations instead of keeping them: far less memory, a third more time. auto: on for a GPU. offload:
+    what is still kept waits in the computer's memory instead of the card's."""
     seed: int = Field(0, ge=0, lt=2**31)
     """All of a run's randomness follows from it."""
     device: str = "auto"

@@ -36,10 +36,14 @@ class Agreement:
 class HeldOut:
     """The held-out pairs of a run, with noise and noise levels that depend on nothing but the pair."""
 
-    def __init__(self, pairs: Sequence[EncodedPair], *, timesteps: int, levels: int, batch_size: int):
-        """timesteps: of the base's schedule; levels: how many of them are measured; batch_size: forwards at once."""
+    def __init__(
+        self, pairs: Sequence[EncodedPair], *, timesteps: int, levels: int, batch_size: int, split: bool = False
+    ):
+        """timesteps: of the base's schedule; levels: how many of them are measured; batch_size: forwards at once;
+        split: the two pictures of a pair one after the other, see `pair_errors`."""
         self._pairs = pairs
         self._batch_size = batch_size
+        self._split = split
         # The middles of equal parts of the schedule: every kind of error counts, none twice.
         self._levels = [int((level + 0.5) * timesteps / levels) for level in range(levels)]
 
@@ -72,7 +76,7 @@ class HeldOut:
         """(3,): winner error, loser error and margin, averaged over the noise levels."""
         seen = []
         for batch in self._batches(encoded):
-            errors = pair_errors(base, unet, batch.to(device), reference=objective.needs_reference)
+            errors = pair_errors(base, unet, batch.to(device), reference=objective.needs_reference, split=self._split)
             seen.append(torch.stack([errors.chosen, errors.rejected, objective(errors).margin.to(errors.chosen)]))
         return torch.cat(seen, dim=1).mean(dim=1)
 

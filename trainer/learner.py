@@ -11,7 +11,7 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from torch import Tensor
 
-from . import adapters
+from . import adapters, checkpointing
 from .batches import PairBatch, seeded
 from .checkpoints import Origin, State
 from .config import RunConfig
@@ -20,7 +20,7 @@ from .families.base import Base
 from .lora_file import read_lora
 from .objectives import Judged, PairErrors
 from .optimizers import build_optimizer, lr_factor
-from .pair_errors import pair_errors
+from .pair_gradient import add_gradient, way_of
 
 _MIXED = {"float32": "no", "bfloat16": "bf16", "float16": "fp16"}
 
@@ -35,13 +35,11 @@ class Learner:
         self.objective = config.objective.build()
         self.settings, initial = lora_settings(config)
         self.precision = pick_precision(training.precision, device)
+        self.way = way_of(training.split_pair, training.gradient_checkpointing)
         self._config = config
 
         unet = base.load_unet(device, DTYPES[self.precision])
-        if training.gradient_checkpointing == "on" or (
-            training.gradient_checkpointing == "auto" and device.type != "cpu"
-        ):
-            unet.enable_gradient_checkpointing()
+        checkpointing.apply(unet, training.gradient_checkpointing, device)
         self._parameters = adapters.attach(unet, self.settings, training.seed)
         if initial is not None:
             adapters.load_state(unet, initial)
@@ -67,11 +65,17 @@ class Learner:
         numbers = []
         for number, batch in enumerate(batches, 1):
             last = number == len(batches)
+            share = len(batch) / pairs
             with nullcontext() if last else self._accelerator.no_sync(self.unet):
-                errors = pair_errors(self.base, self.unet, batch, reference=self.objective.needs_reference)
-                judged = self.objective(errors)
-                share = len(batch) / pairs
-                self._accelerator.backward(judged.loss.to(errors.chosen.device) * share)
+                judged, errors = add_gradient(
+                    self.base,
+                    self.unet,
+                    batch,
+                    self.objective,
+                    lambda loss: self._accelerator.backward(loss * share),  # noqa: B023 (it is called right here)
+                    way=self.way,
+                    seed=seeded(config.training.seed, "dropout", step, number).initial_seed(),
+                )
             numbers.append(share * _numbers(judged, errors))
         norm = self._accelerator.clip_grad_norm_(self._parameters, config.optimization.max_gradient_norm)
         for group in self._optimizer.param_groups:

@@ -176,6 +176,7 @@ def _held_out(config: RunConfig, material: Material) -> HeldOut:
         timesteps=material.base.schedule.timesteps,
         levels=config.watch.evaluate_timesteps,
         batch_size=config.training.batch_size,
+        split=config.training.split_pair,
     )
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor, nn
 
@@ -11,29 +13,40 @@ from .families.base import Base
 from .objectives import PairErrors
 
 
-def pair_errors(base: Base, unet: nn.Module, batch: PairBatch, *, reference: bool) -> PairErrors:
+def pair_errors(base: Base, unet: nn.Module, batch: PairBatch, *, reference: bool, split: bool = False) -> PairErrors:
     """Mean squared error per sample, (pairs,) float32, of both pictures in one forward pass of 2 * pairs.
 
     Noise, timestep, text and framing are those of the pair for both of its pictures. reference: also the errors with
-    the adapter switched off, without gradients. `unet` may be wrapped (by Accelerate, by torch.compile).
+    the adapter switched off, without gradients. split: two forward passes of `pairs` instead, chosen first, in less
+    memory. `unet` may be wrapped (by Accelerate, by torch.compile).
     """
-    chosen, rejected = _errors(base, unet, batch)
-    reference_errors: tuple[Tensor | None, Tensor | None] = (None, None)
-    if reference:
-        with torch.no_grad(), adapters.disabled(unet):
-            reference_errors = _errors(base, unet, batch)
-    return PairErrors(chosen, rejected, *reference_errors, preference=batch.preference, weight=batch.weight)
+    references = reference_errors(base, unet, batch, split=split) if reference else (None, None)
+    chosen, rejected = _errors(base, unet, batch, split)
+    return PairErrors(chosen, rejected, *references, preference=batch.preference, weight=batch.weight)
 
 
-def _errors(base: Base, unet: nn.Module, batch: PairBatch) -> tuple[Tensor, Tensor]:
-    clean = torch.cat([batch.chosen, batch.rejected])
-    noise, timestep, framing = (_twice(one) for one in (batch.noise, batch.timestep, batch.framing))
-    text = {name: _twice(tensor) for name, tensor in batch.text.items()}
-    noisy = base.schedule.add_noise(clean, noise, timestep)
-    answer = base.predict(unet, noisy, timestep, text, framing)
+@torch.no_grad()
+def reference_errors(base: Base, unet: nn.Module, batch: PairBatch, *, split: bool) -> tuple[Tensor, Tensor]:
+    """The errors on the chosen and the rejected pictures with the adapter switched off; see `pair_errors`."""
+    with adapters.disabled(unet):
+        return _errors(base, unet, batch, split)
+
+
+def picture_errors(base: Base, unet: nn.Module, batch: PairBatch, clean: Tensor) -> Tensor:
+    """Mean squared error, (pairs,) float32, on one picture of each pair; clean: its latents, (pairs, c, h, w)."""
+    noisy = base.schedule.add_noise(clean, batch.noise, batch.timestep)
+    answer = base.predict(unet, noisy, batch.timestep, batch.text, batch.framing)
     # float32 whatever the model computes in: a square of a small difference is lost in half precision.
-    error = (answer.float() - base.schedule.target(clean, noise, timestep)).square().mean(dim=(1, 2, 3))
-    chosen, rejected = error.chunk(2)
+    difference = answer.float() - base.schedule.target(clean, batch.noise, batch.timestep)
+    return difference.square().mean(dim=(1, 2, 3))
+
+
+def _errors(base: Base, unet: nn.Module, batch: PairBatch, split: bool) -> tuple[Tensor, Tensor]:
+    if split:
+        return picture_errors(base, unet, batch, batch.chosen), picture_errors(base, unet, batch, batch.rejected)
+    shared = {name: _twice(getattr(batch, name)) for name in ("noise", "timestep", "framing")}
+    both = replace(batch, **shared, text={name: _twice(tensor) for name, tensor in batch.text.items()})
+    chosen, rejected = picture_errors(base, unet, both, torch.cat([batch.chosen, batch.rejected])).chunk(2)
     return chosen, rejected
 
 

@@ -198,7 +198,7 @@ def _takes(config: RunConfig, pairs: PairSet | None, room: int, earlier: Summary
         yield f"Disk: about {_bytes(room)}{'' if earlier else ', and room for the LoRA and its state'}."
     if config.base != TINY:
         at_once = "one pair" if training.batch_size == 1 else f"{training.batch_size} pairs"
-        activations = {"on": "recomputed", "off": "kept", "auto": "recomputed on a GPU"}
+        activations = {"on": "recomputed", "off": "kept", "auto": "recomputed on a GPU", "offload": "recomputed"}
         yield (
             "Memory: not known without trying; `mapo plan` takes a few steps and tells. The settings: "
             f"{at_once} at a time, activations {activations[training.gradient_checkpointing]}."

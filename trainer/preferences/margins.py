@@ -125,6 +125,7 @@ def _measure(
         timesteps=base.schedule.timesteps,
         levels=config.watch.evaluate_timesteps,
         batch_size=config.training.batch_size,
+        split=config.training.split_pair,
     ).margins(base, unet, config.objective.build(), device)
     numbers = list(pairs)
     for start in range(0, len(numbers), _A_WRITE):
