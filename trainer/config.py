@@ -134,6 +134,14 @@ class TrainingConfig(_Part):
     gradient_checkpointing: Literal["auto", "on", "off", "offload"] = "auto"
     """Recompute activations instead of keeping them: far less memory, a third more time. auto: on for a GPU. offload:
     what is still kept waits in the computer's memory instead of the card's."""
+    compile: Literal["auto", "on", "off"] = "auto"
+    """Compile the base's repeated blocks at the first step: minutes of waiting, then shorter steps on a card.
+    auto: off, until it is measured to pay."""
+    channels_last: Literal["auto", "on", "off"] = "auto"
+    """Keep pictures with their channels side by side, as a card's matrix units want them. auto: off, until it is
+    measured to pay."""
+    tf32: Literal["auto", "on", "off"] = "auto"
+    """Multiply float32 matrices in 19 bits; only --precision float32 has any. auto: on for an NVIDIA card."""
     seed: int = Field(0, ge=0, lt=2**31)
     """All of a run's randomness follows from it."""
     device: str = "auto"

@@ -11,7 +11,7 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from torch import Tensor
 
-from . import adapters, checkpointing
+from . import adapters, checkpointing, speed
 from .batches import PairBatch, seeded
 from .checkpoints import Origin, State
 from .config import RunConfig
@@ -26,7 +26,7 @@ _MIXED = {"float32": "no", "bfloat16": "bf16", "float16": "fp16"}
 
 
 class Learner:
-    """Holds the UNet with its LoRA on `device`. `note` is a sentence where something else than asked for was taken."""
+    """Holds the UNet with its LoRA on `device`. `notes`: a sentence for each thing that could not be had."""
 
     def __init__(self, config: RunConfig, base: Base, device: torch.device):
         """Load the UNet, freeze it, put a LoRA onto it (the one to continue from, if any) and build the optimizer."""
@@ -43,7 +43,9 @@ class Learner:
         self._parameters = adapters.attach(unet, self.settings, training.seed)
         if initial is not None:
             adapters.load_state(unet, initial)
-        optimizer, self.note = build_optimizer(config.optimization, self._parameters)
+        faster = speed.apply(unet, training, device)
+        optimizer, note = build_optimizer(config.optimization, self._parameters)
+        self.notes = tuple(one for one in (faster, note) if one is not None)
 
         AcceleratorState._reset_state()  # precision is this run's, not that of a run before it in this process
         # The UNet is where it belongs already; Accelerate would move it to its own idea of the first device.

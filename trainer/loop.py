@@ -215,8 +215,7 @@ def _log_start(
 
 
 def _warnings(config: RunConfig, material: Material, learner: Learner) -> Iterator[str]:
-    if learner.note:
-        yield learner.note
+    yield from learner.notes
     if not material.held_out:
         yield "no held-out pairs: agreement cannot be measured; collect pairs of more prompts, or raise --held-out"
     if upscaled := material.encoded.upscaled:

@@ -1,0 +1,77 @@
+"""Which speed-ups does a UNet train with, beside those that torch takes by itself (attention, fused AdamW)?
+
+None of them changes what is computed beyond the rounding of its arithmetic, and none changes a module's path.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import nn
+
+from .config import TrainingConfig
+from .device import abilities
+
+_REPEATED = ("BasicTransformerBlock", "ResnetBlock2D")
+"""diffusers' blocks that nearly all of a UNet is made of. What joins them stays as it is: compiled whole, a UNet takes
+minutes before the first step, and checkpointing, which wraps the blocks, would have to be inside the graph."""
+
+_MOST_GRAPHS = 64
+"""How often one block's code may be compiled. Of SDXL's transformer block there are two widths, of its residual block
+ten kinds; each is compiled once for training and once for measuring, once more when sizes begin to differ."""
+
+
+_AUTO: dict[str, tuple[str, ...]] = {"compile": (), "channels_last": (), "tf32": ("cuda",)}
+"""The backends (device.Abilities) on which "auto" means on: those where it was measured to pay, see docs/benchmarks.md,
+and TF32 where torch lets convolutions compute in it anyway."""
+
+
+def apply(unet: nn.Module, config: TrainingConfig, device: torch.device) -> str | None:
+    """Switch on for `unet` what `config` asks for. Returns a sentence where something cannot be had.
+
+    Call it after a LoRA was attached, which replaces layers.
+    """
+    backend = abilities(device).backend
+
+    def wanted(name: str) -> bool:
+        asked = getattr(config, name)
+        return asked == "on" or (asked == "auto" and backend in _AUTO[name])
+
+    if wanted("tf32"):
+        torch.set_float32_matmul_precision("high")
+    if wanted("channels_last"):
+        unet.to(memory_format=torch.channels_last)
+    return _compile(unet, device) if wanted("compile") else None
+
+
+def _compile(unet: nn.Module, device: torch.device) -> str | None:
+    problem = _why_not_compiled(device)
+    if problem is not None:
+        return f"the base is not compiled ({problem}); training goes on without, slower"
+    # A block that fails to compile after all runs as it is, with a warning of torch's own.
+    torch._dynamo.config.suppress_errors = True
+    torch._dynamo.config.recompile_limit = max(_MOST_GRAPHS, torch._dynamo.config.recompile_limit)
+    for block in _repeated(unet):
+        block.compile()
+    return None
+
+
+def _repeated(unet: nn.Module) -> Iterator[nn.Module]:
+    return (module for module in unet.modules() if type(module).__name__ in _REPEATED)
+
+
+def _why_not_compiled(device: torch.device) -> str | None:
+    """None where torch.compile works on `device`; proven by compiling, since finding a compiler proves nothing."""
+    if not abilities(device).compiles:
+        return f"torch finds no compiler for {device.type}"
+    try:
+        probe = torch.ones(64, device=device, requires_grad=True)
+        torch.compile(_probe, dynamic=False)(probe).backward()
+    except Exception as error:
+        return f"{type(error).__name__}: {error}".splitlines()[0]
+    return None
+
+
+def _probe(numbers: torch.Tensor) -> torch.Tensor:
+    return (numbers.sin() * numbers).sum()
