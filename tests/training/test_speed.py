@@ -25,6 +25,13 @@ def learned(learner, batches, steps=3):
     return torch.stack(numbers), adapters.state(learner.unet)
 
 
+def apart(one, other):
+    """How far two LoRAs are from each other, as a share of their length."""
+    assert one.keys() == other.keys()
+    one, other = (torch.cat([lora[key].flatten() for key in sorted(lora)]) for lora in (one, other))
+    return float((one - other).norm() / other.norm())
+
+
 class Waits(TorchDispatchMode):
     """Notes what would wait for a card: a tensor's number asked for, or its size a matter of its numbers."""
 
@@ -72,9 +79,7 @@ def test_channels_last_gives_the_same_lora(settings, base, batches):
     assert other.unet.conv_in.weight.is_contiguous(memory_format=torch.channels_last)
     numbers, lora = learned(other, batches)
     torch.testing.assert_close(numbers, plain_numbers, rtol=1e-4, atol=1e-5)
-    assert lora.keys() == plain.keys()
-    for key, weight in lora.items():
-        torch.testing.assert_close(weight, plain[key], rtol=0, atol=3e-4)  # of steps of 1e-2
+    assert apart(lora, plain) < 1e-3
 
 
 def test_where_nothing_compiles_a_sentence_says_so(base, monkeypatch):
