@@ -31,6 +31,7 @@ from mapo_studio.trainer.families.sd15 import SD15
 from mapo_studio.trainer.families.sdxl import SDXL
 from mapo_studio.trainer.families.sources import CONFIGS, read_json
 from mapo_studio.trainer.learner import Learner
+from mapo_studio.trainer.quantize import Quantize, shell
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
@@ -110,10 +111,10 @@ class Shapes:
         name = "scheduler_config.json" if component == "scheduler" else "config.json"
         return read_json(CONFIGS / self._family / component / name)
 
-    def unet(self, device: torch.device, dtype: torch.dtype) -> torch.nn.Module:
+    def unet(self, device: torch.device, dtype: torch.dtype, how: Quantize) -> torch.nn.Module:
         with torch.device("meta"):
             unet = UNet2DConditionModel.from_config(self.config("unet"))
-        return torch.nn.Module.to(unet, dtype).eval().requires_grad_(False)
+        return shell(unet, how, dtype, torch.device("meta"))
 
 
 def learner_of(family: str, rank: int, recompute: str) -> Learner:

@@ -70,11 +70,11 @@ def test_what_is_done_without_is_said_in_a_line_each(monkeypatch, name, said):
 @pytest.mark.parametrize(
     ("name", "storage"),
     [
-        ("GTX 1080", ("nf4", "fp8")),
+        ("GTX 1080", ("int8", "nf4", "fp8")),
         ("T4", ("int8", "nf4", "fp8")),
         ("RX 7900 XTX", ("int8", "nf4", "fp8")),
         ("Arc", ("int8", "nf4", "fp8")),
-        ("Mac", ()),
+        ("Mac", ("int8",)),
         (None, ("int8", "nf4", "fp8")),
     ],
 )
@@ -87,7 +87,7 @@ def test_without_bitsandbytes_nothing_that_needs_it_is_offered(monkeypatch, name
     able = abilities(pretend(monkeypatch, *names, lacking=("bitsandbytes",)))
     assert able.eight_bit == ("torchao",)
     assert not able.paged
-    assert able.storage == ("fp8",)
+    assert able.storage == ("int8", "fp8")
 
 
 def test_compiling_needs_triton_and_a_card_it_compiles_for(monkeypatch):

@@ -23,8 +23,8 @@ _BF16_NVIDIA = (8, 0)
 """From Ampere on; what torch calls support on older cards is an emulation slower than float32."""
 _BF16_AMD = ("gfx90a", "gfx94", "gfx95", "gfx11", "gfx12")
 """CDNA 2 and RDNA 3 on: those with matrix units for bfloat16."""
-_INT8_NVIDIA, _NF4_NVIDIA, _TRITON_NVIDIA = (7, 5), (6, 0), (7, 0)
-"""From which compute capability on bitsandbytes has these kernels (its README), and Triton compiles."""
+_NF4_NVIDIA, _TRITON_NVIDIA = (6, 0), (7, 0)
+"""From which compute capability on bitsandbytes has kernels for it (its README), and Triton compiles."""
 _COMPILERS = ("c++", "g++", "clang++", "cl")
 
 
@@ -40,7 +40,8 @@ class Abilities:
     memory that the host shares and the driver pages.
     pinned: page-locked host memory, from where copies do not wait; streams: copies beside computing.
     compiles: torch.compile has a compiler for it (whether it pays is for speed.py to say).
-    storage: what a frozen layer's weights can be stored as, of "int8", "nf4" and "fp8".
+    storage: what a frozen layer's weights can be stored as, of "int8" (torch alone does it), "nf4" (bitsandbytes) and
+    "fp8".
     notes: sentences about what had to be done without.
     """
 
@@ -167,7 +168,6 @@ def _of_nvidia(device: torch.device) -> Abilities:
     bf16, notes = able >= _BF16_NVIDIA, ()
     if not bf16:
         notes = (_in_float16(card.name),)
-    storage = [name for name, least in (("int8", _INT8_NVIDIA), ("nf4", _NF4_NVIDIA)) if able >= least]
     return _of_card(
         device,
         "cuda",
@@ -176,7 +176,7 @@ def _of_nvidia(device: torch.device) -> Abilities:
         # Flash kernels are for Ampere on; before, torch has memory-efficient ones that keep no matrix either.
         attention="flash" if bf16 else "efficient",
         compiles=able >= _TRITON_NVIDIA and _installed("triton"),
-        storage=storage,
+        nf4=able >= _NF4_NVIDIA,
         notes=notes,
     )
 
@@ -198,7 +198,7 @@ def _of_amd(device: torch.device) -> Abilities:
         bf16,
         attention="flash" if flash else "math",
         compiles=_installed("triton"),
-        storage=["int8", "nf4"],
+        nf4=True,
         notes=tuple(notes),
     )
 
@@ -214,7 +214,7 @@ def _of_intel(device: torch.device) -> Abilities:
         bf16,
         attention="efficient",
         compiles=_installed("triton"),
-        storage=["int8", "nf4"],
+        nf4=True,
         notes=notes,
     )
     return replace(made, text=torch.float32)
@@ -228,7 +228,7 @@ def _of_card(
     *,
     attention: str,
     compiles: bool,
-    storage: list[str],
+    nf4: bool,
     notes: tuple[str, ...],
 ) -> Abilities:
     """What cards with a memory of their own have in common."""
@@ -248,7 +248,7 @@ def _of_card(
         pinned=True,
         streams=True,
         compiles=compiles,
-        storage=(*(storage if bitsandbytes else ()), "fp8"),
+        storage=("int8", *(("nf4",) if bitsandbytes and nf4 else ()), "fp8"),
         notes=notes,
     )
 
@@ -267,6 +267,7 @@ def _of_apple(device: torch.device) -> Abilities:
         attention="math",
         # bitsandbytes has no optimizer for it. Memory is shared with the processor: nothing to pin, nothing to page.
         eight_bit=("torchao",),
+        storage=("int8",),  # torch has no float8 there
         notes=notes,
     )
 
@@ -283,7 +284,7 @@ def _of_cpu(device: torch.device) -> Abilities:
         attention="flash",
         eight_bit=("bitsandbytes", "torchao") if bitsandbytes else ("torchao",),
         compiles=any(map(shutil.which, _COMPILERS)),
-        storage=(*(("int8", "nf4") if bitsandbytes else ()), "fp8"),
+        storage=("int8", *(("nf4",) if bitsandbytes else ()), "fp8"),
     )
 
 

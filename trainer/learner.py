@@ -38,7 +38,7 @@ class Learner:
         self.way = way_of(training.split_pair, training.gradient_checkpointing)
         self._config = config
 
-        unet = base.load_unet(device, DTYPES[self.precision])
+        unet = base.load_unet(device, DTYPES[self.precision], training.quantize)
         checkpointing.apply(unet, training.gradient_checkpointing, device)
         self._parameters = adapters.attach(unet, self.settings, training.seed)
         if initial is not None:

@@ -17,6 +17,7 @@ from .families.base import Base
 from .families.opening import open_base
 from .preferences.formats.opening import open_pairs
 from .preferences.pairs import PairSet, Split, split_by_prompt
+from .quantize import check
 from .stopping import StopRequest
 
 _SAMPLES = 4
@@ -46,6 +47,7 @@ def prepare(
 
     Raises UserError for whatever a person can mend, StopRequested when asked to stop; what was encoded stays cached.
     """
+    check(config.training.quantize, device)  # now, and not after an hour of encoding
     base = open_base(config.base, tokenizers=_path(config.tokenizers), prediction=config.prediction)
     pair_set = open_pairs(config.data.pairs, config.data.bad_pairs, workspace).load()
     split = divided(pair_set, config)

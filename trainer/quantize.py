@@ -6,11 +6,13 @@ that no more than one weight is ever in memory unpacked. What counts memory take
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
+from .device import abilities
 from .errors import UserError
 from .quantized_layers import FP8, INT8, NORMAL4, Packing, QuantizedConv2d, QuantizedLinear
 
@@ -23,6 +25,17 @@ _A_BYTE = ("proj_in", "proj_out", "time_emb_proj")
 """Linears that nf4 stores as int8: few weights again, and a third of its error (docs/benchmarks.md)."""
 
 
+def check(how: Quantize, device: torch.device) -> None:
+    """Raises UserError, with what can be had instead, where `device` cannot store weights as `how` says."""
+    able = abilities(device)
+    if how == "none" or how in able.storage:
+        return
+    bitsandbytes = how == "nf4" and device.type != "mps" and find_spec("bitsandbytes") is None
+    why = "without bitsandbytes (pip install bitsandbytes)" if bitsandbytes else f"on {able.name}"
+    instead = " or ".join(f"--quantize {one}" for one in (*able.storage, "none"))
+    raise UserError(f"--quantize {how} cannot be had {why}: use {instead}")
+
+
 def shell(unet: nn.Module, how: Quantize, dtype: torch.dtype, device: torch.device) -> nn.Module:
     """`unet`, made on the meta device, with storage on `device` for all its weights: changed in place and returned.
 
@@ -30,11 +43,9 @@ def shell(unet: nn.Module, how: Quantize, dtype: torch.dtype, device: torch.devi
     a byte a number is four times as exact for convolutions as fp8. What is not quantized, biases and norms among it, is
     in `dtype`, in which all of it computes. Frozen, in evaluation mode. On the meta device or under FakeTensorMode the
     storages have no numbers, but the bytes of the real ones.
-
-    Raises UserError where what is needed for it is not installed.
     """
     if how == "nf4":
-        _need_bitsandbytes()
+        import bitsandbytes  # noqa: F401 - makes the operators that unpack known to torch
     for name, module in unet.named_modules():
         packing = _packing(name, module, how)
         if packing is not None:
@@ -58,16 +69,6 @@ def fill(unet: nn.Module, name: str, weight: Tensor) -> None:
         module.fill(weight)
     else:
         getattr(module, key).copy_(weight)
-
-
-def _need_bitsandbytes() -> None:
-    try:
-        import bitsandbytes  # noqa: F401 - makes its operators known to torch
-    except (ImportError, RuntimeError) as error:
-        raise UserError(
-            f"--quantize nf4 needs bitsandbytes, which does not work here ({error}): "
-            "install it (pip install bitsandbytes), or train with --quantize int8"
-        ) from error
 
 
 def _packing(name: str, module: nn.Module, how: Quantize) -> Packing | None:

@@ -11,6 +11,8 @@ if TYPE_CHECKING:  # pictures.py is needed where no model is: a page that shows 
     import torch
     from torch import Tensor, nn
 
+    from ..quantize import Quantize
+
 TextTensors: TypeAlias = "Mapping[str, Tensor]"
 """What a family's text encoders say, by name; one prompt: no batch axis; a batch: stacked along axis 0."""
 
@@ -73,6 +75,14 @@ class NoiseSchedule:
         return alpha.sqrt().to(like.dtype), (1 - alpha).sqrt().to(like.dtype)
 
 
+def compute_dtype(unet: nn.Module) -> torch.dtype:
+    """In which `unet` computes, whatever is wrapped around it: the dtype of its first layer, which is never quantized.
+
+    `unet.dtype` is something else where weights are stored in fewer bits, and nothing that wraps a model has it.
+    """
+    return next(unet.parameters()).dtype
+
+
 class TextEncoder(Protocol):
     """The text encoders of a base, loaded onto a device."""
 
@@ -103,8 +113,12 @@ class Base(Protocol):
     def load_vae(self, device: torch.device) -> nn.Module:
         """A diffusers AutoencoderKL in a dtype in which it cannot overflow on this device."""
 
-    def load_unet(self, device: torch.device, dtype: torch.dtype) -> nn.Module:
-        """A diffusers UNet2DConditionModel, frozen, in evaluation mode."""
+    def load_unet(self, device: torch.device, dtype: torch.dtype, quantize: Quantize = "none") -> nn.Module:
+        """A diffusers UNet2DConditionModel that computes in `dtype`, frozen, in evaluation mode.
+
+        quantize: how its weights are stored (see quantize.py). Loaded weight by weight: beside the UNet as it is
+        stored, there is one weight in memory. Raises UserError where `device` cannot store it so.
+        """
 
     def predict(self, unet: nn.Module, noisy: Tensor, timestep: Tensor, text: TextTensors, framing: Tensor) -> Tensor:
         """The UNet's answer in the schedule's prediction type.

@@ -2,19 +2,23 @@
 
 The UNet's and the VAE's names are translated by diffusers. The text encoders' are translated here: transformers moved
 the levels of CLIPTextModel between versions, and a name that misses leaves a weight at its random start. Hence also
-the one way in, `filled`: every weight of the model must come out of the file, or it is an error.
+the ways in, `filled` and for the UNet `filled_unet`: every weight of the model must come out of the file, or it is an
+error.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ..errors import UserError
+from ..quantize import Quantize
 from .checkpoint import Checkpoint
+from .filling import Stored, filled_unet
 
 State = dict[str, Tensor]
 
@@ -33,13 +37,22 @@ _OPEN_CLIP_TOP = {
 }
 
 
-def unet(file: Checkpoint, config: Mapping[str, Any], device: torch.device, dtype: torch.dtype) -> nn.Module:
-    """The checkpoint's UNet2DConditionModel; nothing else of the file is read."""
-    from diffusers import UNet2DConditionModel
+def unet(
+    file: Checkpoint, config: Mapping[str, Any], device: torch.device, dtype: torch.dtype, how: Quantize
+) -> nn.Module:
+    """The checkpoint's UNet2DConditionModel, stored as `how` says; nothing else of the file is read."""
     from diffusers.loaders.single_file_utils import convert_ldm_unet_checkpoint
 
-    state = _translated(convert_ldm_unet_checkpoint, file, "model.diffusion_model.", config)
-    return filled(lambda: UNet2DConditionModel.from_config(dict(config)), state, file, device, dtype)
+    # Names are translated on tensors without numbers; which one came out under which name says where to read it.
+    stand_ins = {
+        name: torch.empty(shape, device="meta")
+        for name, shape in file.shapes.items()
+        if name.startswith("model.diffusion_model.")
+    }
+    names = {id(stand_in): name for name, stand_in in stand_ins.items()}
+    state = _translated(convert_ldm_unet_checkpoint, stand_ins, file, config)
+    stored = {name: Stored(file, names[id(stand_in)]) for name, stand_in in state.items()}
+    return filled_unet(config, stored, device, dtype, how, partial(_unfit, file, "UNet2DConditionModel"))
 
 
 def vae(file: Checkpoint, config: Mapping[str, Any], device: torch.device, dtype: torch.dtype) -> nn.Module:
@@ -47,7 +60,7 @@ def vae(file: Checkpoint, config: Mapping[str, Any], device: torch.device, dtype
     from diffusers import AutoencoderKL
     from diffusers.loaders.single_file_utils import convert_ldm_vae_checkpoint
 
-    state = _translated(convert_ldm_vae_checkpoint, file, "first_stage_model.", config)
+    state = _translated(convert_ldm_vae_checkpoint, dict(file.read("first_stage_model.")), file, config)
     return filled(lambda: AutoencoderKL.from_config(dict(config)), state, file, device, dtype)
 
 
@@ -102,9 +115,9 @@ def from_open_clip(raw: State) -> State:
     return state
 
 
-def _translated(names: Callable[..., State], file: Checkpoint, prefix: str, config: Mapping[str, Any]) -> State:
+def _translated(names: Callable[..., State], raw: State, file: Checkpoint, config: Mapping[str, Any]) -> State:
     try:
-        state = names(dict(file.read(prefix)), dict(config))
+        state = names(raw, dict(config))
     except (KeyError, AttributeError, IndexError) as error:  # how the translation stumbles over a missing tensor
         raise _unfit(file, "model", f"cannot be read in full (near {error})") from error
     return {name: tensor for name, tensor in state.items() if tensor is not None}

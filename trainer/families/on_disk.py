@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from ..device import abilities
+from ..quantize import Quantize, check
 from .base import NoiseSchedule
 from .identity import identity_of
 from .schedule import noise_schedule
@@ -42,6 +43,7 @@ class OnDisk:
         """A diffusers AutoencoderKL in a dtype in which it cannot overflow on this device."""
         return self.source.vae(device, abilities(device).vae)
 
-    def load_unet(self, device: torch.device, dtype: torch.dtype) -> nn.Module:
-        """A diffusers UNet2DConditionModel, frozen, in evaluation mode."""
-        return self.source.unet(device, dtype)
+    def load_unet(self, device: torch.device, dtype: torch.dtype, quantize: Quantize = "none") -> nn.Module:
+        """See `Base.load_unet`."""
+        check(quantize, device)
+        return self.source.unet(device, dtype, quantize)

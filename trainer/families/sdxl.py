@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from .base import TextTensors
+from .base import TextTensors, compute_dtype
 from .on_disk import OnDisk
 from .sources import Source
 from .tokens import token_ids
@@ -23,7 +23,7 @@ class SDXL(OnDisk):
 
     def predict(self, unet: nn.Module, noisy: Tensor, timestep: Tensor, text: TextTensors, framing: Tensor) -> Tensor:
         """See `Base.predict`. text: hidden (n, tokens, 2048) and pooled (n, 1280)."""
-        dtype = unet.dtype
+        dtype = compute_dtype(unet)
         # Time ids stay float32: bfloat16 would turn 1023 into 1024. The UNet embeds them before it casts.
         added = {"text_embeds": text["pooled"].to(dtype), "time_ids": framing.to(noisy.device, torch.float32)}
         hidden = text["hidden"].to(dtype)

@@ -9,12 +9,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ..errors import UserError
-from .checkpoint import Checkpoint
+from .checkpoint import Checkpoint, read_header
 from .tokens import clip_tokenizer
 
 if TYPE_CHECKING:
     import torch
     from torch import nn
+
+    from ..quantize import Quantize
 
 CONFIGS = Path(__file__).parent / "configs"
 """The published configurations of both families' models; a single file holds weights only."""
@@ -40,7 +42,7 @@ class Source(Protocol):
     def files(self, part: str) -> list[Path]:
         """What decides how a part ("text", "vae" or "unet") behaves: its weights and configuration."""
 
-    def unet(self, device: torch.device, dtype: torch.dtype) -> nn.Module: ...
+    def unet(self, device: torch.device, dtype: torch.dtype, how: Quantize = "none") -> nn.Module: ...
 
     def vae(self, device: torch.device, dtype: torch.dtype) -> nn.Module: ...
 
@@ -67,15 +69,29 @@ class Folder:
                 found += [folder / _config_name(component), *weight_files(folder)]
         return found
 
-    def unet(self, device: torch.device, dtype: torch.dtype) -> nn.Module:
-        from diffusers import UNet2DConditionModel
+    def unet(self, device: torch.device, dtype: torch.dtype, how: Quantize = "none") -> nn.Module:
+        from .filling import Stored, filled_unet
 
-        return self._diffusers(UNet2DConditionModel, "unet", device, dtype)
+        folder = self.path / "unet"
+
+        def refused(ails: str) -> UserError:
+            return UserError(f"{folder} {ails}. Download the model again.")
+
+        paths = weight_files(folder)
+        try:
+            files = [read_header(path) for path in paths]
+        except UserError as error:
+            raise UserError(f"{folder} could not be loaded ({error})") from error
+        stored = {name: Stored(file, name) for file in files for name in file.shapes}
+        return filled_unet(self.config("unet"), stored, device, dtype, how, refused)
 
     def vae(self, device: torch.device, dtype: torch.dtype) -> nn.Module:
         from diffusers import AutoencoderKL
 
-        return self._diffusers(AutoencoderKL, "vae", device, dtype)
+        folder = self.path / "vae"
+        model, info = self._loaded(AutoencoderKL, folder, {"variant": variant(folder), "torch_dtype": dtype})
+        self._whole(folder, info)
+        return model.to(device).eval().requires_grad_(False)
 
     def text_encoder(self, name: str, device: torch.device, dtype: torch.dtype) -> nn.Module:
         from transformers import CLIPTextModel, CLIPTextModelWithProjection
@@ -90,12 +106,6 @@ class Folder:
 
     def tokenizer(self, name: str) -> Any:
         return clip_tokenizer(self.path / name)
-
-    def _diffusers(self, kind: Any, component: str, device: torch.device, dtype: torch.dtype) -> nn.Module:
-        folder = self.path / component
-        model, info = self._loaded(kind, folder, {"variant": variant(folder), "torch_dtype": dtype})
-        self._whole(folder, info)
-        return model.to(device).eval().requires_grad_(False)
 
     @staticmethod
     def _loaded(kind: Any, folder: Path, options: dict[str, Any]) -> tuple[Any, Mapping[str, Any]]:
@@ -146,10 +156,10 @@ class SingleFile:
     def files(self, part: str) -> list[Path]:
         return [self.path]
 
-    def unet(self, device: torch.device, dtype: torch.dtype) -> nn.Module:
+    def unet(self, device: torch.device, dtype: torch.dtype, how: Quantize = "none") -> nn.Module:
         from . import ldm  # torch, which a face that only wants to know the family does without
 
-        return ldm.unet(self._file, self.config("unet"), device, dtype)
+        return ldm.unet(self._file, self.config("unet"), device, dtype, how)
 
     def vae(self, device: torch.device, dtype: torch.dtype) -> nn.Module:
         from . import ldm
