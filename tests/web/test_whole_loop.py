@@ -254,14 +254,7 @@ def test_the_library_shows_the_lora_and_renames_it(page: Page, studio: StudioPro
     expect(page.locator(".facts:visible")).to_contain_text("Trained on")
     page.wait_for_timeout(1000)
     shot(page, "library")
-    name = page.locator("#rename-row").get_by_role("textbox")
-
-    def typed() -> bool:  # the tab may still be filling itself
-        name.fill("outlines")
-        page.wait_for_timeout(1000)
-        return name.input_value() == "outlines"
-
-    wait_until(typed)
+    page.locator("#rename-row").get_by_role("textbox").fill("outlines")
     page.get_by_role("button", name="Rename", exact=True).click()
     expect(page.locator('[data-run="outlines"]')).to_be_visible()
     assert [run.lora_file.is_file() for run in all_runs(studio.workspace)] == [True]

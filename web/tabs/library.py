@@ -45,7 +45,7 @@ def library_tab(studio: Studio) -> None:
                 links = gr.HTML("", elem_classes="run-links")
                 facts = gr.HTML("")
                 with gr.Row(elem_id="rename-row"):
-                    name = gr.Textbox(show_label=False, container=False, max_lines=1, min_width=160, scale=1)
+                    name_field = gr.Textbox(show_label=False, container=False, max_lines=1, min_width=160, scale=1)
                     rename = gr.Button("Rename", size="sm", scale=0, min_width=90)
                     delete = gr.Button("Delete", size="sm", scale=0, min_width=90)
                 with gr.Row(visible=False, elem_classes="acts") as sure:
@@ -53,7 +53,7 @@ def library_tab(studio: Studio) -> None:
                     yes = gr.Button("Delete it", variant="stop", size="sm", scale=0)
                     no = gr.Button("Keep it", size="sm", scale=0)
         curves = gr.HTML("")
-    view = [chosen, cards, detail, head, strip, links, facts, name, copy, go_on, curves, sure]
+    view = [chosen, cards, detail, head, strip, links, facts, name_field, copy, go_on, curves, sure]
 
     def shown(name: str | None) -> list[Any]:
         runs = all_runs(studio.workspace)[:_MOST]
@@ -83,7 +83,12 @@ def library_tab(studio: Studio) -> None:
 
     @in_sentences
     def look(name: str | None):
-        return shown(name)
+        now = shown(name)
+        if now[0] != name:  # it is gone
+            return now
+        # Its answer may come late: what was chosen, typed or asked meanwhile stays.
+        stays = (chosen, detail, name_field, sure)
+        return [gr.skip() if part in stays else value for part, value in zip(view, now, strict=True)]
 
     @in_sentences
     def choose(event: gr.EventData):
@@ -118,7 +123,7 @@ def library_tab(studio: Studio) -> None:
 
     gr.on([studio.page.load, studio.tabs.change], look, chosen, view, **_QUIET)
     cards.select(choose, None, view, **_QUIET)
-    gr.on([rename.click, name.submit], give_name, [chosen, name], view, **_QUIET)
+    gr.on([rename.click, name_field.submit], give_name, [chosen, name_field], view, **_QUIET)
     delete.click(ask, chosen, [sure, question], **_QUIET)
     no.click(lambda: gr.Row(visible=False), None, sure, queue=False, **_QUIET)
     yes.click(remove, chosen, view, **_QUIET)
