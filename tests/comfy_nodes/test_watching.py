@@ -34,7 +34,7 @@ class Page:
 
 
 @pytest.fixture
-def page():
+def watched():
     return Page()
 
 
@@ -53,66 +53,66 @@ def finish(run: Run) -> None:
     run.log("finished", step=10)
 
 
-def test_a_run_that_ends_is_told_of_once_and_its_lora_is_copied(tmp_path, page):
+def test_a_run_that_ends_is_told_of_once_and_its_lora_is_copied(tmp_path, watched):
     run = run_at_work(tmp_path)
     with run.alone():
-        page.watcher.look(tmp_path)
-        assert [(row["name"], row["phase"], row["step"], row["steps"]) for row in page.lists()[-1]] == [
+        watched.watcher.look(tmp_path)
+        assert [(row["name"], row["phase"], row["step"], row["steps"]) for row in watched.lists()[-1]] == [
             ("cats-1", "running", 3, 10)
         ]
         finish(run)
     for _ in range(3):
-        page.watcher.look(tmp_path)
-    assert page.ends() == [("cats-1", "finished")]
-    assert page.copied == ["cats-1"]
-    said = next(said for event, said in page.told if event == "mapo.ended")
+        watched.watcher.look(tmp_path)
+    assert watched.ends() == [("cats-1", "finished")]
+    assert watched.copied == ["cats-1"]
+    said = next(said for event, said in watched.told if event == "mapo.ended")
     assert said["sentence"] == "cats-1 agrees with you on 75 % of 20 pairs it has not trained on."
-    row = page.lists()[-1][0]
+    row = watched.lists()[-1][0]
     assert (row["phase"], row["agreement"], row["dataset"], row["base"]) == (
         "finished",
         0.75,
         "cats",
         "sdxl.safetensors",
     )
-    assert len(page.lists()) == 2
+    assert len(watched.lists()) == 2
 
 
-def test_what_had_ended_before_the_first_look_is_not_told_of_anew(tmp_path, page):
+def test_what_had_ended_before_the_first_look_is_not_told_of_anew(tmp_path, watched):
     finish(run_at_work(tmp_path))
-    page.watcher.look(tmp_path)
-    page.watcher.look(tmp_path)
-    assert (page.ends(), page.copied, len(page.lists())) == ([], [], 1)
+    watched.watcher.look(tmp_path)
+    watched.watcher.look(tmp_path)
+    assert (watched.ends(), watched.copied, len(watched.lists())) == ([], [], 1)
 
 
-def test_a_run_that_began_and_ended_between_two_looks_is_told_of(tmp_path, page):
-    page.watcher.look(tmp_path)
+def test_a_run_that_began_and_ended_between_two_looks_is_told_of(tmp_path, watched):
+    watched.watcher.look(tmp_path)
     finish(run_at_work(tmp_path))
-    page.watcher.look(tmp_path)
-    assert page.ends() == [("cats-1", "finished")]
+    watched.watcher.look(tmp_path)
+    assert watched.ends() == [("cats-1", "finished")]
 
 
-def test_a_run_that_was_renamed_has_not_ended_anew(tmp_path, page):
+def test_a_run_that_was_renamed_has_not_ended_anew(tmp_path, watched):
     run = run_at_work(tmp_path)
     finish(run)
     for file in (run.events_file, run.settings_file):
         os.utime(file, (time.time() - 60,) * 2)
-    page.watcher.look(tmp_path)
+    watched.watcher.look(tmp_path)
     run.folder.rename(run.folder.with_name("dogs-1"))
-    page.watcher.look(tmp_path)
-    assert page.ends() == []
-    assert page.lists()[-1][0]["name"] == "dogs-1"
+    watched.watcher.look(tmp_path)
+    assert watched.ends() == []
+    assert watched.lists()[-1][0]["name"] == "dogs-1"
 
 
-def test_a_run_that_is_gone_on_with_ends_again(tmp_path, page):
+def test_a_run_that_is_gone_on_with_ends_again(tmp_path, watched):
     run = run_at_work(tmp_path)
     with run.alone():
-        page.watcher.look(tmp_path)
+        watched.watcher.look(tmp_path)
         run.log("stopped", step=3)
-    page.watcher.look(tmp_path)
+    watched.watcher.look(tmp_path)
     finish(run)  # resumed and finished between two looks
-    page.watcher.look(tmp_path)
-    assert page.ends() == [("cats-1", "stopped"), ("cats-1", "finished")]
-    assert page.copied == ["cats-1"]
+    watched.watcher.look(tmp_path)
+    assert watched.ends() == [("cats-1", "stopped"), ("cats-1", "finished")]
+    assert watched.copied == ["cats-1"]
 
 
 @pytest.mark.parametrize(
@@ -123,66 +123,66 @@ def test_a_run_that_is_gone_on_with_ends_again(tmp_path, page):
         ([], "died", "cats-1 ended without a word at step 3 of 10: it can be gone on with."),
     ],
 )
-def test_how_a_run_ended_is_said_and_only_a_finished_lora_is_copied(tmp_path, page, events, phase, sentence):
+def test_how_a_run_ended_is_said_and_only_a_finished_lora_is_copied(tmp_path, watched, events, phase, sentence):
     run = run_at_work(tmp_path)
     with run.alone():
-        page.watcher.look(tmp_path)
+        watched.watcher.look(tmp_path)
         for event, values in events:
             run.log(event, **values)
-    page.watcher.look(tmp_path)
-    told = [said for event, said in page.told if event == "mapo.ended"]
+    watched.watcher.look(tmp_path)
+    told = [said for event, said in watched.told if event == "mapo.ended"]
     assert told == [{"name": "cats-1", "phase": phase, "sentence": sentence}]
-    assert page.copied == []
+    assert watched.copied == []
 
 
-def test_a_lora_that_cannot_be_copied_is_part_of_what_is_told(tmp_path, page):
+def test_a_lora_that_cannot_be_copied_is_part_of_what_is_told(tmp_path, watched):
     run = run_at_work(tmp_path)
     with run.alone():
-        page.watcher.look(tmp_path)
+        watched.watcher.look(tmp_path)
         finish(run)
-    page.full = True
-    page.watcher.look(tmp_path)
-    sentence = next(said for event, said in page.told if event == "mapo.ended")["sentence"]
+    watched.full = True
+    watched.watcher.look(tmp_path)
+    sentence = next(said for event, said in watched.told if event == "mapo.ended")["sentence"]
     assert sentence.endswith("It could not be copied into ComfyUI's list: the disk is full.")
 
 
-def test_a_damaged_run_hides_no_other(tmp_path, page):
+def test_a_damaged_run_hides_no_other(tmp_path, watched):
     broken = run_at_work(tmp_path, "broken")
     broken.settings_file.write_text("this is no TOML = = =")
     odd = run_at_work(tmp_path, "odd")
     odd.events_file.write_text('{"event": "step"}\n[]\n{"no": "event"}\n\x00\n')
     run = run_at_work(tmp_path, "whole")
     with run.alone():
-        page.watcher.look(tmp_path)
+        watched.watcher.look(tmp_path)
         finish(run)
-    page.watcher.look(tmp_path)
-    assert page.ends() == [("whole", "finished")]
-    rows = {row["name"]: row for row in page.lists()[-1]}
+    watched.watcher.look(tmp_path)
+    assert watched.ends() == [("whole", "finished")]
+    rows = {row["name"]: row for row in watched.lists()[-1]}
     assert set(rows) == {"broken", "odd", "whole"}
     assert "this run cannot be read" in rows["broken"]["message"]
 
 
-def test_a_run_that_a_node_waits_for_is_told_of_by_the_node_alone(tmp_path, page):
+def test_a_run_that_a_node_waits_for_is_told_of_by_the_node_alone(tmp_path, watched):
     run = run_at_work(tmp_path)
     watching.attend(run)
     with run.alone():
-        page.watcher.look(tmp_path)
+        watched.watcher.look(tmp_path)
         run.log("stopped", step=3)
-    page.watcher.look(tmp_path)
-    assert (page.ends(), page.copied) == ([], [])
-    assert page.lists()[-1][0]["phase"] == "stopped"
+    watched.watcher.look(tmp_path)
+    assert (watched.ends(), watched.copied) == ([], [])
+    assert watched.lists()[-1][0]["phase"] == "stopped"
     watching.unattend(run)  # gone on with from the side bar
     finish(run)
-    page.watcher.look(tmp_path)
-    assert page.ends() == [("cats-1", "finished")]
+    watched.watcher.look(tmp_path)
+    assert watched.ends() == [("cats-1", "finished")]
 
 
-def test_another_workspace_is_begun_with_anew(tmp_path, page):
-    page.watcher.look(tmp_path / "one")
+def test_another_workspace_is_begun_with_anew(tmp_path, watched):
+    watched.watcher.look(tmp_path / "one")
     finish(run_at_work(tmp_path / "two"))
-    page.watcher.look(tmp_path / "two")
-    assert page.ends() == []
-    assert [row["name"] for row in page.lists()[-1]] == ["cats-1"]
+    watched.watcher.look(tmp_path / "two")
+    assert watched.ends() == []
+    assert [row["name"] for row in watched.lists()[-1]] == ["cats-1"]
 
 
 def test_runs_that_have_ended_are_read_once(tmp_path, monkeypatch):

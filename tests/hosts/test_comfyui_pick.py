@@ -49,14 +49,14 @@ def picking(
 
 
 @pytest.fixture
-def page(server: RunningComfyUI) -> Iterator[Page]:
-    with server.listen("picks-page") as page:
-        yield page
+def tab(server: RunningComfyUI) -> Iterator[Page]:
+    with server.listen("picks-page") as tab:
+        yield tab
     server.interrupt()
 
 
-def asked(page: Page, prompt_id: str, node: str = "pick") -> dict[str, Any]:
-    return page.wait_for("mapo.pick", lambda told: told["prompt_id"] == prompt_id and told["node"] == node)
+def asked(tab: Page, prompt_id: str, node: str = "pick") -> dict[str, Any]:
+    return tab.wait_for("mapo.pick", lambda told: told["prompt_id"] == prompt_id and told["node"] == node)
 
 
 def answering(server: RunningComfyUI, pick: dict[str, Any], answer: str) -> dict[str, Any]:
@@ -93,18 +93,18 @@ def judged(server: RunningComfyUI, dataset: str = "picks") -> int:
     return server.get("/mapo/api/statistics", dataset=dataset)["judged"]
 
 
-def goes_on(server: RunningComfyUI, page: Page) -> None:
+def goes_on(server: RunningComfyUI, tab: Page) -> None:
     """The next prompt asks and is answered as if nothing had been."""
-    prompt_id = server.queue(picking(*COLOURS[2:], name="next"), page.name)
-    answering(server, asked(page, prompt_id, "next"), "left")
+    prompt_id = server.queue(picking(*COLOURS[2:], name="next"), tab.name)
+    answering(server, asked(tab, prompt_id, "next"), "left")
     assert answer_of(server.wait(prompt_id), "next") == "left"
     # The next one is painted anew, so that it is asked again.
     COLOURS[3] += 1
 
 
-def test_the_graph_goes_on_with_the_chosen_picture(server: RunningComfyUI, page: Page):
-    prompt_id = server.queue(picking(*COLOURS[:2]), page.name)
-    pick = asked(page, prompt_id)
+def test_the_graph_goes_on_with_the_chosen_picture(server: RunningComfyUI, tab: Page):
+    prompt_id = server.queue(picking(*COLOURS[:2]), tab.name)
+    pick = asked(tab, prompt_id)
     assert (pick["view"], pick["dataset"], pick["prompt"]) == ("pairs", "picks", "plain colours of pick")
     assert pick["seconds_left"] is None
     before = judged(server)
@@ -114,12 +114,12 @@ def test_the_graph_goes_on_with_the_chosen_picture(server: RunningComfyUI, page:
     assert colour_of(server, entry, "pick-rejected") == shown_colour(server, pick, 0)
     assert answer_of(entry) == "right"
     assert judged(server) == before + 1
-    assert page.wait_for("mapo.picked", lambda told: told["key"] == pick["key"])["how"] == "answered"
+    assert tab.wait_for("mapo.picked", lambda told: told["key"] == pick["key"])["how"] == "answered"
 
 
-def test_a_second_answer_is_told_that_it_came_too_late(server: RunningComfyUI, page: Page):
-    prompt_id = server.queue(picking(*COLOURS[1:3], name="twice"), page.name)
-    pick = asked(page, prompt_id, "twice")
+def test_a_second_answer_is_told_that_it_came_too_late(server: RunningComfyUI, tab: Page):
+    prompt_id = server.queue(picking(*COLOURS[1:3], name="twice"), tab.name)
+    pick = asked(tab, prompt_id, "twice")
     first = answering(server, pick, "left")
     server.wait(prompt_id)
     before = judged(server)
@@ -137,24 +137,24 @@ def test_a_second_answer_is_told_that_it_came_too_late(server: RunningComfyUI, p
 
 
 @pytest.mark.parametrize("answer", ["both_bad", "skip"])
-def test_nothing_goes_on_after(answer: str, server: RunningComfyUI, page: Page):
-    prompt_id = server.queue(picking(*COLOURS[:2], name=answer), page.name)
-    answering(server, asked(page, prompt_id, answer), answer)
+def test_nothing_goes_on_after(answer: str, server: RunningComfyUI, tab: Page):
+    prompt_id = server.queue(picking(*COLOURS[:2], name=answer), tab.name)
+    answering(server, asked(tab, prompt_id, answer), answer)
     entry = server.wait(prompt_id)
     assert answer_of(entry, answer) == answer
     assert not {f"{answer}-chosen", f"{answer}-rejected"} & set(entry["outputs"])
 
 
-def test_after_a_tie_the_first_picture_goes_on(server: RunningComfyUI, page: Page):
-    prompt_id = server.queue(picking(*COLOURS[:2], name="tie"), page.name)
-    answering(server, asked(page, prompt_id, "tie"), "tie")
+def test_after_a_tie_the_first_picture_goes_on(server: RunningComfyUI, tab: Page):
+    prompt_id = server.queue(picking(*COLOURS[:2], name="tie"), tab.name)
+    answering(server, asked(tab, prompt_id, "tie"), "tie")
     entry = server.wait(prompt_id)
     assert [colour_of(server, entry, f"tie-{one}") for one in ("chosen", "rejected")] == COLOURS[:2]
 
 
-def test_the_best_of_four_goes_on(server: RunningComfyUI, page: Page):
-    prompt_id = server.queue(picking(*COLOURS, name="four"), page.name)
-    pick = asked(page, prompt_id, "four")
+def test_the_best_of_four_goes_on(server: RunningComfyUI, tab: Page):
+    prompt_id = server.queue(picking(*COLOURS, name="four"), tab.name)
+    pick = asked(tab, prompt_id, "four")
     assert pick["view"] == "rank"
     path = f"/mapo/pick/{pick['key']}"
     [group] = server.get(f"{path}/groups", dataset="picks", size=4)["groups"]
@@ -175,9 +175,9 @@ def test_the_best_of_four_goes_on(server: RunningComfyUI, page: Page):
     assert server.get(f"{path}/groups", dataset="picks", size=4) == {"groups": [], "waiting": 0}
 
 
-def test_an_answer_to_another_pair_is_refused(server: RunningComfyUI, page: Page):
-    prompt_id = server.queue(picking(*COLOURS[:2], name="another"), page.name)
-    pick = asked(page, prompt_id, "another")
+def test_an_answer_to_another_pair_is_refused(server: RunningComfyUI, tab: Page):
+    prompt_id = server.queue(picking(*COLOURS[:2], name="another"), tab.name)
+    pick = asked(tab, prompt_id, "another")
     [pair] = server.get(f"/mapo/pick/{pick['key']}/next", dataset="picks")["pairs"]
     said = {"pair": pair["pair"] + 1, "left": pair["left"]["id"], "answer": "left", "client": "x", "sequence": 2}
     reply = server.post(f"/mapo/pick/{pick['key']}/answers", {"answers": [said]})
@@ -188,9 +188,9 @@ def test_an_answer_to_another_pair_is_refused(server: RunningComfyUI, page: Page
     server.wait(prompt_id)
 
 
-def test_cancelling_stops_the_prompt_and_keeps_no_judgement(server: RunningComfyUI, page: Page):
-    prompt_id = server.queue(picking(*COLOURS[:2], name="cancel"), page.name)
-    pick = asked(page, prompt_id, "cancel")
+def test_cancelling_stops_the_prompt_and_keeps_no_judgement(server: RunningComfyUI, tab: Page):
+    prompt_id = server.queue(picking(*COLOURS[:2], name="cancel"), tab.name)
+    pick = asked(tab, prompt_id, "cancel")
     before = judged(server)
     assert server.request("POST", f"/mapo/pick/{pick['key']}/cancel", b"{}")[0] == 415  # a form of another site's
     assert server.post(f"/mapo/pick/{pick['key']}/cancel", {}) == {"how": "cancelled"}
@@ -201,27 +201,27 @@ def test_cancelling_stops_the_prompt_and_keeps_no_judgement(server: RunningComfy
     assert late["stored"] == []
     assert "cancelled" in late["refused"][0]["why"]
     assert judged(server) == before
-    assert page.wait_for("mapo.picked", lambda told: told["key"] == pick["key"])["how"] == "cancelled"
-    goes_on(server, page)
+    assert tab.wait_for("mapo.picked", lambda told: told["key"] == pick["key"])["how"] == "cancelled"
+    goes_on(server, tab)
 
 
-def test_an_interruption_withdraws_the_pick_and_the_next_prompt_runs(server: RunningComfyUI, page: Page):
+def test_an_interruption_withdraws_the_pick_and_the_next_prompt_runs(server: RunningComfyUI, tab: Page):
     graph = {**picking(*COLOURS[:2], name="stop"), **picking(*COLOURS[1:3], name="stop2")}
-    prompt_id = server.queue(graph, page.name)
-    picks = [asked(page, prompt_id, node) for node in ("stop", "stop2")]
+    prompt_id = server.queue(graph, tab.name)
+    picks = [asked(tab, prompt_id, node) for node in ("stop", "stop2")]
     server.interrupt()
     with pytest.raises(Interrupted):
         server.wait(prompt_id)
     for pick in picks:
-        assert page.wait_for("mapo.picked", lambda told, pick=pick: told["key"] == pick["key"])["how"] == "withdrawn"
+        assert tab.wait_for("mapo.picked", lambda told, pick=pick: told["key"] == pick["key"])["how"] == "withdrawn"
     assert server.get("/mapo/picks") == {"picks": []}
-    goes_on(server, page)
+    goes_on(server, tab)
 
 
 @pytest.mark.parametrize("policy", ["skip", "first", "stop"])
-def test_when_the_time_is_over(policy: str, server: RunningComfyUI, page: Page):
-    prompt_id = server.queue(picking(*COLOURS[:2], name=policy, wait=1, without_answer=policy), page.name)
-    told = asked(page, prompt_id, policy)
+def test_when_the_time_is_over(policy: str, server: RunningComfyUI, tab: Page):
+    prompt_id = server.queue(picking(*COLOURS[:2], name=policy, wait=1, without_answer=policy), tab.name)
+    told = asked(tab, prompt_id, policy)
     assert (told["otherwise"], 0 < told["seconds_left"] <= 1) == (policy, True)
     before = judged(server)
     if policy == "stop":
@@ -235,7 +235,7 @@ def test_when_the_time_is_over(policy: str, server: RunningComfyUI, page: Page):
         if policy == "first":
             assert colour_of(server, entry, "first-chosen") == COLOURS[0]
     assert judged(server) == before
-    assert page.wait_for("mapo.picked", lambda over: over["key"] == told["key"])["how"] == "late"
+    assert tab.wait_for("mapo.picked", lambda over: over["key"] == told["key"])["how"] == "late"
 
 
 def test_a_program_that_no_page_is_open_for_is_not_kept_waiting(server: RunningComfyUI):
@@ -243,50 +243,50 @@ def test_a_program_that_no_page_is_open_for_is_not_kept_waiting(server: RunningC
     assert answer_of(entry, "alone") == "first"
 
 
-def test_prompts_in_the_queue_ask_one_after_the_other(server: RunningComfyUI, page: Page):
-    prompts = [server.queue(picking(*COLOURS[:2], name=name), page.name) for name in ("one", "two")]
-    first = asked(page, prompts[0], "one")
+def test_prompts_in_the_queue_ask_one_after_the_other(server: RunningComfyUI, tab: Page):
+    prompts = [server.queue(picking(*COLOURS[:2], name=name), tab.name) for name in ("one", "two")]
+    first = asked(tab, prompts[0], "one")
     assert [one["key"] for one in server.get("/mapo/picks")["picks"]] == [first["key"]]
     answering(server, first, "left")
-    second = asked(page, prompts[1], "two")
+    second = asked(tab, prompts[1], "two")
     assert second["key"] != first["key"]
     answering(server, second, "right")
     assert answer_of(server.wait(prompts[0]), "one") == "left"
     assert answer_of(server.wait(prompts[1]), "two") == "right"
 
 
-def test_two_nodes_of_a_prompt_ask_side_by_side(server: RunningComfyUI, page: Page):
+def test_two_nodes_of_a_prompt_ask_side_by_side(server: RunningComfyUI, tab: Page):
     graph = {**picking(*COLOURS[:2], name="here"), **picking(*COLOURS[1:3], name="there")}
-    prompt_id = server.queue(graph, page.name)
-    here, there = (asked(page, prompt_id, node) for node in ("here", "there"))
+    prompt_id = server.queue(graph, tab.name)
+    here, there = (asked(tab, prompt_id, node) for node in ("here", "there"))
     answering(server, there, "tie")
     answering(server, here, "skip")
     entry = server.wait(prompt_id)
     assert (answer_of(entry, "here"), answer_of(entry, "there")) == ("skip", "tie")
 
 
-def test_every_item_of_a_list_is_asked_about(server: RunningComfyUI, page: Page):
+def test_every_item_of_a_list_is_asked_about(server: RunningComfyUI, tab: Page):
     graph = picking(*COLOURS, name="list")
     [batch, _] = graph["list"]["inputs"]["images"]
     graph["halves"] = {"class_type": "RebatchImages", "inputs": {"images": [batch, 0], "batch_size": 2}}
     graph["list"]["inputs"]["images"] = ["halves", 0]
-    prompt_id = server.queue(graph, page.name)
-    first = asked(page, prompt_id, "list")
-    second = page.wait_for("mapo.pick", lambda told: told["node"] == "list" and told["key"] != first["key"])
+    prompt_id = server.queue(graph, tab.name)
+    first = asked(tab, prompt_id, "list")
+    second = tab.wait_for("mapo.pick", lambda told: told["node"] == "list" and told["key"] != first["key"])
     for pick in (first, second):
         answering(server, pick, "tie")
     entry = server.wait(prompt_id)
     assert [_colour(shown) for shown in server.pictures(entry, "list-chosen")] == COLOURS[0::2]
 
 
-def test_the_same_pictures_are_not_asked_about_again(server: RunningComfyUI, page: Page):
+def test_the_same_pictures_are_not_asked_about_again(server: RunningComfyUI, tab: Page):
     graph = picking(*COLOURS[1:3], name="again")
-    prompt_id = server.queue(graph, page.name)
-    answering(server, asked(page, prompt_id, "again"), "left")
+    prompt_id = server.queue(graph, tab.name)
+    answering(server, asked(tab, prompt_id, "again"), "left")
     server.wait(prompt_id)
-    page.forget()
-    assert answer_of(server.run(graph, page.name), "again") == "left"
-    assert page.all_of("mapo.pick") == []
+    tab.forget()
+    assert answer_of(server.run(graph, tab.name), "again") == "left"
+    assert tab.all_of("mapo.pick") == []
 
 
 @pytest.mark.parametrize(
@@ -297,25 +297,25 @@ def test_the_same_pictures_are_not_asked_about_again(server: RunningComfyUI, pag
         (COLOURS[:1] * 2, "the same picture twice"),
     ],
 )
-def test_what_there_is_no_choice_of_is_said(colours: list[int], sentence: str, server: RunningComfyUI, page: Page):
+def test_what_there_is_no_choice_of_is_said(colours: list[int], sentence: str, server: RunningComfyUI, tab: Page):
     with pytest.raises(Failed, match=sentence):
-        server.run(picking(*colours, name="none"), page.name)
+        server.run(picking(*colours, name="none"), tab.name)
 
 
-def test_nobody_else_is_asked(server: RunningComfyUI, page: Page):
+def test_nobody_else_is_asked(server: RunningComfyUI, tab: Page):
     with server.listen("picks-another-page") as another:
-        prompt_id = server.queue(picking(*COLOURS[:2], name="mine"), page.name)
-        pick = asked(page, prompt_id, "mine")
+        prompt_id = server.queue(picking(*COLOURS[:2], name="mine"), tab.name)
+        pick = asked(tab, prompt_id, "mine")
         answering(server, pick, "left")
         another.wait_for("mapo.picked", lambda told: told["key"] == pick["key"])
         assert another.all_of("mapo.pick") == []
 
 
 def test_a_pick_waits_for_a_page_that_was_closed(server: RunningComfyUI):
-    with server.listen("picks-closed") as page:
-        server.get("/mapo/picks", page=page.name)
-        prompt_id = server.queue(picking(*COLOURS[:2], name="closed"), page.name)
-        key = asked(page, prompt_id, "closed")["key"]
+    with server.listen("picks-closed") as tab:
+        server.get("/mapo/picks", page=tab.name)
+        prompt_id = server.queue(picking(*COLOURS[:2], name="closed"), tab.name)
+        key = asked(tab, prompt_id, "closed")["key"]
         [listed] = server.get("/mapo/picks")["picks"]
         assert (listed["key"], listed["gone"]) == (key, False)
     with server.listen("picks-later") as later:
@@ -340,8 +340,8 @@ def test_a_pick_that_is_not_known_is_not_there(server: RunningComfyUI):
 
 def test_a_pick_that_waits_does_not_keep_comfyui_from_ending(new_comfyui):
     server = new_comfyui()
-    with server.listen("picks-end") as page:
-        server.get("/mapo/picks", page=page.name)
-        asked(page, server.queue(picking(*COLOURS[:2], name="end"), page.name), "end")
+    with server.listen("picks-end") as tab:
+        server.get("/mapo/picks", page=tab.name)
+        asked(tab, server.queue(picking(*COLOURS[:2], name="end"), tab.name), "end")
     server.stop()
     assert "Stopped server" in server.log()  # by itself: who is killed says nothing

@@ -40,9 +40,9 @@ def judged(server, tmp_path_factory) -> str:
 
 
 @pytest.fixture
-def page(server):
-    with server.listen("a page that watches runs") as page:
-        yield page
+def tab(server):
+    with server.listen("a page that watches runs") as tab:
+        yield tab
 
 
 @pytest.fixture(autouse=True)
@@ -59,8 +59,8 @@ def begin(server, **asked) -> dict:
     return server.post("/mapo/runs", {"dataset": DATASET, "checkpoint": "tiny", **asked})
 
 
-def heard(page, event: str, where) -> dict:
-    return page.wait_for(event, where, LONG_ENOUGH)
+def heard(tab, event: str, where) -> dict:
+    return tab.wait_for(event, where, LONG_ENOUGH)
 
 
 def run_named(server, name: str) -> dict:
@@ -119,31 +119,32 @@ def test_a_plan_without_enough_judgements_says_so_and_cannot_be_begun(server):
         server.post("/mapo/runs", asked)
 
 
-def test_a_finished_training_is_told_of_and_its_lora_is_in_the_list_without_a_restart(server, judged, page):
+def test_a_finished_training_is_told_of_and_its_lora_is_in_the_list_without_a_restart(server, judged, tab):
     began = begin(server, steps=3)
     assert began["waits"] == ""
     name = f"mapo/{began['name']}.safetensors"
-    told = heard(page, "mapo.ended", lambda said: said["name"] == began["name"])
+    told = heard(tab, "mapo.ended", lambda said: said["name"] == began["name"])
     assert told["phase"] == "finished"
     assert "agrees with you on" in told["sentence"]
-    assert heard(page, "mapo.lora", lambda said: said["run"] == began["name"])["lora"] == name
+    assert heard(tab, "mapo.lora", lambda said: said["run"] == began["name"])["lora"] == name
     assert name in server.get("/models/loras")
     assert name in server.get("/object_info/LoraLoader")["LoraLoader"]["input"]["required"]["lora_name"][0]
     found = run_named(server, began["name"])
     assert (found["phase"], found["step"], found["steps"], found["lora"]) == ("finished", 3, 3, name)
     assert (found["dataset"], found["base"]) == (judged, "tiny")
     assert 0 <= found["agreement"] <= 1
-    steps = [run["step"] for said in page.all_of("mapo.runs") for run in said["runs"] if run["name"] == began["name"]]
+    steps = [run["step"] for said in tab.all_of("mapo.runs") for run in said["runs"] if run["name"] == began["name"]]
     assert steps == sorted(steps)
     assert server.post(f"/mapo/runs/{began['name']}/install", {}) == {"lora": name}
-    heard(page, "mapo.runs", lambda said: any(run["lora"] == name for run in said["runs"]))
+    heard(tab, "mapo.runs", lambda said: any(run["lora"] == name for run in said["runs"]))
     for event in ("mapo.ended", "mapo.lora"):
-        assert len([said for said in page.all_of(event) if began["name"] in said.values()]) == 1
+        assert len([said for said in tab.all_of(event) if began["name"] in said.values()]) == 1
 
 
-def test_comfyui_answers_at_once_while_a_training_goes_on_and_it_can_be_stopped_and_gone_on_with(server, judged, page):
+@pytest.mark.timed
+def test_comfyui_answers_at_once_while_a_training_goes_on_and_it_can_be_stopped_and_gone_on_with(server, judged, tab):
     name = begin(server, steps=LONG)["name"]
-    heard(page, "mapo.runs", lambda said: any(run["name"] == name and run["step"] for run in said["runs"]))
+    heard(tab, "mapo.runs", lambda said: any(run["name"] == name and run["step"] for run in said["runs"]))
     taken = []
     for path in ["/mapo/runs", "/queue", "/mapo/state"] * 10:
         began = time.perf_counter()
@@ -156,7 +157,7 @@ def test_comfyui_answers_at_once_while_a_training_goes_on_and_it_can_be_stopped_
     assert "no LoRA file yet" in refused(server, f"/mapo/runs/{name}/install", {})[1]
 
     server.post(f"/mapo/runs/{name}/stop", {})
-    told = heard(page, "mapo.ended", lambda said: said["name"] == name)
+    told = heard(tab, "mapo.ended", lambda said: said["name"] == name)
     assert told["phase"] == "stopped"
     assert "what it learned is saved" in told["sentence"]
     step = run_named(server, name)["step"]
@@ -166,14 +167,15 @@ def test_comfyui_answers_at_once_while_a_training_goes_on_and_it_can_be_stopped_
     lora = server.post(f"/mapo/runs/{name}/install", {})["lora"]
     assert lora in server.get("/models/loras")
 
-    page.forget()
+    tab.forget()
     server.post(f"/mapo/runs/{name}/resume", {})
-    heard(page, "mapo.runs", lambda said: any(one["name"] == name and one["step"] > step for one in said["runs"]))
+    heard(tab, "mapo.runs", lambda said: any(one["name"] == name and one["step"] > step for one in said["runs"]))
     server.post(f"/mapo/runs/{name}/stop", {})
-    assert heard(page, "mapo.ended", lambda said: said["name"] == name)["phase"] == "stopped"
+    assert heard(tab, "mapo.ended", lambda said: said["name"] == name)["phase"] == "stopped"
 
 
-def test_the_event_loop_never_waits_for_a_training(server, judged, page):
+@pytest.mark.timed
+def test_the_event_loop_never_waits_for_a_training(server, judged, tab):
     """A websocket answers a ping on the event loop: nothing there may wait for the disk or for a process."""
     slowest, done = [0.0], threading.Event()
 
@@ -187,13 +189,13 @@ def test_the_event_loop_never_waits_for_a_training(server, judged, page):
     asking = threading.Thread(target=ask)
     asking.start()
     name = begin(server, steps=2)["name"]
-    heard(page, "mapo.ended", lambda said: said["name"] == name)
+    heard(tab, "mapo.ended", lambda said: said["name"] == name)
     done.set()
     asking.join()
     assert sorted(slowest)[int(0.98 * len(slowest))] < 0.1
 
 
-def test_a_training_waits_until_comfyui_has_painted_what_is_in_its_queue(server, judged, page):
+def test_a_training_waits_until_comfyui_has_painted_what_is_in_its_queue(server, judged, tab):
     until(lambda: not line_of(server.workspace))  # the pairs are rated after the last test's training
     queued = [server.queue(shown("a red circle at the top left", seed=seed, steps=200)) for seed in range(91, 93)]
     began = begin(server, steps=2)
@@ -201,14 +203,14 @@ def test_a_training_waits_until_comfyui_has_painted_what_is_in_its_queue(server,
         "Waits until ComfyUI has painted the 2 prompts in its queue: both would need the same card."
     )
     waiting = heard(
-        page,
+        tab,
         "mapo.runs",
         lambda said: any(run["name"] == began["name"] and run["behind"] for run in said["runs"]),
     )
     assert next(run for run in waiting["runs"] if run["name"] == began["name"])["behind"] == "the painting in ComfyUI"
     for one in queued:
         server.wait(one)
-    heard(page, "mapo.ended", lambda said: said["name"] == began["name"] and said["phase"] == "finished")
+    heard(tab, "mapo.ended", lambda said: said["name"] == began["name"] and said["phase"] == "finished")
     events = list(Run(server.workspace / "runs" / began["name"]).events())
     painted = max(message[1]["timestamp"] for one in queued for message in _ends(server, one)) / 1000
     assert next(event["time"] for event in events if event["event"] == "turn") >= painted
@@ -219,12 +221,12 @@ def _ends(server, prompt: str) -> list:
     return [message for message in messages if message[0] == "execution_success"]
 
 
-def test_painting_beside_a_training_on_the_same_card_is_told_of_once_a_prompt(server, judged, page):
+def test_painting_beside_a_training_on_the_same_card_is_told_of_once_a_prompt(server, judged, tab):
     name = begin(server, steps=LONG)["name"]
     until(lambda: run_named(server, name)["phase"] == "running")
     for seed in (31, 32):
         server.run(shown("a blue square at the bottom right", seed=seed))
-    told = until(lambda: len(page.all_of("mapo.shares")) >= 2 and page.all_of("mapo.shares"))
+    told = until(lambda: len(tab.all_of("mapo.shares")) >= 2 and tab.all_of("mapo.shares"))
     assert len(told) == 2
     assert told[0]["run"] == name
     assert "the card that ComfyUI paints with" in told[0]["sentence"]
@@ -237,7 +239,7 @@ def test_a_second_training_says_what_it_waits_for(server, judged):
     assert second["waits"] == f"Waits for its turn: the training {first} has the device."
 
 
-def test_a_run_that_was_begun_elsewhere_in_the_same_workspace_is_told_of(server, judged, page):
+def test_a_run_that_was_begun_elsewhere_in_the_same_workspace_is_told_of(server, judged, tab):
     settings = {**recipe(), "base": "tiny", "data": {"pairs": f"dataset:{judged}"}}
     settings["training"] = {**settings["training"], "steps": 2}
     settings["watch"] = {**settings["watch"], "sample_every": 0}
@@ -245,16 +247,16 @@ def test_a_run_that_was_begun_elsewhere_in_the_same_workspace_is_told_of(server,
     command = [sys.executable, "-m", "mapo_studio.trainer", "resume", "from-elsewhere", "--workspace", server.workspace]
     done = subprocess.run(command, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert heard(page, "mapo.ended", lambda said: said["name"] == "from-elsewhere")["phase"] == "finished"
-    heard(page, "mapo.lora", lambda said: said["lora"] == "mapo/from-elsewhere.safetensors")
+    assert heard(tab, "mapo.ended", lambda said: said["name"] == "from-elsewhere")["phase"] == "finished"
+    heard(tab, "mapo.lora", lambda said: said["lora"] == "mapo/from-elsewhere.safetensors")
 
 
-def test_a_training_that_fails_is_told_of_with_the_reason(server, judged, page):
+def test_a_training_that_fails_is_told_of_with_the_reason(server, judged, tab):
     settings = {**recipe(), "name": "fails", "base": "tiny", "data": {"pairs": str(server.folder / "no such folder")}}
     Run.create(server.workspace, parse_config(settings, "test"))
     server_side = [sys.executable, "-m", "mapo_studio.trainer", "resume", "fails", "--workspace", server.workspace]
     subprocess.run(server_side, capture_output=True)
-    told = heard(page, "mapo.ended", lambda said: said["name"] == "fails")
+    told = heard(tab, "mapo.ended", lambda said: said["name"] == "fails")
     assert told["phase"] == "failed"
     assert "no such folder" in told["sentence"]
 
