@@ -119,6 +119,16 @@ def attach(unet: nn.Module, settings: LoraSettings, seed: int) -> list[nn.Parame
     return parameters
 
 
+def leave_casts_to_autocast(unet: nn.Module) -> None:
+    """For a LoRA that only computes under autocast: its inputs are cast there, in one step and shared.
+
+    PEFT casts them to float32 first, and autocast that back to half precision: the same numbers, and a copy more for
+    each layer, kept until the backward pass.
+    """
+    for _, layer in _layers(unet):
+        layer.cast_input_dtype_enabled = False
+
+
 def detach(unet: nn.Module) -> None:
     """Take a LoRA off again, so that another may be attached; does nothing to a model that carries none."""
     if any(True for _ in _layers(unet)):

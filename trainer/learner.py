@@ -41,6 +41,8 @@ class Learner:
         unet = base.load_unet(device, DTYPES[self.precision], training.quantize)
         checkpointing.apply(unet, training.gradient_checkpointing, device)
         self._parameters = adapters.attach(unet, self.settings, training.seed)
+        if self.precision != "float32":
+            adapters.leave_casts_to_autocast(unet)
         if initial is not None:
             adapters.load_state(unet, initial)
         faster = speed.apply(unet, training, device)
