@@ -6,7 +6,6 @@ that no more than one weight is ever in memory unpacked. What counts memory take
 
 from __future__ import annotations
 
-from importlib.util import find_spec
 from typing import Literal
 
 import torch
@@ -30,8 +29,8 @@ def check(how: Quantize, device: torch.device) -> None:
     able = abilities(device)
     if how == "none" or how in able.storage:
         return
-    bitsandbytes = how == "nf4" and device.type != "mps" and find_spec("bitsandbytes") is None
-    why = "without bitsandbytes (pip install bitsandbytes)" if bitsandbytes else f"on {able.name}"
+    lacking = how == "nf4" and device.type != "mps" and "bitsandbytes" not in able.eight_bit
+    why = "without bitsandbytes (pip install bitsandbytes)" if lacking else f"on {able.name}"
     instead = " or ".join(f"--quantize {one}" for one in (*able.storage, "none"))
     raise UserError(f"--quantize {how} cannot be had {why}: use {instead}")
 

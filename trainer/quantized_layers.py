@@ -131,7 +131,10 @@ class QuantizedLinear(_Quantized, nn.Linear):
     def forward(self, x: Tensor) -> Tensor:
         if self.packing is None:
             return super().forward(x)
-        return _Linear.apply(x.to(self.dtype), self.bias, self.packing, self.shape, *self._parts())
+        x, parts = x.to(self.dtype), self._parts()
+        if not x.requires_grad:
+            return F.linear(x, self.packing.unpack(parts, self.shape, self.dtype), self.bias)
+        return _Linear.apply(x, self.bias, self.packing, self.shape, *parts)
 
 
 class QuantizedConv2d(_Quantized, nn.Conv2d):
@@ -140,8 +143,11 @@ class QuantizedConv2d(_Quantized, nn.Conv2d):
     def forward(self, x: Tensor) -> Tensor:
         if self.packing is None:
             return super().forward(x)
+        x, parts = x.to(self.dtype), self._parts()
         how = (self.stride, self.padding, self.dilation, self.groups)
-        return _Conv2d.apply(x.to(self.dtype), self.bias, how, self.packing, self.shape, *self._parts())
+        if not x.requires_grad:
+            return F.conv2d(x, self.packing.unpack(parts, self.shape, self.dtype), self.bias, *how)
+        return _Conv2d.apply(x, self.bias, how, self.packing, self.shape, *parts)
 
 
 class _Linear(torch.autograd.Function):

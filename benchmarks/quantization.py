@@ -1,0 +1,145 @@
+"""What does it cost in accuracy to store the base in fewer bits?
+
+    python benchmarks/quantization.py            # errors of answers and gradients, about two minutes
+    python benchmarks/quantization.py --train    # also the demo's training, once for each way to store
+
+The errors are those of one MaPO step on a pair of noise: of the UNet's answer (norm of the difference over norm), and
+of the LoRA's gradient (cosine over all its numbers), both against float32. Two UNets: the embedded base, whose weights
+are trained, and one of SDXL's widths with fewer blocks and normally distributed weights. All compute in float32, so
+that what differs is the storage; "bfloat16" is the whole UNet in that dtype, for comparison.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import UNet2DConditionModel
+from mapo_studio.trainer import adapters
+from mapo_studio.trainer.config import parse_config
+from mapo_studio.trainer.demo.measure import measure
+from mapo_studio.trainer.demo.pairs import test_captions, write_pairs
+from mapo_studio.trainer.demo.recipe import GUIDANCE, SAMPLE_STEPS, recipe
+from mapo_studio.trainer.families.base import Base
+from mapo_studio.trainer.families.opening import open_base
+from mapo_studio.trainer.families.sources import CONFIGS, read_json
+from mapo_studio.trainer.generate import generate
+from mapo_studio.trainer.loop import train
+from mapo_studio.trainer.objectives import MaPO, PairErrors
+from mapo_studio.trainer.quantize import Quantize, fill, shell
+from mapo_studio.trainer.runs import Run
+from mapo_studio.trainer.stopping import StopRequest
+from torch import Tensor, nn
+
+CPU = torch.device("cpu")
+WAYS: tuple[Quantize, ...] = ("int8", "nf4", "fp8")
+FEWER_BLOCKS = {"layers_per_block": 1, "transformer_layers_per_block": [1, 1, 1], "sample_size": 32}
+Make = Callable[[Quantize, torch.dtype], nn.Module]
+
+
+def trained() -> tuple[Base, Make]:
+    base = open_base("tiny")
+    return base, lambda how, dtype: base.load_unet(CPU, dtype, how)
+
+
+def of_sdxl_width() -> tuple[Base, Make]:
+    """SDXL's layers at their real size, with few of them."""
+    config = read_json(CONFIGS / "sdxl" / "unet" / "config.json") | FEWER_BLOCKS
+
+    def make(how: Quantize, dtype: torch.dtype) -> nn.Module:
+        with torch.device("meta"):
+            bare = UNet2DConditionModel.from_config(config)
+        unet = shell(bare, how, dtype, CPU)
+        with torch.device("meta"):
+            shapes = {name: one.shape for name, one in UNet2DConditionModel.from_config(config).state_dict().items()}
+        generator = torch.Generator().manual_seed(0)
+        for name, shape in shapes.items():
+            norm = "norm" in name.split(".")[-2]
+            inputs = max(1, shape[1:].numel())
+            weight = torch.randn(shape, generator=generator) * (0.02 if len(shape) == 1 else inputs**-0.5)
+            fill(unet, name, weight + 1 if norm and name.endswith("weight") else weight)
+        return unet
+
+    return open_base("tiny"), make
+
+
+def step(base: Base, unet: nn.Module) -> tuple[Tensor, Tensor]:
+    """The answer to a pair, and the gradient that the pair gives a LoRA which is not at its start."""
+    generator = torch.Generator().manual_seed(1)
+    config, dtype = unet.config, next(unet.parameters()).dtype
+    side = config.sample_size
+    clean, noise = (torch.randn(2, 4, side, side, generator=generator) for _ in range(2))
+    noise = noise[:1].expand(2, -1, -1, -1)
+    pooled = config.projection_class_embeddings_input_dim - 6 * config.addition_time_embed_dim
+    text = {
+        "hidden": torch.randn(1, 77, config.cross_attention_dim, generator=generator).expand(2, -1, -1),
+        "pooled": torch.randn(1, pooled, generator=generator).expand(2, -1),
+    }
+    parameters = adapters.attach(unet, adapters.LoraSettings(rank=8, targets="all"), seed=0)
+    with torch.no_grad():
+        for weight in parameters[1::2]:
+            weight.normal_(std=1e-3, generator=generator)
+    timestep = torch.tensor([400, 400])
+    noisy = base.schedule.add_noise(clean, noise, timestep)
+    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=dtype == torch.bfloat16):
+        answer = base.predict(
+            unet, noisy, timestep, text, torch.tensor([[side * 8, side * 8, 0, 0, side * 8, side * 8]] * 2)
+        )
+    errors = (answer.float() - noise).square().flatten(1).mean(1)
+    loss = MaPO()(PairErrors(errors[:1], errors[1:])).loss
+    gradients = torch.autograd.grad(loss, parameters)
+    return answer.detach(), torch.cat([one.flatten() for one in gradients])
+
+
+def errors(name: str, base: Base, make: Make) -> None:
+    expected, pull = step(base, make("none", torch.float32))
+    for label, how, dtype in (("bfloat16", "none", torch.bfloat16), *((way, way, torch.float32) for way in WAYS)):
+        unet = make(how, dtype)  # type: ignore[arg-type]
+        found, gradient = step(base, unet)
+        off = (found - expected).norm() / expected.norm()
+        along = torch.cosine_similarity(gradient, pull, dim=0)
+        print(f"| {name} | {label} | {off:.4f} | {along:.4f} |", flush=True)
+
+
+def train_demo(workspace: Path, how: Quantize, seed: int) -> tuple[float, float, float]:
+    """After the demo's training: shares of pictures as preferred, and with their caption kept; the agreement."""
+    values: dict[str, Any] = recipe()
+    values["training"] |= {"seed": seed, "quantize": how}
+    values["data"] = {"pairs": str(workspace / "pairs"), "held_out": 0.2}
+    run = Run.create(workspace, parse_config({**values, "name": how, "base": "tiny"}, "benchmark"))
+    outcome = train(run, StopRequest(run.stop_file))
+    found = measure(*painted(outcome.lora, seed))
+    return found.outlined, found.right, outcome.agreement.agreement if outcome.agreement else 0.0
+
+
+def painted(lora: Path | None, seed: int) -> tuple[list[Any], list[str]]:
+    captions = test_captions(seed) * 2
+    return generate(open_base("tiny"), captions[:80], lora, steps=SAMPLE_STEPS, guidance=GUIDANCE), captions[:80]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--train", action="store_true", help="also train the demo, once for each way to store")
+    parser.add_argument("--seed", type=int, default=0)
+    asked = parser.parse_args()
+    print("| UNet | stored as | error of the answer | cosine of the gradient |\n|---|---|---|---|")
+    for name, (base, make) in (("embedded", trained()), ("SDXL's widths", of_sdxl_width())):
+        errors(name, base, make)
+    if not asked.train:
+        return
+    print("\n| stored as | painted as preferred | caption followed | agreement |\n|---|---|---|---|")
+    before = measure(*painted(None, asked.seed))
+    print(f"| before | {before.outlined:.0%} | {before.right:.0%} | |", flush=True)
+    with tempfile.TemporaryDirectory() as folder:
+        write_pairs(Path(folder) / "pairs", 200, asked.seed)
+        for how in ("none", *WAYS):
+            outlined, right, agreement = train_demo(Path(folder), how, asked.seed)  # type: ignore[arg-type]
+            print(f"| {how} | {outlined:.0%} | {right:.0%} | {agreement:.0%} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
