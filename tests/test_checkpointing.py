@@ -136,3 +136,23 @@ def bytes_kept(unet: nn.Module) -> int:
         answer = ask(unet, side=(16, 16))
     assert answer.requires_grad
     return sum(size for place, size in storages.items() if place not in weights)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_lean_vae_says_the_same(tmp_path, monkeypatch, dtype):
+    from mapo_studio.tests.tiny_models import _vae, scatter
+
+    monkeypatch.setattr(lean_blocks, "_PIECE", 100)
+    torch.manual_seed(0)
+    vae = _vae()
+    scatter(vae)
+    vae.to(dtype)
+    pixels, latents = torch.randn(2, 3, 32, 24).to(dtype), torch.randn(2, 4, 8, 6).to(dtype)
+    with torch.inference_mode():
+        plain = vae.encode(pixels).latent_dist.mean, vae.decode(latents).sample
+        lean_blocks.make_lean(vae)
+        lean = vae.encode(pixels).latent_dist.mean, vae.decode(latents).sample
+    tolerance = 1e-5 if dtype == torch.float32 else 0.05
+    for ours, theirs in zip(lean, plain, strict=True):
+        assert ours.dtype == dtype
+        assert (ours - theirs).float().norm() < tolerance * theirs.float().norm()

@@ -16,6 +16,7 @@ from .errors import UserError
 from .families.base import Base, Framing, TextTensors
 from .lora_file import LoraFile, read_lora
 from .sheet import grid
+from .tiles import in_tiles
 
 __all__ = ["decode", "generate", "grid", "sample"]
 
@@ -180,7 +181,7 @@ def _decoded(vae: nn.Module, latents: Tensor) -> Tensor:
     except torch.OutOfMemoryError:
         log.warning("Not enough memory to decode a picture in one piece: decoding it in tiles.")
         release_memory(vae.device)
-        vae.enable_tiling()
+        in_tiles(vae)
         return vae.decode(plain).sample[0].float().cpu()
 
 

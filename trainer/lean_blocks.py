@@ -1,4 +1,4 @@
-"""How do the blocks of a frozen UNet compute without making or keeping more than they need?
+"""How do the blocks of a frozen UNet or VAE compute without making or keeping more than they need?
 
 What autograd would keep for the weights' own gradients, which nobody asks for, and autocast's float32 copies of what
 goes through a norm are most of a block's activations. Here a norm keeps its input as it came and makes its float32
@@ -23,9 +23,10 @@ _PIECE = 2 * 2**20
 """Numbers that are in float32 at once: 8 MiB, enough to keep a card busy."""
 
 
-def make_lean(unet: nn.Module) -> None:
-    """Let the blocks of `unet`, a UNet2DConditionModel whose norms and convolutions stay frozen, compute so."""
-    for module in unet.modules():
+def make_lean(model: nn.Module) -> None:
+    """Let the blocks of `model`, a UNet2DConditionModel or AutoencoderKL whose norms and convolutions stay frozen,
+    compute so."""
+    for module in model.modules():
         if isinstance(module, ResnetBlock2D) and _is_plain(module):
             module.forward = MethodType(_resnet, module)
         elif isinstance(module, Upsample2D) and _doubles(module):
@@ -34,9 +35,10 @@ def make_lean(unet: nn.Module) -> None:
             module.forward = MethodType(_gated, module)
         elif isinstance(module, (nn.GroupNorm, nn.LayerNorm)):
             module.forward = MethodType(_norm, module)
-    if isinstance(unet.conv_act, nn.SiLU):
-        unet.conv_norm_out.forward = MethodType(_norm_silu, unet.conv_norm_out)
-        unet.conv_act = nn.Identity()
+    for module in model.modules():
+        if isinstance(getattr(module, "conv_act", None), nn.SiLU):
+            module.conv_norm_out.forward = MethodType(_norm_silu, module.conv_norm_out)
+            module.conv_act = nn.Identity()
 
 
 def _is_plain(block: ResnetBlock2D) -> bool:
@@ -44,7 +46,6 @@ def _is_plain(block: ResnetBlock2D) -> bool:
         block.upsample is None
         and block.downsample is None
         and block.time_embedding_norm == "default"
-        and block.time_emb_proj is not None
         and not block.skip_time_act
         and isinstance(block.nonlinearity, nn.SiLU)
     )
@@ -54,13 +55,16 @@ def _doubles(module: Upsample2D) -> bool:
     return module.interpolate and module.norm is None and not module.use_conv_transpose and module.use_conv
 
 
-def _resnet(self: ResnetBlock2D, hidden: Tensor, temb: Tensor) -> Tensor:
+def _resnet(self: ResnetBlock2D, hidden: Tensor, temb: Tensor | None) -> Tensor:
     """ResnetBlock2D.forward."""
     inside = _conv(self.conv1, _norm_silu(self.norm1, hidden))
-    inside = inside + self.time_emb_proj(self.nonlinearity(temb))[:, :, None, None]
+    if self.time_emb_proj is not None:
+        inside = inside + self.time_emb_proj(self.nonlinearity(temb))[:, :, None, None]
     inside = _conv(self.conv2, self.dropout(_norm_silu(self.norm2, inside)))
     beside = hidden if self.conv_shortcut is None else _conv(self.conv_shortcut, hidden)
-    return (beside + inside) / self.output_scale_factor if self.output_scale_factor != 1 else beside + inside
+    # In place where it can be: nobody else needs what the second convolution gave.
+    both = inside.add_(beside) if inside.dtype == beside.dtype else inside + beside
+    return both if self.output_scale_factor == 1 else both / self.output_scale_factor
 
 
 def _upsample(self: Upsample2D, hidden: Tensor, output_size: Any = None, *_: Any, **__: Any) -> Tensor:

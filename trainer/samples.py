@@ -13,19 +13,24 @@ from .config import RunConfig
 from .device import parked
 from .encode import load_text
 from .files import written_whole
-from .generate import decode, sample
+from .generate import decode, pictures_at_once, sample
 from .preparation import Material
 from .runs import Run
 from .sheet import grid
+from .tiles import in_tiles
 
 
 class Samples:
-    """Paints `material.sample_prompts` into <run>/samples/: base-0.png ... once, step-00000200.png as a sheet, and
+    """A sample picture never needs more memory than a step: as many are painted at once as are trained on, each half of
+    the guidance apart where the pictures of a pair are, and the UNet makes room for the VAE.
+
+    Paints `material.sample_prompts` into <run>/samples/: base-0.png ... once, step-00000200.png as a sheet, and
     newest-0.png ... as the LoRA paints them now."""
 
     def __init__(self, run: Run, config: RunConfig, material: Material, device: torch.device):
         self._run = run
         self._watch = config.watch
+        self._training = config.training
         self._seed = config.training.seed
         self._size = config.data.resolution or material.base.resolution
         self._material = material
@@ -66,13 +71,17 @@ class Samples:
             material.base,
             unet,
             texts,
-            (self._size, self._size),
+            size := (self._size, self._size),
             [self._seed + i for i in range(len(texts))],
             steps=self._watch.sample_steps,
             guidance=self._watch.guidance,
+            batch_size=min(pictures_at_once(size), self._training.batch_size),
+            one_half_at_a_time=self._training.split_pair,
         )
         with parked(unet, self._device):
             vae = material.base.load_vae(self._device)
+            if self._training.split_pair:
+                in_tiles(vae)
             return decode(vae, latents)
 
 

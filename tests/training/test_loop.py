@@ -19,6 +19,7 @@ from mapo_studio.trainer.checkpoints import Origin, latest_step, load_state
 from mapo_studio.trainer.config import parse_config
 from mapo_studio.trainer.errors import UserError
 from mapo_studio.trainer.families.opening import open_base
+from mapo_studio.trainer.families.sdxl import SDXL
 from mapo_studio.trainer.learner import Learner
 from mapo_studio.trainer.loop import train
 from mapo_studio.trainer.lora_file import read_lora
@@ -352,3 +353,21 @@ def pairs_of(run: Run) -> str:
 
 def max_step(run: Run) -> int:
     return max((event["step"] for event in run.events() if event["event"] == "step"), default=0)
+
+
+@pytest.mark.parametrize(("split", "most"), [(True, 1), (False, 4)])
+def test_a_sample_picture_takes_no_more_of_the_unet_than_a_step(run, monkeypatch, split, most):
+    """In a step of two pairs the UNet sees four pictures at once, or one of each pair after the other."""
+    thrifty = run(
+        training={"steps": 1, "batch_size": 1 if split else 2, "split_pair": split},
+        watch={"sample_every": 1, "sample_steps": 1, "evaluate_every": 0, "sample_prompts": ["red", "red 1", "red 2"]},
+    )
+    sizes, predict = [], SDXL.predict
+
+    def seen(self, unet, noisy, *rest):
+        sizes.append(len(noisy))
+        return predict(self, unet, noisy, *rest)
+
+    monkeypatch.setattr(SDXL, "predict", seen)
+    go(thrifty)
+    assert max(sizes) == most

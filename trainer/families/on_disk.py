@@ -41,7 +41,11 @@ class OnDisk:
 
     def load_vae(self, device: torch.device) -> nn.Module:
         """A diffusers AutoencoderKL in a dtype in which it cannot overflow on this device."""
-        return self.source.vae(device, abilities(device).vae)
+        from ..lean_blocks import make_lean  # diffusers, which a face that only wants to know the family does without
+
+        vae = self.source.vae(device, abilities(device).vae)
+        make_lean(vae)
+        return vae
 
     def load_unet(self, device: torch.device, dtype: torch.dtype, quantize: Quantize = "none") -> nn.Module:
         """See `Base.load_unet`."""
