@@ -83,10 +83,8 @@ def test_weights_can_be_stored_as_their_kernels_allow(monkeypatch, name, storage
 
 
 @pytest.mark.parametrize("names", [("RTX 3060",), ("Arc",), ()])
-def test_without_bitsandbytes_nothing_that_needs_it_is_offered(monkeypatch, names):
+def test_without_bitsandbytes_what_needs_none_of_it_is_offered_as_storage(monkeypatch, names):
     able = abilities(pretend(monkeypatch, *names, lacking=("bitsandbytes",)))
-    assert able.eight_bit == ("torchao",)
-    assert not able.paged
     assert able.storage == ("int8", "fp8")
 
 

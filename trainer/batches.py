@@ -16,6 +16,7 @@ from dataclasses import dataclass, fields, replace
 import torch
 from torch import Tensor
 
+from .device import abilities
 from .encode import EncodedPair, load_latent, load_text
 
 
@@ -25,6 +26,7 @@ class PairBatch:
 
     chosen, rejected: (P, c, h, w) freshly drawn latents; noise: (P, c, h, w); timestep: (P,) int64;
     text: tensors with first axis P; framing: (P, 6), see Framing.as_list; preference, weight: (P,). float32.
+    number: of the batch in its training; what is random in computing on it follows from that.
     """
 
     pairs: tuple[EncodedPair, ...]
@@ -36,6 +38,7 @@ class PairBatch:
     framing: Tensor
     preference: Tensor
     weight: Tensor
+    number: int = 0
 
     def __len__(self) -> int:
         return len(self.pairs)
@@ -101,7 +104,8 @@ class PairBatches:
         number, place = divmod(index, self.per_epoch)
         if self._order[0] != number:
             self._order = (number, self.epoch(number))
-        return stack([self._draw(position, number) for position in self._order[1][place]])
+        drawn = stack([self._draw(position, number) for position in self._order[1][place]])
+        return replace(drawn, number=index)
 
     def _draw(self, position: int, epoch: int) -> PairBatch:
         settings, encoded = self.settings, self.pairs[position]
@@ -157,9 +161,11 @@ def batches_by_step(
     The next step's batches are read and drawn in a thread while the current ones are computed on.
     """
 
+    pinned = abilities(device).pinned
+
     def prepare(step: int) -> list[PairBatch]:
         drawn = [batches[i] for i in range(step * accumulation, (step + 1) * accumulation)]
-        return [batch.pinned() for batch in drawn] if device.type == "cuda" else drawn
+        return [batch.pinned() for batch in drawn] if pinned else drawn
 
     with ThreadPoolExecutor(1, thread_name_prefix="batches") as thread:
         ahead: Future[list[PairBatch]] = thread.submit(prepare, start)

@@ -99,8 +99,9 @@ class ObjectiveConfig(_Part):
 class OptimizerConfig(_Part):
     """How the LoRA's weights are moved."""
 
-    optimizer: Literal["auto", "adamw8bit", "adamw"] = "auto"
-    """8-bit states need a quarter of AdamW's memory. auto: 8-bit on a GPU; on a CPU AdamW, which is faster there."""
+    optimizer: Literal["auto", "paged_adamw8bit", "adamw8bit", "adamw"] = "auto"
+    """8-bit states need a quarter of AdamW's memory; paged ones leave a card that is full. auto: 8-bit on a GPU; on a
+    CPU AdamW, which is faster there."""
     learning_rate: float = Field(1e-4, gt=0)
     """Peak learning rate. Small LoRA sets want far more than the paper's 1e-7."""
     schedule: Literal["constant", "cosine", "linear"] = "cosine"

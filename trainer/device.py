@@ -243,8 +243,8 @@ def _of_card(
         # picture, or a latent that poisons a training. bfloat16 has float32's range at half its memory.
         vae=torch.bfloat16 if bf16 else torch.float32,
         attention=attention,
-        eight_bit=("bitsandbytes", "torchao") if bitsandbytes else ("torchao",),
-        paged=bitsandbytes,
+        eight_bit=("bitsandbytes", "torchao"),
+        paged=True,
         pinned=True,
         streams=True,
         compiles=compiles,
@@ -282,7 +282,7 @@ def _of_cpu(device: torch.device) -> Abilities:
         text=torch.float32,
         vae=torch.float32,
         attention="flash",
-        eight_bit=("bitsandbytes", "torchao") if bitsandbytes else ("torchao",),
+        eight_bit=("bitsandbytes", "torchao"),
         compiles=any(map(shutil.which, _COMPILERS)),
         storage=("int8", *(("nf4",) if bitsandbytes else ()), "fp8"),
     )

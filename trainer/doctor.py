@@ -114,13 +114,13 @@ def optimizer() -> Iterable[Finding]:
     place = pick_device("auto")
     weight = torch.nn.Parameter(torch.zeros(4096, device=place))
     weight.grad = torch.ones_like(weight)
-    optimizer, note = build_optimizer(OptimizerConfig(optimizer="adamw8bit"), [weight])
-    optimizer.step()
-    if note is None and weight.detach().abs().min() > 0:
-        yield Finding("8-bit optimizer", "ok", f"a step of bitsandbytes' AdamW moved every weight on {place.type}")
+    optimizer, notes = build_optimizer(OptimizerConfig(optimizer="adamw8bit"), [weight])
+    optimizer.step(optimizer.gradient(), rate=1e-3, max_norm=1.0)
+    if not notes and weight.detach().abs().min() > 0:
+        yield Finding("8-bit optimizer", "ok", f"a step of {optimizer.kind} moved every weight on {place.type}")
         return
     mend = "" if place.type == "mps" else "python -m pip install --force-reinstall --no-deps bitsandbytes"
-    yield Finding("8-bit optimizer", "warning", note or "its step left weights where they were", mend)
+    yield Finding("8-bit optimizer", "warning", "; ".join(notes) or "its step left weights where they were", mend)
 
 
 def libraries(requirements: Path) -> Iterable[Finding]:

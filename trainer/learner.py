@@ -3,26 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import nullcontext
 from pathlib import Path
 
 import torch
-from accelerate import Accelerator
-from accelerate.state import AcceleratorState
 from torch import Tensor
 
 from . import adapters, checkpointing, speed
 from .batches import PairBatch, seeded
 from .checkpoints import Origin, State
 from .config import RunConfig
-from .device import DTYPES, pick_precision
+from .device import DTYPES, abilities, pick_precision
 from .families.base import Base
 from .lora_file import read_lora
 from .objectives import Judged, PairErrors
 from .optimizers import build_optimizer, lr_factor
 from .pair_gradient import add_gradient, way_of
-
-_MIXED = {"float32": "no", "bfloat16": "bf16", "float16": "fp16"}
 
 
 class Learner:
@@ -40,22 +35,20 @@ class Learner:
 
         unet = base.load_unet(device, DTYPES[self.precision], training.quantize)
         checkpointing.apply(unet, training.gradient_checkpointing, device)
-        self._parameters = adapters.attach(unet, self.settings, training.seed)
+        parameters = adapters.attach(unet, self.settings, training.seed)
         if self.precision != "float32":
             adapters.leave_casts_to_autocast(unet)
         if initial is not None:
             adapters.load_state(unet, initial)
         faster = speed.apply(unet, training, device)
-        optimizer, note = build_optimizer(config.optimization, self._parameters)
-        self.notes = tuple(one for one in (faster, note) if one is not None)
-
-        AcceleratorState._reset_state()  # precision is this run's, not that of a run before it in this process
-        # The UNet is where it belongs already; Accelerate would move it to its own idea of the first device.
-        self._accelerator = Accelerator(
-            cpu=device.type == "cpu", mixed_precision=_MIXED[self.precision], device_placement=False
+        self._optimizer, notes = build_optimizer(
+            config.optimization, parameters, loss_scaling=self.precision == "float16"
         )
-        self.unet, self._optimizer = self._accelerator.prepare(unet, optimizer)
-        self.unet.train()
+        self.notes = (*abilities(device).notes, *filter(None, [faster]), *notes)
+        # However it is called, in a step, a measurement or a sample: the float32 LoRA beside it too.
+        mixed = torch.autocast(device.type, DTYPES[self.precision], enabled=self.precision != "float32")
+        unet.forward = mixed(unet.forward)
+        self.unet = unet.train()
 
     def learn(self, step: int, batches: Sequence[PairBatch]) -> Tensor:
         """Optimizer step number `step`, from 0, on the mean loss over all pairs of `batches`.
@@ -63,30 +56,26 @@ class Learner:
         Returns the step's numbers in the order of meter.NAMES, float32, still on the device: nothing waits for it here.
         """
         config = self._config
-        # LoRA dropout draws from the global generators; seeding them makes a step a function of its number.
-        torch.manual_seed(seeded(config.training.seed, "step", step).initial_seed())
         pairs = sum(map(len, batches))
         numbers = []
-        for number, batch in enumerate(batches, 1):
-            last = number == len(batches)
+        for batch in batches:
             share = len(batch) / pairs
-            with nullcontext() if last else self._accelerator.no_sync(self.unet):
-                judged, errors = add_gradient(
-                    self.base,
-                    self.unet,
-                    batch,
-                    self.objective,
-                    lambda loss: self._accelerator.backward(loss * share),  # noqa: B023 (it is called right here)
-                    way=self.way,
-                    seed=seeded(config.training.seed, "dropout", step, number).initial_seed(),
-                )
+            # LoRA dropout draws from the global generators; seeding them makes a batch a function of its number.
+            seed = seeded(config.training.seed, "dropout", batch.number).initial_seed()
+            torch.manual_seed(seed)
+            judged, errors = add_gradient(
+                self.base,
+                self.unet,
+                batch,
+                self.objective,
+                lambda loss: self._optimizer.scaled(loss * share).backward(),  # noqa: B023 (it is called right here)
+                way=self.way,
+                seed=seed,
+            )
             numbers.append(share * _numbers(judged, errors))
-        norm = self._accelerator.clip_grad_norm_(self._parameters, config.optimization.max_gradient_norm)
-        for group in self._optimizer.param_groups:
-            group["lr"] = self.learning_rate(step)
-        self._optimizer.step()
-        self._optimizer.zero_grad()
-        return torch.cat([torch.stack(numbers).sum(0), norm.detach().float().view(1)])
+        gradient, means = self._optimizer.gradient(), torch.stack(numbers).sum(0)
+        norm = self._optimizer.step(gradient, self.learning_rate(step), config.optimization.max_gradient_norm)
+        return torch.cat([means, norm.view(1)])
 
     def learning_rate(self, step: int) -> float:
         """The rate that step number `step`, from 0, is taken with."""
@@ -95,17 +84,13 @@ class Learner:
 
     def state(self, step: int, origin: Origin) -> State:
         """Everything needed to go on after `step` steps."""
-        optimizer = {"optimizer": self._optimizer.state_dict()}
-        if self._accelerator.scaler is not None:
-            optimizer["scaler"] = self._accelerator.scaler.state_dict()
-        return State(step, adapters.state(self.unet), optimizer, origin)
+        return State(step, adapters.state(self.unet), self._optimizer.state(), origin)
 
     def restore(self, state: State) -> None:
-        """Go back to a saved state."""
+        """Go back to a saved state; a note is added where the optimizer could not."""
         adapters.load_state(self.unet, state.adapter)
-        self._optimizer.load_state_dict(state.optimizer["optimizer"])
-        if self._accelerator.scaler is not None and "scaler" in state.optimizer:
-            self._accelerator.scaler.load_state_dict(state.optimizer["scaler"])
+        if note := self._optimizer.restore(state.optimizer):
+            self.notes += (note,)
 
 
 def _numbers(judged: Judged, errors: PairErrors) -> Tensor:
