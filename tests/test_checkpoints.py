@@ -1,5 +1,6 @@
 """States that a run goes on from."""
 
+import json
 import subprocess
 import sys
 
@@ -16,17 +17,25 @@ def state(step: int) -> State:
     optimizer = torch.optim.AdamW([weight])
     weight.grad = torch.ones_like(weight)
     optimizer.step()
-    return State(step, {"a": weight.detach()}, {"optimizer": optimizer.state_dict()}, ORIGIN)
+    return State(step, {"a": weight.detach()}, {"optimizer": optimizer.state_dict()}, ORIGIN, batches=2 * step)
 
 
 def test_a_state_comes_back_as_it_was(tmp_path):
     saved = state(7)
     save_state(tmp_path, saved)
     loaded = load_state(tmp_path, ORIGIN)
-    assert loaded.step == 7
+    assert (loaded.step, loaded.batches) == (7, 14)
     assert torch.equal(loaded.adapter["a"], saved.adapter["a"])
     moments = loaded.optimizer["optimizer"]["state"][0]
     assert torch.equal(moments["exp_avg"], saved.optimizer["optimizer"]["state"][0]["exp_avg"])
+
+
+def test_a_state_of_before_there_were_several_processes_says_no_batches(tmp_path):
+    folder = save_state(tmp_path, state(7))
+    progress = json.loads((folder / "progress.json").read_text())
+    del progress["batches"]
+    (folder / "progress.json").write_text(json.dumps(progress))
+    assert load_state(tmp_path, ORIGIN).batches is None
 
 
 def test_the_last_two_states_are_kept(tmp_path):

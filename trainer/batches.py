@@ -26,7 +26,8 @@ class PairBatch:
 
     chosen, rejected: (P, c, h, w) freshly drawn latents; noise: (P, c, h, w); timestep: (P,) int64;
     text: tensors with first axis P; framing: (P, 6), see Framing.as_list; preference, weight: (P,). float32.
-    number: of the batch in its training; what is random in computing on it follows from that.
+    number: of the batch in its training; what is random in computing on it follows from that. share: its pairs as a
+    part of all pairs of its step; None where nobody said.
     """
 
     pairs: tuple[EncodedPair, ...]
@@ -39,6 +40,7 @@ class PairBatch:
     preference: Tensor
     weight: Tensor
     number: int = 0
+    share: float | None = None
 
     def __len__(self) -> int:
         return len(self.pairs)
@@ -78,12 +80,12 @@ class PairBatches:
         self.pairs = pairs
         self.settings = settings
         self._empty_text = empty_text
-        self._order: tuple[int, list[list[int]]] = (0, self.epoch(0))
+        self._kept: tuple[int, list[list[int]]] = (0, self.epoch(0))
 
     @property
     def per_epoch(self) -> int:
         """Batches in an epoch; the same in every one."""
-        return len(self._order[1])
+        return len(self._kept[1])
 
     def epoch(self, number: int) -> list[list[int]]:
         """Positions in `pairs` of every batch of an epoch, in the order of training."""
@@ -101,11 +103,18 @@ class PairBatches:
         return batches
 
     def __getitem__(self, index: int) -> PairBatch:
+        epoch, positions = self._at(index)
+        return replace(stack([self._draw(position, epoch) for position in positions]), number=index)
+
+    def pairs_in(self, index: int) -> int:
+        """How many pairs batch number `index` has; reads none of them."""
+        return len(self._at(index)[1])
+
+    def _at(self, index: int) -> tuple[int, list[int]]:
         number, place = divmod(index, self.per_epoch)
-        if self._order[0] != number:
-            self._order = (number, self.epoch(number))
-        drawn = stack([self._draw(position, number) for position in self._order[1][place]])
-        return replace(drawn, number=index)
+        if self._kept[0] != number:
+            self._kept = (number, self.epoch(number))
+        return number, self._kept[1][place]
 
     def _draw(self, position: int, epoch: int) -> PairBatch:
         settings, encoded = self.settings, self.pairs[position]
@@ -154,17 +163,31 @@ def stack(rows: Sequence[PairBatch]) -> PairBatch:
 
 
 def batches_by_step(
-    batches: PairBatches, accumulation: int, start: int, stop: int, device: torch.device
+    batches: PairBatches,
+    accumulation: int,
+    start: int,
+    stop: int,
+    device: torch.device,
+    *,
+    first: int | None = None,
+    rank: int = 0,
+    size: int = 1,
 ) -> Iterator[list[PairBatch]]:
-    """Yield, for each optimizer step in [start, stop), the list of its `accumulation` batches, on `device`.
+    """Yield, for each optimizer step in [start, stop), the `accumulation` batches that process `rank` of `size` takes.
 
-    The next step's batches are read and drawn in a thread while the current ones are computed on.
+    Each step takes the next `accumulation * size` batches, from number `first` on (by default, what steps of this many
+    batches leave off at); the processes take them in turn. They are on `device`, with their share of the step. The next
+    step's batches are read and drawn in a thread while the current ones are computed on.
     """
+    a_step = accumulation * size
+    first = start * a_step if first is None else first
 
     pinned = abilities(device).pinned
 
     def prepare(step: int) -> list[PairBatch]:
-        drawn = [batches[i] for i in range(step * accumulation, (step + 1) * accumulation)]
+        whole = range(first + (step - start) * a_step, first + (step - start + 1) * a_step)
+        pairs = sum(map(batches.pairs_in, whole))
+        drawn = [replace(batch, share=len(batch) / pairs) for batch in (batches[i] for i in whole[rank::size])]
         return [batch.pinned() for batch in drawn] if pinned else drawn
 
     with ThreadPoolExecutor(1, thread_name_prefix="batches") as thread:

@@ -3,7 +3,7 @@
     state/step-00000150/
         adapter.safetensors   the LoRA's weights, float32
         optimizer.pt          optimizer (and loss-scaler) state, tensors and numbers only
-        progress.json         steps done, and what the run was made from
+        progress.json         steps done, batches taken by then, and what the run was made from
 
 Randomness needs no saving: every draw of a run is a function of (seed, step), see batches.py.
 """
@@ -38,12 +38,17 @@ class Origin:
 
 @dataclass(frozen=True)
 class State:
-    """Everything that a run needs to go on after `step` steps."""
+    """Everything that a run needs to go on after `step` steps.
+
+    batches: how many were taken by then, which depends on how many processes took the steps; None where it was not
+    written down, as before there could be several.
+    """
 
     step: int
     adapter: dict[str, Tensor]
     optimizer: dict[str, Any]
     origin: Origin
+    batches: int | None = None
 
 
 def save_state(folder: Path, state: State) -> Path:
@@ -65,7 +70,7 @@ def save_state(folder: Path, state: State) -> Path:
             optimizer = io.BytesIO()
             torch.save(state.optimizer, optimizer)
             (part / "optimizer.pt").write_bytes(optimizer.getbuffer())
-            progress = {"step": state.step, "origin": asdict(state.origin)}
+            progress = {"step": state.step, "batches": state.batches, "origin": asdict(state.origin)}
             (part / "progress.json").write_text(json.dumps(progress), encoding="utf-8")
             for file in part.iterdir():
                 with file.open("rb+") as opened:
@@ -107,6 +112,7 @@ def load_state(folder: Path, origin: Origin) -> State | None:
         adapter=load_file(newest / "adapter.safetensors"),
         optimizer=torch.load(newest / "optimizer.pt", map_location="cpu", weights_only=True),
         origin=origin,
+        batches=progress.get("batches"),
     )
 
 

@@ -7,7 +7,8 @@ import os
 import shutil
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, make_dataclass
+from contextlib import suppress
+from dataclasses import asdict, dataclass, make_dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
@@ -17,6 +18,7 @@ from .errors import UserError
 
 if TYPE_CHECKING:
     from .config import RunConfig
+    from .ranks import Ranks
     from .runs import Run
 
 
@@ -79,15 +81,19 @@ def _demo(words: list[str]) -> int:
 
 def _train(words: list[str]) -> int:
     config, asked = _settings(words, "train", "Train a LoRA from judged pairs.")
+    from .ranks import joined
     from .runs import Run
 
-    run = Run.create(asked.workspace.resolve(), config)
-    try:
-        return _train_run(run, asked.json)
-    except UserError:
-        if not run.has_begun():
-            shutil.rmtree(run.folder, ignore_errors=True)  # so that the same command works once the mistake is mended
-        raise
+    with joined() as ranks:
+        run = Run.create(asked.workspace.resolve(), config) if ranks.first else None
+        ranks.any(False)  # now it is there for all
+        run = run or Run.open(asked.workspace.resolve(), config.name)
+        try:
+            return _train_run(run, asked.json, ranks)
+        except UserError:
+            if ranks.first and not run.has_begun():  # so that the same command works once the mistake is mended
+                shutil.rmtree(run.folder, ignore_errors=True)
+            raise
 
 
 def _resume(words: list[str]) -> int:
@@ -100,21 +106,27 @@ def _resume(words: list[str]) -> int:
         json: Json = False
 
     asked = _parse(Resume, words, "resume", Resume(tyro.MISSING, _default_workspace()))
+    from .ranks import joined
     from .runs import Run
 
-    return _train_run(Run.open(asked.workspace.resolve(), asked.name), asked.json)
+    with joined() as ranks:
+        return _train_run(Run.open(asked.workspace.resolve(), asked.name), asked.json, ranks)
 
 
 def _encode(words: list[str]) -> int:
     config, asked = _settings(words, "encode", "Encode the pictures and captions of judged pairs into the cache.")
-    from .device import pick_device
     from .preparation import prepare
     from .progress import watching
+    from .ranks import joined
     from .stopping import StopRequest
 
-    workspace, device = asked.workspace.resolve(), pick_device(config.training.device)
-    with watching() as listen:
-        material = prepare(config.checked(), workspace, device, _told_to(listen), StopRequest(workspace / "stop"))
+    workspace = asked.workspace.resolve()
+    with joined() as ranks, watching() as listen:
+        device, tell = ranks.device(config.training.device), _told_to(listen) if ranks.first else _silent
+        stop = StopRequest(workspace / "stop", patient=not ranks.alone)
+        material = prepare(config.checked(), workspace, device, tell, stop, ranks)
+    if not ranks.first:
+        return 0
     counts = {"pairs": len(material.encoded.pairs), "made": material.encoded.made, "reused": material.encoded.reused}
     _say("{pairs} pairs are encoded: {made} entries made, {reused} reused".format(**counts))
     if asked.json:
@@ -288,17 +300,21 @@ def _parse(kind: Any, words: list[str], verb: str, default: Any = None) -> Any:
     return tyro.cli(kind, args=words, prog=f"mapo {verb}", **given)
 
 
-def _train_run(run: Run, as_json: bool) -> int:
+def _train_run(run: Run, as_json: bool, ranks: Ranks) -> int:
     from .jobs import train_in_turn
     from .progress import watching
     from .stopping import StopRequest, StopRequested
 
-    stop = StopRequest(run.stop_file)
+    stop = StopRequest(run.stop_file, patient=not ranks.alone)
+    if not ranks.first:
+        with suppress(StopRequested):
+            train_in_turn(replace(run, quiet=True), stop, ranks)
+        return 0
     again = f"go on with it by `mapo resume {run.name}`" + _workspace_flag(run.workspace)
     try:
         with watching() as listen:
             run.listeners.append(listen)
-            outcome = train_in_turn(run, stop)
+            outcome = train_in_turn(run, stop, ranks)
     except StopRequested:
         _say(f"stopped before the first step; {again}")
         return stop.exit_code
@@ -319,6 +335,10 @@ def _workspace_flag(workspace: Path) -> str:
 
 def _told_to(listen: Callable[[dict[str, Any]], None]) -> Callable[..., None]:
     return lambda event, **values: listen({"event": event, **values})
+
+
+def _silent(*_: Any, **__: Any) -> None:
+    """Of several processes only one speaks."""
 
 
 def _help() -> str:

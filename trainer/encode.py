@@ -32,6 +32,7 @@ from .errors import UserError
 from .families.base import Base, Framing
 from .pictures import FIT_VERSION, Fit, apply, fit, open_picture
 from .preferences.pairs import Pair, PictureRef
+from .ranks import ALONE, Ranks
 
 STORED = torch.float16
 _PROMPTS_A_BATCH = 8
@@ -101,8 +102,11 @@ def encode(
     flip: bool = False,
     workers: int = 2,
     progress: Callable[[EncodeProgress], None] = lambda _: None,
+    ranks: Ranks = ALONE,
 ) -> EncodedPairs:
     """Encode what the cache lacks: prompts first, then pictures, and load no model that nothing needs.
+
+    Each of several processes looks after its share of the entries, and returns when all of them are there.
 
     prompts: further prompts, for samples. resolution: side in px of the square whose area every bucket keeps within.
     flip: mirrored pictures too. workers: threads that decode pictures while the device encodes; the result is the same
@@ -144,23 +148,26 @@ def encode(
             )
         )
 
-    entries.sweep(cache)
-    paths = [*texts.values(), *(path for work in works.values() for _, path in work.entries)]
-    missing = _missing(paths, workers, progress)
-    reused = len(paths) - len(missing)
+    own_texts, own_works = dict(ranks.share(list(texts.items()))), ranks.share(list(works.values()))
+    with ranks.phase():
+        entries.sweep(cache)
+        paths = [*own_texts.values(), *(path for work in own_works for _, path in work.entries)]
+        missing = _missing(paths, workers, progress)
+        reused = len(paths) - len(missing)
 
-    def report(phase: str) -> Callable[[int, int], None]:
-        return lambda done, total: progress(EncodeProgress(phase, done, total, reused))
+        def report(phase: str) -> Callable[[int, int], None]:
+            return lambda done, total: progress(EncodeProgress(phase, done, total, reused))
 
-    new_texts = {prompt: path for prompt, path in texts.items() if path in missing}
-    if new_texts:
-        _encode_texts(base, new_texts, device, text_dtype, report("text"))
-        release_memory(device)
-    new_works = [work for work in (work.only(missing) for work in works.values()) if work.entries]
-    if new_works:
-        _encode_pictures(base, new_works, device, workers, report("latents"))
-        release_memory(device)
-    return EncodedPairs(tuple(encoded), texts, tuple(upscaled), reused, len(missing))
+        new_texts = {prompt: path for prompt, path in own_texts.items() if path in missing}
+        if new_texts:
+            _encode_texts(base, new_texts, device, text_dtype, report("text"))
+            release_memory(device)
+        new_works = [work for work in (work.only(missing) for work in own_works) if work.entries]
+        if new_works:
+            _encode_pictures(base, new_works, device, workers, report("latents"))
+            release_memory(device)
+    counts = ranks.together([(reused, len(missing))])
+    return EncodedPairs(tuple(encoded), texts, tuple(upscaled), *map(sum, zip(*counts, strict=True)))
 
 
 def load_latent(path: Path) -> tuple[Tensor, Tensor]:

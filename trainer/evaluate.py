@@ -13,6 +13,7 @@ from .encode import EncodedPair
 from .families.base import Base
 from .objectives import Objective
 from .pair_errors import pair_errors
+from .ranks import ALONE, Ranks
 from .wilson import wilson_interval
 
 
@@ -51,13 +52,19 @@ class HeldOut:
         return len(self._pairs)
 
     @torch.no_grad()
-    def measure(self, base: Base, unet: nn.Module, objective: Objective, device: torch.device) -> Agreement:
-        """Leaves the model in the mode it was in; the device is waited for once, at the end."""
+    def measure(
+        self, base: Base, unet: nn.Module, objective: Objective, device: torch.device, ranks: Ranks = ALONE
+    ) -> Agreement:
+        """Leaves the model in the mode it was in; the device is waited for once, at the end.
+
+        Each of several processes measures its share; all of them get the same.
+        """
         training = unet.training
         unet.eval()
-        rows = [self._measure_pair(pair, base, unet, objective, device) for pair in self._pairs]
+        own = [self._measure_pair(pair, base, unet, objective, device) for pair in ranks.share(self._pairs)]
         unet.train(training)
-        winner, loser, margin = torch.stack(rows).cpu().T
+        rows = ranks.together(torch.stack(own).tolist() if own else [])
+        winner, loser, margin = torch.tensor(rows).T
         agreeing = int((margin > 0).sum())
         low, high = wilson_interval(agreeing, len(rows))
         return Agreement(

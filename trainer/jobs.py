@@ -14,6 +14,7 @@ from .config import RunConfig
 from .errors import UserError
 from .files import no_room_explained
 from .processes import is_locked, launch
+from .ranks import ALONE, Ranks
 from .runs import Event, Run
 from .stopping import StopRequest, StopRequested
 from .turns import wait_for_turn
@@ -65,30 +66,42 @@ def resume(run: Run, rating: bool = True) -> subprocess.Popen[bytes]:
     return launch(["resume", run.name, "--workspace", str(run.workspace)], run.folder / "log.txt")
 
 
-def train_in_turn(run: Run, stop: StopRequest) -> Outcome:
+def train_in_turn(run: Run, stop: StopRequest, ranks: Ranks = ALONE) -> Outcome:
     """Train `run` in this process, once it is its turn. Until then there is no torch in it, and it can be stopped.
 
-    Raises as loop.train does.
+    Of several processes the first one stands in line for all. Raises as loop.train does.
     """
+    if not ranks.first:
+        with stop.listening(forget=False):
+            with ranks.phase():  # ends when the first one has its turn
+                pass
+            return _trained(run, stop, ranks)
     # A face that asked for this process cleared the request to stop itself: one that is there now came later.
     newest = (event_log.read_end(run.events_file) or [{}])[-1]
     by_face = newest.get("event") == "asked"
     with run.alone(), stop.listening(forget=not by_face), ExitStack() as device:
         try:
-            device.enter_context(
-                wait_for_turn(run.workspace, run.folder, lambda behind: run.log("waiting", behind=behind), stop.check)
-            )
-            stop.check()
+            with ranks.phase():
+                device.enter_context(
+                    wait_for_turn(
+                        run.workspace, run.folder, lambda behind: run.log("waiting", behind=behind), stop.check
+                    )
+                )
+                stop.check()
         except StopRequested:
             run.log("stopped", step=0)
             raise
         run.log("turn")
-        from .loop import train_held
-
-        outcome = train_held(run, stop)
+        outcome = _trained(run, stop, ranks)
     if by_face and newest.get("rating", True) and outcome.finished:
         _rate(run)
     return outcome
+
+
+def _trained(run: Run, stop: StopRequest, ranks: Ranks) -> Outcome:
+    from .loop import train_held  # torch, which whoever waits does without
+
+    return train_held(run, stop, ranks)
 
 
 def _rate(run: Run) -> None:

@@ -18,12 +18,13 @@ from .lora_file import read_lora
 from .objectives import Judged, PairErrors
 from .optimizers import build_optimizer, lr_factor
 from .pair_gradient import add_gradient, way_of
+from .ranks import ALONE, Ranks
 
 
 class Learner:
     """Holds the UNet with its LoRA on `device`. `notes`: a sentence for each thing that could not be had."""
 
-    def __init__(self, config: RunConfig, base: Base, device: torch.device):
+    def __init__(self, config: RunConfig, base: Base, device: torch.device, ranks: Ranks = ALONE):
         """Load the UNet, freeze it, put a LoRA onto it (the one to continue from, if any) and build the optimizer."""
         training = config.training
         self.base = base
@@ -32,6 +33,7 @@ class Learner:
         self.precision = pick_precision(training.precision, device)
         self.way = way_of(training.split_pair, training.gradient_checkpointing)
         self._config = config
+        self._ranks = ranks
 
         unet = base.load_unet(device, DTYPES[self.precision], training.quantize)
         checkpointing.apply(unet, training.gradient_checkpointing, device)
@@ -51,7 +53,7 @@ class Learner:
         self.unet = unet.train()
 
     def learn(self, step: int, batches: Sequence[PairBatch]) -> Tensor:
-        """Optimizer step number `step`, from 0, on the mean loss over all pairs of `batches`.
+        """Optimizer step number `step`, from 0, on the mean loss over all pairs of `batches`, and of other processes'.
 
         Returns the step's numbers in the order of meter.NAMES, float32, still on the device: nothing waits for it here.
         """
@@ -59,7 +61,7 @@ class Learner:
         pairs = sum(map(len, batches))
         numbers = []
         for batch in batches:
-            share = len(batch) / pairs
+            share = len(batch) / pairs if batch.share is None else batch.share
             # LoRA dropout draws from the global generators; seeding them makes a batch a function of its number.
             seed = seeded(config.training.seed, "dropout", batch.number).initial_seed()
             torch.manual_seed(seed)
@@ -74,6 +76,7 @@ class Learner:
             )
             numbers.append(share * _numbers(judged, errors))
         gradient, means = self._optimizer.gradient(), torch.stack(numbers).sum(0)
+        self._ranks.sum_(gradient, means)
         norm = self._optimizer.step(gradient, self.learning_rate(step), config.optimization.max_gradient_norm)
         return torch.cat([means, norm.view(1)])
 
@@ -82,9 +85,9 @@ class Learner:
         optimization = self._config.optimization
         return optimization.learning_rate * lr_factor(optimization, step, self._config.training.steps)
 
-    def state(self, step: int, origin: Origin) -> State:
-        """Everything needed to go on after `step` steps."""
-        return State(step, adapters.state(self.unet), self._optimizer.state(), origin)
+    def state(self, step: int, origin: Origin, batches: int) -> State:
+        """Everything needed to go on after `step` steps, which took `batches` batches."""
+        return State(step, adapters.state(self.unet), self._optimizer.state(), origin, batches)
 
     def restore(self, state: State) -> None:
         """Go back to a saved state; a note is added where the optimizer could not."""

@@ -12,7 +12,6 @@ import torch
 from .batches import BatchSettings, PairBatches, batches_by_step
 from .checkpoints import load_state, save_state
 from .config import RunConfig
-from .device import pick_device
 from .encode import load_text
 from .errors import UserError
 from .evaluate import Agreement, HeldOut
@@ -20,6 +19,7 @@ from .learner import Learner
 from .lora_file import write_lora
 from .meter import Meter
 from .preparation import Material, prepare
+from .ranks import ALONE, Ranks, lost
 from .report import write_report
 from .runs import Run
 from .samples import Samples
@@ -52,22 +52,30 @@ def train(run: Run, stop: StopRequest) -> Outcome:
         return train_held(run, stop)
 
 
-def train_held(run: Run, stop: StopRequest) -> Outcome:
-    """`train`, for a process that holds the run's lock already and listens for `stop`."""
+def train_held(run: Run, stop: StopRequest, ranks: Ranks = ALONE) -> Outcome:
+    """`train`, for a process that holds the run's lock already and listens for `stop`.
+
+    ranks: the processes that train it together; all but the first have a quiet `run` and leave the lock to that one.
+    """
     try:
-        return _train(run, run.config().checked(), stop)
+        with ranks.telling(lambda sentence: _last_words(run, sentence)):
+            return _train(run, run.config().checked(), stop, ranks)
     except StopRequested:
         run.log("stopped", step=0)
         raise
     except Exception as error:
         explained = _explained(error)
-        with suppress(UserError):  # a full disk takes no last words; what filled it is what must be heard of
-            run.log("failed", error=str(explained) or type(explained).__name__)
-            if run.has_begun():
-                write_report(run)
+        _last_words(run, str(explained) or type(explained).__name__)
         if explained is error:
             raise
         raise explained from error
+
+
+def _last_words(run: Run, error: str) -> None:
+    with suppress(UserError):  # a full disk takes none; what filled it is what must be heard of
+        run.log("failed", error=error)
+        if run.has_begun() and not run.quiet:
+            write_report(run)
 
 
 def _explained(error: Exception) -> Exception:
@@ -78,60 +86,75 @@ def _explained(error: Exception) -> Exception:
             "the memory of the device is full: close what else uses it, or train with a smaller resolution, "
             "batch_size or rank"
         )
+    if lost(error):
+        return UserError(
+            "another process of this training ended without a word: what its launcher printed may say why; "
+            "go on from the last state by `mapo resume`"
+        )
     return error
 
 
-def _train(run: Run, config: RunConfig, stop: StopRequest) -> Outcome:
+def _train(run: Run, config: RunConfig, stop: StopRequest, ranks: Ranks) -> Outcome:
     steps, watch = config.training.steps, config.watch
-    device = pick_device(config.training.device)
+    device = ranks.device(config.training.device)
 
     # Everything is encoded before the UNet is loaded, so that one model is on the device at a time.
-    material = prepare(config, run.workspace, device, run.log, stop)
-    learner = Learner(config, material.base, device)
-    start = 0
+    material = prepare(config, run.workspace, device, run.log, stop, ranks)
+    learner = Learner(config, material.base, device, ranks)
+    start = taken = 0
     if state := load_state(run.state_folder, material.origin):
         learner.restore(state)
         start = state.step
+        taken = start * config.training.accumulation if state.batches is None else state.batches
+    ranks.agreed("states of the run", start)
     if run.has_begun():
         run.log("resumed", step=start)
 
     batches = _batches(config, material)
     held_out = _held_out(config, material)
     samples = Samples(run, config, material, device)
-    meter = Meter(run, steps, loss_scaling=learner.precision == "float16")
+    meter = Meter(run, steps, loss_scaling=learner.precision == "float16", ranks=ranks)
     _log_start(run, config, material, learner, batches, device)
 
     def measure(step: int) -> None:
         if len(held_out):
-            agreement = held_out.measure(learner.base, learner.unet, learner.objective, device)
+            agreement = held_out.measure(learner.base, learner.unet, learner.objective, device, ranks)
             run.log("evaluation", step=step, **asdict(agreement))
 
     def save(step: int) -> None:
         meter.read()  # raises on numbers that are not finite: such a state is never saved
-        save_state(run.state_folder, learner.state(step, material.origin))
+        if ranks.first:
+            save_state(run.state_folder, learner.state(step, material.origin, taken))
         run.log("checkpoint", step=step)
+
+    def paint(step: int) -> None:
+        if ranks.first:
+            samples.paint(learner.unet, step)
 
     if start == 0:
         measure(0)
-        samples.paint(learner.unet, 0)
+        paint(0)
 
     step = start
     meter.restart()
-    for micro_batches in batches_by_step(batches, config.training.accumulation, start, steps, device):
+    ours = batches_by_step(
+        batches, config.training.accumulation, start, steps, device, first=taken, rank=ranks.rank, size=ranks.size
+    )
+    for micro_batches in ours:
         numbers = learner.learn(step, micro_batches)
         rate = learner.learning_rate(step)
-        step += 1
+        step, taken = step + 1, taken + config.training.accumulation * ranks.size
         meter.add(step, numbers, rate, micro_batches)
         if step % watch.log_every == 0 or step == start + 1:  # the first at once: a person waits for a sign of life
             meter.read()
-        if stop or step == steps:
+        if ranks.any(bool(stop)) or step == steps:
             break
         with meter.paused():
             # The state comes last: a run killed in here measures and paints again when it goes on.
             if _due(step, watch.evaluate_every):
                 measure(step)
             if _due(step, watch.sample_every):
-                samples.paint(learner.unet, step)
+                paint(step)
             if _due(step, watch.checkpoint_every):
                 save(step)
 
@@ -140,8 +163,10 @@ def _train(run: Run, config: RunConfig, stop: StopRequest) -> Outcome:
     if finished and watch.evaluate_every:
         measure(step)
     if finished and watch.sample_every:
-        samples.paint(learner.unet, step)
+        paint(step)
     save(step)
+    if not ranks.first:
+        return Outcome(step, steps, run.lora_file, None)
     agreement = _last_agreement(run)
     facts = _facts(run, config, material, step, agreement)
     write_lora(run.lora_file, learner.unet, learner.settings, material.base.family, facts)

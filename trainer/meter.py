@@ -13,6 +13,7 @@ from torch import Tensor
 from .batches import PairBatch
 from .errors import UserError
 from .preferences.pairs import Pair
+from .ranks import ALONE, Ranks
 from .runs import Run
 
 # One step's numbers, in this order: means over its pairs, and the norm of its gradient before clipping.
@@ -22,11 +23,12 @@ NAMES = ("loss", "winner_error", "loser_error", "margin", "agreement", "gradient
 class Meter:
     """Collects each step's numbers and writes them as `step` events of the run."""
 
-    def __init__(self, run: Run, steps: int, *, loss_scaling: bool):
+    def __init__(self, run: Run, steps: int, *, loss_scaling: bool, ranks: Ranks = ALONE):
         """steps: of the whole run. loss_scaling: float16 training, where a gradient that overflows is skipped by the
         scaler and only the errors themselves must be finite."""
         self._run = run
         self._steps = steps
+        self._ranks = ranks
         self._must_be_finite = 5 if loss_scaling else len(NAMES)
         self._waiting: list[tuple[int, float, Tensor, list[Pair]]] = []
         self._since = time.perf_counter()
@@ -54,7 +56,8 @@ class Meter:
                 remaining=round(seconds * (self._steps - step), 1),
             )
             if not all(map(math.isfinite, row[: self._must_be_finite])):
-                raise UserError(_not_finite(self._run, step, pairs))
+                # The numbers are those of all processes, so all of them come here.
+                raise UserError(_not_finite(self._run, step, self._ranks.together(pairs)))
         self._waiting.clear()
         self._since = now
 

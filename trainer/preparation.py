@@ -18,6 +18,7 @@ from .families.opening import open_base
 from .preferences.formats.opening import open_pairs
 from .preferences.pairs import PairSet, Split, split_by_prompt
 from .quantize import check
+from .ranks import ALONE, Ranks
 from .stopping import StopRequest
 
 _SAMPLES = 4
@@ -41,9 +42,14 @@ class Material:
 
 
 def prepare(
-    config: RunConfig, workspace: Path, device: torch.device, tell: Callable[..., None], stop: StopRequest
+    config: RunConfig,
+    workspace: Path,
+    device: torch.device,
+    tell: Callable[..., None],
+    stop: StopRequest,
+    ranks: Ranks = ALONE,
 ) -> Material:
-    """Open, read, divide and encode. `tell` is called as Run.log is, with the progress.
+    """Open, read, divide and encode, each of `ranks` its share. `tell` is called as Run.log is, with the progress.
 
     Raises UserError for whatever a person can mend, StopRequested when asked to stop; what was encoded stays cached.
     """
@@ -74,8 +80,10 @@ def prepare(
         flip=config.data.flip,
         workers=config.data.workers,
         progress=report,
+        ranks=ranks,
     )
-    stop.check()
+    with ranks.phase():
+        stop.check()
     return Material(
         base=base,
         pair_set=pair_set,

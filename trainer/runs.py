@@ -32,9 +32,13 @@ _LOCK_SECONDS = 1.0
 
 @dataclass(frozen=True)
 class Run:
-    """One training run on disk. `listeners` are called with every event after it has been written."""
+    """One training run on disk. `listeners` are called with every event after it has been written.
+
+    quiet: of several processes that train it together this one is not the one that writes.
+    """
 
     folder: Path
+    quiet: bool = field(default=False, compare=False)
     listeners: list[Callable[[Event], None]] = field(default_factory=list, compare=False)
 
     @classmethod
@@ -126,6 +130,8 @@ class Run:
         asked, waiting, turn, started, resumed, encoding, step, evaluation, sample, checkpoint, warning, stopped,
         failed, finished; `time`: seconds since 1970. A number that is not finite is written as null, as JSON wants it.
         """
+        if self.quiet:
+            return
         line = event_log.append(self.events_file, event, values)
         for listener in self.listeners:
             listener(line)

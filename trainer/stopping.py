@@ -19,8 +19,10 @@ class StopRequested(Exception):
 class StopRequest:
     """Whether the run was asked to stop. True once a signal came or the file exists; a step in progress is finished."""
 
-    def __init__(self, file: Path):
+    def __init__(self, file: Path, *, patient: bool = False):
+        """patient: never interrupt; torchrun passes on to its processes what the terminal told them already."""
         self._file = file
+        self._patient = patient
         self.signal: int | None = None
 
     def __bool__(self) -> bool:
@@ -56,6 +58,6 @@ class StopRequest:
                 signal.signal(number, handler)
 
     def _take(self, number: int, _frame: FrameType | None) -> None:
-        if self.signal is not None and number == signal.SIGINT:
+        if self.signal is not None and number == signal.SIGINT and not self._patient:
             raise KeyboardInterrupt
         self.signal = number

@@ -106,6 +106,24 @@ def test_steps_take_consecutive_batches_from_where_they_start(make):
     assert all(same(batch, batches[6 + i]) for i, batch in enumerate(flat))
 
 
+@pytest.mark.parametrize(("accumulation", "size"), [(1, 2), (2, 3)])
+def test_the_processes_together_take_what_one_would(make, accumulation, size):
+    """Batches of one process and twice the accumulation, each once, and their shares of every step add up to one."""
+    cpu, batches = torch.device("cpu"), make()
+    whole = list(batches_by_step(batches, accumulation * size, 1, 4, cpu))
+    parts = [list(batches_by_step(make(), accumulation, 1, 4, cpu, rank=rank, size=size)) for rank in range(size)]
+    for number, step in enumerate(whole):
+        taken = [batch for part in parts for batch in part[number]]
+        assert sorted(batch.number for batch in taken) == [batch.number for batch in step]
+        assert sum(batch.share for batch in taken) == pytest.approx(1)
+        assert all(batch.share == len(batch) / sum(map(len, step)) for batch in taken)
+
+
+def test_steps_go_on_from_whatever_batch_the_last_ones_ended_with(make):
+    steps = list(batches_by_step(make(), 2, 3, 5, torch.device("cpu"), first=7, rank=1, size=2))
+    assert [[batch.number for batch in step] for step in steps] == [[8, 10], [12, 14]]
+
+
 def test_no_steps_left_yields_nothing(make):
     assert list(batches_by_step(make(), 2, 5, 5, torch.device("cpu"))) == []
 
