@@ -122,8 +122,7 @@ def test_states_of_another_kind_are_left_with_a_word(monkeypatch):
     note = other.restore(through_a_file(optimizer.state()))
     assert "bitsandbytes' 8-bit AdamW" in note
     assert "begin anew" in note
-    fresh, _ = built("adamw")
-    assert other.state()["values"]["step"] == fresh.state()["values"]["step"] == 0
+    assert other.state()["values"] == {}, "none were taken"
 
 
 def test_states_of_an_earlier_version_are_left_with_a_word():

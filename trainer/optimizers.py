@@ -14,7 +14,7 @@ from .device import Abilities, abilities
 
 
 class LoraOptimizer:
-    """Moves all weights of a LoRA as one vector; its states are there from the start.
+    """Moves all weights of a LoRA as one vector.
 
     A LoRA is many hundred small matrices. As one vector they take one kernel instead of some for each of them, their
     gradients cross a network at once, and states are large enough to be paged, which bitsandbytes leaves undone for
@@ -26,12 +26,14 @@ class LoraOptimizer:
         kind: str,
         make: Callable[[list[nn.Parameter]], torch.optim.Optimizer],
         parameters: Sequence[nn.Parameter],
+        *,
         loss_scaling: bool = False,
+        prove: bool = False,
     ):
         """kind: whose states it keeps; those of one kind can be exchanged. make: builds it for a list of one vector.
 
-        loss_scaling: for float16, whose small gradients would be lost. Raises whatever `make` or a first step raises:
-        a library that can be imported need not work on this device.
+        loss_scaling: for float16, whose small gradients would be lost. prove: take a step that moves nothing and raise
+        whatever it raises: a library that can be imported need not work on this device.
         """
         self.kind = kind
         self._parameters = list(parameters)
@@ -39,10 +41,8 @@ class LoraOptimizer:
         self._vector = nn.Parameter(torch.empty(0, device=parameters[0].device))
         self._inner = make([self._vector])
         self._scaler = torch.amp.GradScaler(self._vector.device.type, enabled=loss_scaling)
-        with torch.no_grad():
-            self._move(torch.cat([torch.zeros_like(one).view(-1) for one in parameters]), 0.0, self._inner.step)
-        # That step moved nothing, as neither gradient nor rate was there; it must not be counted either.
-        self._fill({"step": 0})
+        if prove:
+            self._begin()
 
     def scaled(self, loss: Tensor) -> Tensor:
         """What to call backward on."""
@@ -85,10 +85,18 @@ class LoraOptimizer:
         if (state.get("kind"), state.get("weights")) != (self.kind, sum(self._sizes)):
             saved = state.get("kind") or "an earlier version's"
             return f"the saved optimizer states are {saved}, this is {self.kind}: its running means begin anew"
+        if not self._values():
+            self._begin()
         self._fill(state["values"])
         if state["scaler"]:
             self._scaler.load_state_dict(state["scaler"])
         return None
+
+    @torch.no_grad()
+    def _begin(self) -> None:
+        """Have the states made, by a step that moves nothing for want of a gradient and a rate, and is not counted."""
+        self._move(torch.cat([torch.zeros_like(one).view(-1) for one in self._parameters]), 0.0, self._inner.step)
+        self._fill({"step": 0})
 
     def _move(self, gradient: Tensor, rate: float, step: Callable[[], object]) -> None:
         # The vector has numbers for the length of a step only: between steps they would take memory twice.
@@ -147,7 +155,13 @@ def build_optimizer(
         wanted = "adamw8bit"
     for kind, how, make in _in_8_bits(wanted, able):
         try:
-            built = LoraOptimizer(kind, lambda vector, make=make: make()(vector, **settings), parameters, loss_scaling)
+            built = LoraOptimizer(
+                kind,
+                lambda vector, make=make: make()(vector, **settings),
+                parameters,
+                loss_scaling=loss_scaling,
+                prove=True,
+            )
         except Exception as error:
             problems.append(f"{kind}{how}: {type(error).__name__}: {error}".splitlines()[0])
             continue
@@ -157,9 +171,12 @@ def build_optimizer(
     if problems:
         why = "; ".join(problems)
         notes.append(f"8-bit AdamW cannot be had ({why}); using torch's AdamW, whose states need four times the memory")
-    fused = able.backend in ("cpu", "cuda", "rocm")
+    fused = parameters[0].device.type in ("cpu", "cuda")
     adamw = LoraOptimizer(
-        "torch's AdamW", lambda vector: torch.optim.AdamW(vector, **settings, fused=fused), parameters, loss_scaling
+        "torch's AdamW",
+        lambda vector: torch.optim.AdamW(vector, **settings, fused=fused),
+        parameters,
+        loss_scaling=loss_scaling,
     )
     return adamw, tuple(notes)
 
