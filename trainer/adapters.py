@@ -1,7 +1,8 @@
 """How does a LoRA get onto a UNet, and its weights off it again?
 
-PEFT does the layers. What is decided here: which modules are trained, that adapter weights are float32 whatever
-the base is, and that the first weights depend on the seed alone, so that a run can be repeated.
+PEFT makes the layers (lora_layer.py says how they compute). What is decided here: which modules are trained, that
+adapter weights are float32 whatever the base is, and that the first weights depend on the seed alone, so that a run can
+be repeated.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 
 from .errors import UserError
+from .lora_layer import lean
 
 Targets = Literal["attention", "all"]
 
@@ -107,6 +109,7 @@ def attach(unet: nn.Module, settings: LoraSettings, seed: int) -> list[nn.Parame
     generator = torch.Generator("cpu").manual_seed(seed)  # one device for the draw: the same LoRA on CPU and GPU
     parameters = []
     for _, layer in _layers(unet):
+        lean(layer)
         for part in _PARTS:
             linear = getattr(layer, part)[_ADAPTER].float()  # PEFT made it in the base's dtype
             initial = torch.zeros(linear.weight.shape)

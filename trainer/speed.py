@@ -5,22 +5,21 @@ None of them changes what is computed beyond the rounding of its arithmetic, and
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import torch
 from torch import nn
 
 from .config import TrainingConfig
 from .device import abilities
 
-_REPEATED = ("BasicTransformerBlock", "ResnetBlock2D")
-"""diffusers' blocks that nearly all of a UNet is made of. What joins them stays as it is: compiled whole, a UNet takes
-minutes before the first step, and checkpointing, which wraps the blocks, would have to be inside the graph."""
+_REPEATED = "BasicTransformerBlock"
+"""diffusers' block that most of a UNet's work is in. Its code is compiled once for each width and once more, for any
+size, when pictures of a second size come. The residual blocks differ too much: each kind and size would be compiled
+anew, for no measurable gain. Compiled whole, a UNet takes minutes before the first step, and checkpointing, which wraps
+the blocks, would have to be inside the graph."""
 
-_MOST_GRAPHS = 64
-"""How often one block's code may be compiled. Of SDXL's transformer block there are two widths, of its residual block
-ten kinds; each is compiled once for training and once for measuring, once more when sizes begin to differ."""
-
+_MOST_GRAPHS = 32
+"""How often the block's code may be compiled: two widths, one size or any, training or measuring, with the LoRA or
+without. torch's own limit of 8 would leave what comes after it uncompiled, in silence."""
 
 _AUTO: dict[str, tuple[str, ...]] = {"compile": (), "channels_last": (), "tf32": ("cuda",)}
 """The backends (device.Abilities) on which "auto" means on: those where it was measured to pay, see docs/benchmarks.md,
@@ -52,13 +51,10 @@ def _compile(unet: nn.Module, device: torch.device) -> str | None:
     # A block that fails to compile after all runs as it is, with a warning of torch's own.
     torch._dynamo.config.suppress_errors = True
     torch._dynamo.config.recompile_limit = max(_MOST_GRAPHS, torch._dynamo.config.recompile_limit)
-    for block in _repeated(unet):
-        block.compile()
+    for module in unet.modules():
+        if type(module).__name__ == _REPEATED:
+            module.compile()  # in place: paths of modules stay as they are
     return None
-
-
-def _repeated(unet: nn.Module) -> Iterator[nn.Module]:
-    return (module for module in unet.modules() if type(module).__name__ in _REPEATED)
 
 
 def _why_not_compiled(device: torch.device) -> str | None:
