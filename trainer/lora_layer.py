@@ -2,14 +2,14 @@
 
 PEFT's own forward makes the input float32, from which autocast makes a half-precision copy again: two copies of every
 input, one of which is kept for the backward pass, and a product and a sum of the output's size besides. A UNet has
-hundreds of such layers. Here the input is taken as it is, and scale and sum are part of B's matrix product.
+hundreds of such layers. Here all is computed in what the base layer answers in, as autocast would have it in the end,
+and scale and sum are part of B's matrix product.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-import torch
 from peft.tuners.lora import Linear
 from torch import Tensor
 from torch.nn import functional as F
@@ -24,16 +24,14 @@ class LeanLinear(Linear):
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         names = self.active_adapters
         plain = not args and not kwargs and not self.merged and len(names) == 1 and names[0] in self.lora_A
-        # Without autocast, layers of several dtypes cannot meet in one product.
-        mixed = x.dtype != self.lora_A[names[0]].weight.dtype and not torch.is_autocast_enabled(x.device.type)
-        if self.disable_adapters or not plain or mixed:
+        if self.disable_adapters or not plain:
             return super().forward(x, *args, **kwargs)
         name, rows = names[0], x.flatten(0, -2)
         result = self.base_layer(rows)
-        inner = F.linear(self.lora_dropout[name](rows), self.lora_A[name].weight)
-        outer = self.lora_B[name].weight.t()
-        # In place, for nothing needs what a frozen layer answers but its sum; autocast leaves such products alone.
-        result.addmm_(inner.to(result.dtype), outer.to(result.dtype), alpha=self.scaling[name])
+        first, second = (part[name].weight.to(result.dtype) for part in (self.lora_A, self.lora_B))
+        inner = F.linear(self.lora_dropout[name](rows.to(result.dtype)), first)
+        # In place, for nothing needs what a frozen layer answers but its sum.
+        result.addmm_(inner, second.t(), alpha=self.scaling[name])
         return result.unflatten(0, x.shape[:-1])
 
 
