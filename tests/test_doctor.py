@@ -92,13 +92,13 @@ def test_without_a_device_the_reason_is_told(monkeypatch, graphics: Graphics, cu
 def test_every_cuda_card_is_named_with_its_memory(monkeypatch):
     pretend(monkeypatch, "RTX 3060", "T4")
     first, second = (finding.detail for finding in doctor.device())
-    assert first == "cuda:0 is RTX 3060, 12.0 GiB, computes in bfloat16"
-    assert second.startswith("cuda:1 is T4, 15.0 GiB, computes in float16; T4 has no bfloat16")
+    assert first == "cuda:0 is RTX 3060, 12.0 GiB: bfloat16, flash attention"
+    assert second.startswith("cuda:1 is T4, 15.0 GiB: float16, efficient attention; T4 has no bfloat16")
 
 
 def test_the_card_of_a_mac_is_named_with_what_of_the_memory_it_may_have(monkeypatch):
     pretend(monkeypatch, "Mac")
-    assert only(doctor.device()).detail == "mps is the GPU of this Mac, 24.0 GiB, computes in bfloat16"
+    assert only(doctor.device()).detail == "mps is the GPU of this Mac, 24.0 GiB: bfloat16, math attention"
 
 
 def test_bitsandbytes_is_believed_only_after_a_step(monkeypatch):

@@ -38,7 +38,7 @@ class Abilities:
     "math", which alone keeps a matrix of all positions times all positions.
     eight_bit: the libraries to try for 8-bit optimizer states, in this order; paged: whether those states may live in
     memory that the host shares and the driver pages.
-    pinned: page-locked host memory, from where copies do not wait; streams: copies beside computing.
+    pinned: page-locked host memory, from where copies go on beside computing.
     compiles: torch.compile has a compiler for it (whether it pays is for speed.py to say).
     storage: what a frozen layer's weights can be stored as, of "int8" (torch alone does it), "nf4" (bitsandbytes) and
     "fp8".
@@ -55,13 +55,9 @@ class Abilities:
     eight_bit: tuple[str, ...] = ()
     paged: bool = False
     pinned: bool = False
-    streams: bool = False
     compiles: bool = False
     storage: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
-
-    def __str__(self) -> str:
-        return f"{self.name}: {self.precision}, {self.attention} attention"
 
 
 @dataclass(frozen=True)
@@ -246,7 +242,6 @@ def _of_card(
         eight_bit=("bitsandbytes", "torchao"),
         paged=True,
         pinned=True,
-        streams=True,
         compiles=compiles,
         storage=("int8", *(("nf4",) if bitsandbytes and nf4 else ()), "fp8"),
         notes=notes,

@@ -100,7 +100,7 @@ def device() -> Iterable[Finding]:
         return
     for place in map(torch.device, cards() or [found.type]):
         able, memory = abilities(place), card_memory(place) or 0
-        detail = f"{place} is {able.name}, {memory / GIB:.1f} GiB, computes in {able.precision}"
+        detail = f"{place} is {able.name}, {memory / GIB:.1f} GiB: {able.precision}, {able.attention} attention"
         yield Finding("device", "ok", "; ".join([detail, *able.notes]))
 
 
