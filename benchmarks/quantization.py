@@ -1,12 +1,13 @@
 """What does it cost in accuracy to store the base in fewer bits?
 
-    python benchmarks/quantization.py            # errors of answers and gradients, about two minutes
-    python benchmarks/quantization.py --train    # also the demo's training, once for each way to store
+    python benchmarks/quantization.py                 # errors of answers and gradients
+    python benchmarks/quantization.py --train         # the demo's training instead, once for each way to store
 
 The errors are those of one MaPO step on a pair of noise: of the UNet's answer (norm of the difference over norm), and
 of the LoRA's gradient (cosine over all its numbers), both against float32. Two UNets: the embedded base, whose weights
 are trained, and one of SDXL's widths with fewer blocks and normally distributed weights. All compute in float32, so
-that what differs is the storage; "bfloat16" is the whole UNet in that dtype, for comparison.
+that what differs is the storage; "bfloat16" is the whole UNet in that dtype, for comparison. A second table stores one
+kind of layer of the embedded base alone.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from mapo_studio.trainer import adapters
 from mapo_studio.trainer.config import parse_config
 from mapo_studio.trainer.demo.measure import measure
 from mapo_studio.trainer.demo.pairs import test_captions, write_pairs
-from mapo_studio.trainer.demo.recipe import GUIDANCE, SAMPLE_STEPS, recipe
+from mapo_studio.trainer.demo.recipe import GUIDANCE, SAMPLE_STEPS, STEPS, recipe
 from mapo_studio.trainer.families.base import Base
 from mapo_studio.trainer.families.opening import open_base
 from mapo_studio.trainer.families.sources import CONFIGS, read_json
@@ -31,6 +32,7 @@ from mapo_studio.trainer.generate import generate
 from mapo_studio.trainer.loop import train
 from mapo_studio.trainer.objectives import MaPO, PairErrors
 from mapo_studio.trainer.quantize import Quantize, fill, shell
+from mapo_studio.trainer.quantized_layers import FP8, INT8, NORMAL4, QuantizedConv2d, QuantizedLinear, Rows
 from mapo_studio.trainer.runs import Run
 from mapo_studio.trainer.stopping import StopRequest
 from torch import Tensor, nn
@@ -105,10 +107,47 @@ def errors(name: str, base: Base, make: Make) -> None:
         print(f"| {name} | {label} | {off:.4f} | {along:.4f} |", flush=True)
 
 
-def train_demo(workspace: Path, how: Quantize, seed: int) -> tuple[float, float, float]:
+def by_kind(base: Base, make: Make) -> None:
+    """The errors where one kind of layer alone is stored in fewer bits."""
+    expected, pull = step(base, make("none", torch.float32))
+    plain = Unscaled(torch.float8_e4m3fn, 448.0)
+    inner = [name for name, module in make("none", torch.float32).named_modules() if isinstance(module, nn.Linear)]
+    inner = [name for name in inner if "embedding" not in name]
+    in_blocks = [name for name in inner if not name.endswith(("proj_in", "proj_out", "time_emb_proj"))]
+    print("\n| kind of layer | stored as | error of the answer | cosine of the gradient |\n|---|---|---|---|")
+    for kind, names, label, packing in (
+        ("convolutions", None, "float8, cast", plain),
+        ("convolutions", None, "float8, scaled by row (fp8)", FP8),
+        ("convolutions", None, "int8, scaled by row (int8)", INT8),
+        ("linears", inner, "nf4", NORMAL4),
+        ("linears of the transformers' blocks", in_blocks, "nf4", NORMAL4),
+    ):
+        unet = make("none", torch.float32)
+        for name, module in list(unet.named_modules()):
+            inside = isinstance(module, nn.Conv2d) and name not in ("conv_in", "conv_out")
+            if inside if names is None else name in names:
+                weight = module.weight.detach()
+                module.__class__ = QuantizedConv2d if names is None else QuantizedLinear
+                module.store(packing, torch.float32, CPU)
+                module.fill(weight)
+        found, gradient = step(base, unet)
+        off = (found - expected).norm() / expected.norm()
+        along = torch.cosine_similarity(gradient, pull, dim=0)
+        print(f"| {kind} | {label} | {off:.4f} | {along:.4f} |", flush=True)
+
+
+class Unscaled(Rows):
+    """Rows whose scale is 1: a cast, as diffusers' layerwise casting stores weights."""
+
+    def pack(self, weight: Tensor) -> tuple[Tensor, ...]:
+        return weight.to(self.number), weight.new_ones(self.parts(tuple(weight.shape))["scale"][0])
+
+
+def train_demo(workspace: Path, how: Quantize, seed: int, steps: int) -> tuple[float, float, float]:
     """After the demo's training: shares of pictures as preferred, and with their caption kept; the agreement."""
     values: dict[str, Any] = recipe()
-    values["training"] |= {"seed": seed, "quantize": how}
+    values["training"] |= {"seed": seed, "steps": steps, "quantize": how}
+    values["watch"] |= {"evaluate_every": steps, "sample_every": 0, "checkpoint_every": steps}
     values["data"] = {"pairs": str(workspace / "pairs"), "held_out": 0.2}
     run = Run.create(workspace, parse_config({**values, "name": how, "base": "tiny"}, "benchmark"))
     outcome = train(run, StopRequest(run.stop_file))
@@ -121,24 +160,30 @@ def painted(lora: Path | None, seed: int) -> tuple[list[Any], list[str]]:
     return generate(open_base("tiny"), captions[:80], lora, steps=SAMPLE_STEPS, guidance=GUIDANCE), captions[:80]
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--train", action="store_true", help="also train the demo, once for each way to store")
-    parser.add_argument("--seed", type=int, default=0)
-    asked = parser.parse_args()
-    print("| UNet | stored as | error of the answer | cosine of the gradient |\n|---|---|---|---|")
-    for name, (base, make) in (("embedded", trained()), ("SDXL's widths", of_sdxl_width())):
-        errors(name, base, make)
-    if not asked.train:
-        return
-    print("\n| stored as | painted as preferred | caption followed | agreement |\n|---|---|---|---|")
-    before = measure(*painted(None, asked.seed))
+def trainings(seed: int, steps: int) -> None:
+    print("| stored as | painted as preferred | caption followed | agreement |\n|---|---|---|---|")
+    before = measure(*painted(None, seed))
     print(f"| before | {before.outlined:.0%} | {before.right:.0%} | |", flush=True)
     with tempfile.TemporaryDirectory() as folder:
-        write_pairs(Path(folder) / "pairs", 200, asked.seed)
+        write_pairs(Path(folder) / "pairs", 200, seed)
         for how in ("none", *WAYS):
-            outlined, right, agreement = train_demo(Path(folder), how, asked.seed)  # type: ignore[arg-type]
+            outlined, right, agreement = train_demo(Path(folder), how, seed, steps)  # type: ignore[arg-type]
             print(f"| {how} | {outlined:.0%} | {right:.0%} | {agreement:.0%} |", flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--train", action="store_true", help="train the demo, once for each way to store")
+    parser.add_argument("--steps", type=int, default=STEPS, help="of each training")
+    parser.add_argument("--seed", type=int, default=0)
+    asked = parser.parse_args()
+    if asked.train:
+        trainings(asked.seed, asked.steps)
+        return
+    print("| UNet | stored as | error of the answer | cosine of the gradient |\n|---|---|---|---|")
+    errors("embedded", *trained())
+    errors("SDXL's widths", *of_sdxl_width())
+    by_kind(*trained())
 
 
 if __name__ == "__main__":

@@ -42,6 +42,7 @@ class State:
 
     batches: how many were taken by then, which depends on how many processes took the steps; None where it was not
     written down, as before there could be several.
+    quantize: how the base was stored meanwhile. A LoRA may go on over a base that is stored otherwise.
     """
 
     step: int
@@ -49,6 +50,7 @@ class State:
     optimizer: dict[str, Any]
     origin: Origin
     batches: int | None = None
+    quantize: str = "none"
 
 
 def save_state(folder: Path, state: State) -> Path:
@@ -70,7 +72,12 @@ def save_state(folder: Path, state: State) -> Path:
             optimizer = io.BytesIO()
             torch.save(state.optimizer, optimizer)
             (part / "optimizer.pt").write_bytes(optimizer.getbuffer())
-            progress = {"step": state.step, "batches": state.batches, "origin": asdict(state.origin)}
+            progress = {
+                "step": state.step,
+                "batches": state.batches,
+                "quantize": state.quantize,
+                "origin": asdict(state.origin),
+            }
             (part / "progress.json").write_text(json.dumps(progress), encoding="utf-8")
             for file in part.iterdir():
                 with file.open("rb+") as opened:
@@ -113,6 +120,7 @@ def load_state(folder: Path, origin: Origin) -> State | None:
         optimizer=torch.load(newest / "optimizer.pt", map_location="cpu", weights_only=True),
         origin=origin,
         batches=progress.get("batches"),
+        quantize=progress.get("quantize", "none"),
     )
 
 

@@ -15,6 +15,7 @@ from .device import DTYPES, pick_device, pick_precision, release_memory
 from .errors import UserError
 from .families.base import Base, Framing, TextTensors
 from .lora_file import LoraFile, read_lora
+from .quantize import Quantize, for_painting
 from .sheet import grid
 from .tiles import in_tiles
 
@@ -42,6 +43,7 @@ def generate(
     strength: float = 1.0,
     device: torch.device | None = None,
     dtype: torch.dtype | None = None,
+    quantize: Quantize | None = None,
     batch_size: int | None = None,
     one_half_at_a_time: bool = False,
     progress: Progress | None = None,
@@ -49,7 +51,8 @@ def generate(
     """A picture for each prompt; text encoders, UNet and VAE are on the device one after the other, never together.
 
     lora: a LoRA file as `read_lora` reads it, at `strength`. size: (width, height) in pixels, by default the base's
-    square. seeds: one for each prompt, by default 0, 1, 2 ... The rest: see `sample`.
+    square. seeds: one for each prompt, by default 0, 1, 2 ... quantize: how the UNet is stored, by default
+    `for_painting`. The rest: see `sample`.
 
     Raises UserError if the LoRA was made for another family or does not fit the base.
     """
@@ -63,7 +66,7 @@ def generate(
     del encoder
     release_memory(device)
 
-    unet = base.load_unet(device, dtype)
+    unet = base.load_unet(device, dtype, quantize or for_painting(device))
     if found:
         attach(unet, found.settings, seed=0)
         set_lora(unet, found, strength)

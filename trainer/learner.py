@@ -87,7 +87,8 @@ class Learner:
 
     def state(self, step: int, origin: Origin, batches: int) -> State:
         """Everything needed to go on after `step` steps, which took `batches` batches."""
-        return State(step, adapters.state(self.unet), self._optimizer.state(), origin, batches)
+        optimizer, quantize = self._optimizer.state(), self._config.training.quantize
+        return State(step, adapters.state(self.unet), optimizer, origin, batches, quantize)
 
     def restore(self, state: State) -> None:
         """Go back to a saved state; a note is added where the optimizer could not."""

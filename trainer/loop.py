@@ -109,6 +109,8 @@ def _train(run: Run, config: RunConfig, stop: StopRequest, ranks: Ranks) -> Outc
     ranks.agreed("states of the run", start)
     if run.has_begun():
         run.log("resumed", step=start)
+    if state and state.quantize != config.training.quantize:
+        run.log("warning", text=_stored_otherwise(state.quantize, config.training.quantize, start))
 
     batches = _batches(config, material)
     held_out = _held_out(config, material)
@@ -248,6 +250,14 @@ def _warnings(config: RunConfig, material: Material, learner: Learner) -> Iterat
         yield f"{len(upscaled)} pictures are smaller than what they are trained at and were enlarged: {named}"
 
 
+def _stored_otherwise(before: str, now: str, step: int) -> str:
+    # Allowed: the LoRA and the optimizer's states fit whatever the base is stored as.
+    return (
+        f"the first {step} steps were taken with --quantize {before} and the rest with {now}: numbers and sample "
+        "pictures from before and after differ a little by that alone"
+    )
+
+
 def _facts(
     run: Run, config: RunConfig, material: Material, step: int, agreement: Agreement | None
 ) -> dict[str, object]:
@@ -266,6 +276,8 @@ def _facts(
         "objective": config.objective.kind,
         "objective_knobs": str(config.objective.build()),
     }
+    if config.training.quantize != "none":
+        facts["quantize"] = config.training.quantize
     if agreement:
         facts["agreement"] = round(agreement.agreement, 4)
         facts["agreement_pairs"] = agreement.pairs

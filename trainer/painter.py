@@ -22,6 +22,7 @@ from .device import DTYPES, parked, pick_device, pick_precision, release_memory
 from .families.base import Base, TextTensors
 from .generate import decode, lora_for, pictures_at_once, sample, set_lora
 from .lora_file import LoraFile
+from .quantize import Quantize, for_painting
 from .stopping import StopRequested
 
 _PROMPTS_AT_ONCE = 256
@@ -67,12 +68,17 @@ class Painter:
         loras: Sequence[Path] = (),
         device: torch.device | None = None,
         dtype: torch.dtype | None = None,
+        quantize: Quantize | None = None,
     ):
-        """loras: the files that wishes will name. Raises UserError where one does not fit the base."""
+        """loras: the files that wishes will name; quantize: how the UNet is stored, by default `for_painting`.
+
+        Raises UserError where a LoRA does not fit the base.
+        """
         self._base = base
         self._manner = manner
         self._device = device or pick_device()
         self._dtype = dtype or DTYPES[pick_precision("auto", self._device)]
+        self._quantize = quantize or for_painting(self._device)
         self._loras = {file: lora_for(base, file) for file in loras}
         # On a CPU nothing has to make room, and the first pictures are worth seeing soon.
         self._round_seconds = 0.0 if self._device.type == "cpu" else _ROUND_SECONDS
@@ -153,7 +159,7 @@ class Painter:
 
     def _loaded_unet(self) -> nn.Module:
         if self._unet is None:
-            self._unet = self._base.load_unet(self._device, self._dtype)
+            self._unet = self._base.load_unet(self._device, self._dtype, self._quantize)
         return self._unet
 
     def _wearing(self, unet: nn.Module, worn: Worn | None):

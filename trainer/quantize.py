@@ -11,8 +11,9 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from .device import abilities
+from .device import abilities, card_memory
 from .errors import UserError
+from .presets import preset_for
 from .quantized_layers import FP8, INT8, NORMAL4, Packing, QuantizedConv2d, QuantizedLinear
 
 Quantize = Literal["none", "int8", "nf4", "fp8"]
@@ -33,6 +34,13 @@ def check(how: Quantize, device: torch.device) -> None:
     why = "without bitsandbytes (pip install bitsandbytes)" if lacking else f"on {able.name}"
     instead = " or ".join(f"--quantize {one}" for one in (*able.storage, "none"))
     raise UserError(f"--quantize {how} cannot be had {why}: use {instead}")
+
+
+def for_painting(device: torch.device) -> Quantize:
+    """How a base is stored that pictures are painted with: as the preset for the device's card trains on it."""
+    preset = preset_for(card_memory(device))
+    how = preset.settings.get("training", {}).get("quantize", "none") if preset else "none"
+    return how if how in ("none", *abilities(device).storage) else "int8"
 
 
 def shell(unet: nn.Module, how: Quantize, dtype: torch.dtype, device: torch.device) -> nn.Module:

@@ -117,7 +117,8 @@ def _measure(
         workers=config.data.workers,
         progress=encoding,
     )
-    unet = base.load_unet(device, DTYPES[pick_precision(config.training.precision, device)])
+    precision = DTYPES[pick_precision(config.training.precision, device)]
+    unet = base.load_unet(device, precision, config.training.quantize)
     adapters.attach(unet, lora.settings, seed=0)
     set_lora(unet, lora, strength=1.0)
     measured = HeldOut(
