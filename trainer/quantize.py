@@ -22,7 +22,7 @@ _CLASSES = {nn.Linear: QuantizedLinear, nn.Conv2d: QuantizedConv2d}
 _WHOLE = ("conv_in", "conv_out", "time_embedding", "add_embedding")
 """Stay in the compute dtype: few weights, which everything goes through."""
 _A_BYTE = ("proj_in", "proj_out", "time_emb_proj")
-"""Linears that nf4 stores as int8: few weights again, and a third of its error (docs/benchmarks.md)."""
+"""Linears that nf4 stores as int8: few weights again, and a quarter of its error (docs/benchmarks.md)."""
 
 
 def check(how: Quantize, device: torch.device) -> None:
