@@ -248,8 +248,13 @@ def test_the_compute_dtype_is_known_whatever_is_stored_or_wrapped(how, quantized
 @pytest.mark.parametrize(
     ("name", "lacking", "how", "says"),
     [
-        ("RTX 3060", ("bitsandbytes",), "nf4", "without bitsandbytes .* use --quantize int8 or --quantize fp8 or"),
-        ("Mac", (), "nf4", "on the GPU of this Mac: use --quantize int8 or --quantize none"),
+        (
+            "RTX 3060",
+            ("bitsandbytes",),
+            "nf4",
+            "or bitsandbytes is not installed .* use --quantize int8 or --quantize fp8 or",
+        ),
+        ("Mac", (), "nf4", "on the GPU of this Mac.*: use --quantize int8 or --quantize none"),
         ("Mac", (), "fp8", "on the GPU of this Mac: use --quantize int8 or --quantize none"),
     ],
 )

@@ -30,10 +30,9 @@ def check(how: Quantize, device: torch.device) -> None:
     able = abilities(device)
     if how == "none" or how in able.storage:
         return
-    lacking = how == "nf4" and device.type != "mps" and "bitsandbytes" not in able.eight_bit
-    why = "without bitsandbytes (pip install bitsandbytes)" if lacking else f"on {able.name}"
+    needs = ", or bitsandbytes is not installed there (pip install bitsandbytes)" if how == "nf4" else ""
     instead = " or ".join(f"--quantize {one}" for one in (*able.storage, "none"))
-    raise UserError(f"--quantize {how} cannot be had {why}: use {instead}")
+    raise UserError(f"--quantize {how} cannot be had on {able.name}{needs}: use {instead}")
 
 
 def for_painting(device: torch.device) -> Quantize:

@@ -74,7 +74,7 @@ def test_what_the_device_cannot_store_is_said_before_anything_is_encoded(workspa
     run = Run.create(workspace, settings(name="refused", training={"quantize": "nf4"}))
     monkeypatch.setattr(device, "_installed", lambda library: False)
     monkeypatch.setattr(preparation, "encode", lambda *_, **__: pytest.fail("encoded"))
-    with pytest.raises(UserError, match="--quantize nf4 cannot be had without bitsandbytes"):
+    with pytest.raises(UserError, match="--quantize nf4 cannot be had on the CPU, or bitsandbytes is not installed"):
         go(run)
 
 
