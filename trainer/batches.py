@@ -45,12 +45,22 @@ class PairBatch:
     def __len__(self) -> int:
         return len(self.pairs)
 
+    def parts(self, most: int | None) -> list[PairBatch]:
+        """The same pairs in batches of at most `most`; None: of any size."""
+        most = most or len(self)
+        return [self._rows(slice(start, start + most)) for start in range(0, len(self), most)]
+
     def pinned(self) -> PairBatch:
         """In page-locked memory, from where copies to a GPU do not wait."""
         return self._map(Tensor.pin_memory)
 
     def to(self, device: torch.device) -> PairBatch:
         return self._map(lambda tensor: tensor.to(device, non_blocking=True))
+
+    def _rows(self, rows: slice) -> PairBatch:
+        pairs = self.pairs[rows]
+        share = None if self.share is None else self.share * len(pairs) / len(self)
+        return replace(self._map(lambda tensor: tensor[rows]), pairs=pairs, share=share)
 
     def _map(self, change: Callable[[Tensor], Tensor]) -> PairBatch:
         moved = {f.name: change(v) for f in fields(self) if isinstance(v := getattr(self, f.name), Tensor)}

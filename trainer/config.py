@@ -125,6 +125,8 @@ class TrainingConfig(_Part):
     """Optimizer steps."""
     batch_size: int = Field(1, ge=1)
     """Pairs in one forward pass (two pictures each). Memory grows with it."""
+    pairs_at_once: int | None = Field(None, ge=1)
+    """Pairs in one forward pass at most, by default a whole batch. Less memory; the same pairs teach the same."""
     accumulation: int = Field(4, ge=1)
     """Forward passes per optimizer step; acts like a larger batch without its memory."""
     precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
@@ -146,6 +148,8 @@ class TrainingConfig(_Part):
     measured to pay."""
     tf32: Literal["auto", "on", "off"] = "auto"
     """Multiply float32 matrices in 19 bits; only --precision float32 has any. auto: on for an NVIDIA card."""
+    auto: bool = False
+    """Where the device's memory is full, go on from the last step with settings that need less and learn the same."""
     seed: int = Field(0, ge=0, lt=2**31)
     """All of a run's randomness follows from it."""
     device: str = "auto"

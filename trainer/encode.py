@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from . import cache as entries
 from .buckets import Size, bucket_for, buckets
 from .device import abilities, release_memory
-from .errors import UserError
+from .errors import MemoryFull, UserError
 from .families.base import Base, Framing
 from .pictures import FIT_VERSION, Fit, apply, fit, open_picture
 from .preferences.pairs import Pair, PictureRef
@@ -293,7 +293,7 @@ def _batches(pixels: Iterator[_Pixels]) -> Iterator[list[_Pixels]]:
 def _posterior(vae: nn.Module, rgb: Tensor, device: torch.device, batch: Sequence[_Pixels]) -> tuple[Tensor, Tensor]:
     """Scaled means and standard deviations, (n, c, h, w) in the storage dtype on the CPU, of uint8 rgb (n, 3, H, W).
 
-    Out of memory halves the batch; a single picture that does not fit raises UserError naming it.
+    Out of memory halves the batch; a single picture that does not fit raises MemoryFull naming it.
     """
     try:
         with torch.inference_mode():
@@ -304,7 +304,7 @@ def _posterior(vae: nn.Module, rgb: Tensor, device: torch.device, batch: Sequenc
     except torch.OutOfMemoryError:
         if len(batch) == 1:
             size = f"{rgb.shape[3]} x {rgb.shape[2]} px"
-            raise UserError(
+            raise MemoryFull(
                 f"not enough memory on {device} to encode {batch[0].label} at {size}; "
                 "close what else uses the card, or choose a smaller resolution"
             ) from None

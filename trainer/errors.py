@@ -10,3 +10,7 @@ class UserError(Exception):
 
 class CannotWrite(UserError):
     """The disk is full or a folder is forbidden: going on with the next file makes no sense."""
+
+
+class MemoryFull(UserError):
+    """The device has no memory left; with settings that need less of it the same goes on."""

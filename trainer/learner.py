@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
@@ -32,6 +32,7 @@ class Learner:
         self.settings, initial = lora_settings(config)
         self.precision = pick_precision(training.precision, device)
         self.way = way_of(training.split_pair, training.gradient_checkpointing)
+        self.between_steps = True  # not where an error came out of the optimizer, which may have moved a part by then
         self._config = config
         self._ranks = ranks
 
@@ -60,10 +61,10 @@ class Learner:
         config = self._config
         pairs = sum(map(len, batches))
         numbers = []
-        for batch in batches:
+        for place, batch in _parts(batches, config.training.pairs_at_once):
             share = len(batch) / pairs if batch.share is None else batch.share
             # LoRA dropout draws from the global generators; seeding them makes a batch a function of its number.
-            seed = seeded(config.training.seed, "dropout", batch.number).initial_seed()
+            seed = seeded(config.training.seed, "dropout", batch.number, place).initial_seed()
             torch.manual_seed(seed)
             judged, errors = add_gradient(
                 self.base,
@@ -77,7 +78,9 @@ class Learner:
             numbers.append(share * _numbers(judged, errors))
         gradient, means = self._optimizer.gradient(), torch.stack(numbers).sum(0)
         self._ranks.sum_(gradient, means)
+        self.between_steps = False
         norm = self._optimizer.step(gradient, self.learning_rate(step), config.optimization.max_gradient_norm)
+        self.between_steps = True
         return torch.cat([means, norm.view(1)])
 
     def learning_rate(self, step: int) -> float:
@@ -95,6 +98,11 @@ class Learner:
         adapters.load_state(self.unet, state.adapter)
         if note := self._optimizer.restore(state.optimizer):
             self.notes += (note,)
+
+
+def _parts(batches: Sequence[PairBatch], most: int | None) -> Iterator[tuple[int, PairBatch]]:
+    """What goes through the base at once, and as which part of its batch."""
+    return ((place, part) for batch in batches for place, part in enumerate(batch.parts(most)))
 
 
 def _numbers(judged: Judged, errors: PairErrors) -> Tensor:

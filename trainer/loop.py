@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 import torch
 
 from .batches import BatchSettings, PairBatches, batches_by_step
-from .checkpoints import load_state, save_state
+from .checkpoints import latest_step, load_state, save_state
 from .config import RunConfig
+from .device import release_memory
 from .encode import load_text
-from .errors import UserError
+from .errors import MemoryFull, UserError
 from .evaluate import Agreement, HeldOut
+from .full_memory import explained as memory_explained
+from .full_memory import going_on, is_full_memory
 from .learner import Learner
 from .lora_file import write_lora
 from .meter import Meter
@@ -57,18 +60,32 @@ def train_held(run: Run, stop: StopRequest, ranks: Ranks = ALONE) -> Outcome:
 
     ranks: the processes that train it together; all but the first have a quiet `run` and leave the lock to that one.
     """
-    try:
-        with ranks.telling(lambda sentence: _last_words(run, sentence)):
-            return _train(run, run.config().checked(), stop, ranks)
-    except StopRequested:
-        run.log("stopped", step=0)
-        raise
-    except Exception as error:
-        explained = _explained(error)
-        _last_words(run, str(explained) or type(explained).__name__)
-        if explained is error:
+    while True:
+        config = run.config().checked()
+        try:
+            with ranks.telling(lambda sentence: _last_words(run, sentence)):
+                return _train(run, config, stop, ranks)
+        except StopRequested:
+            run.log("stopped", step=0)
             raise
-        raise explained from error
+        except Exception as error:
+            less = _with_less(config, error, ranks)
+            if less is None:
+                explained = _explained(error, run, config, ranks)
+                _last_words(run, str(explained) or type(explained).__name__)
+                if explained is error:
+                    raise
+                raise explained from error
+        # Outside the handler: while the error lives, so does everything that filled the memory.
+        release_memory(ranks.device(config.training.device))
+        run.keep_settings(less[0])
+        run.log("warning", text=f"the memory of the device was full; it goes on with less: {less[1]}")
+
+
+def _with_less(config: RunConfig, error: Exception, ranks: Ranks) -> tuple[RunConfig, str] | None:
+    """What a run that was told to goes on with after `error`; None where it ends. Several processes end together."""
+    may = config.training.auto and ranks.alone and is_full_memory(error) and not isinstance(error, MemoryFull)
+    return going_on(config) if may else None
 
 
 def _last_words(run: Run, error: str) -> None:
@@ -78,14 +95,11 @@ def _last_words(run: Run, error: str) -> None:
             write_report(run)
 
 
-def _explained(error: Exception) -> Exception:
+def _explained(error: Exception, run: Run, config: RunConfig, ranks: Ranks) -> Exception:
     """What a person can mend in a sentence; anything else as it is."""
-    # CUDA has a type for it, the other devices say it in the text of a RuntimeError.
-    if isinstance(error, torch.OutOfMemoryError) or "out of memory" in str(error).lower():
-        return UserError(
-            "the memory of the device is full: close what else uses it, or train with a smaller resolution, "
-            "batch_size or rank"
-        )
+    if is_full_memory(error) and not isinstance(error, MemoryFull):
+        device = ranks.device(config.training.device)
+        return memory_explained(config, device, run.name, latest_step(run.state_folder))
     if lost(error):
         return UserError(
             "another process of this training ended without a word: what its launcher printed may say why; "
@@ -137,36 +151,41 @@ def _train(run: Run, config: RunConfig, stop: StopRequest, ranks: Ranks) -> Outc
         measure(0)
         paint(0)
 
+    def save_so_far() -> None:
+        if learner.between_steps and step > start and ranks.alone:
+            save(step)
+
     step = start
     meter.restart()
     ours = batches_by_step(
         batches, config.training.accumulation, start, steps, device, first=taken, rank=ranks.rank, size=ranks.size
     )
-    for micro_batches in ours:
-        numbers = learner.learn(step, micro_batches)
-        rate = learner.learning_rate(step)
-        step, taken = step + 1, taken + config.training.accumulation * ranks.size
-        meter.add(step, numbers, rate, micro_batches)
-        if step % watch.log_every == 0 or step == start + 1:  # the first at once: a person waits for a sign of life
-            meter.read()
-        if ranks.any(bool(stop)) or step == steps:
-            break
-        with meter.paused():
-            # The state comes last: a run killed in here measures and paints again when it goes on.
-            if _due(step, watch.evaluate_every):
-                measure(step)
-            if _due(step, watch.sample_every):
-                paint(step)
-            if _due(step, watch.checkpoint_every):
-                save(step)
+    with _saved_where_memory_ends(save_so_far):
+        for micro_batches in ours:
+            numbers = learner.learn(step, micro_batches)
+            rate = learner.learning_rate(step)
+            step, taken = step + 1, taken + config.training.accumulation * ranks.size
+            meter.add(step, numbers, rate, micro_batches)
+            if step % watch.log_every == 0 or step == start + 1:  # the first at once: a person waits for a sign of life
+                meter.read()
+            if ranks.any(bool(stop)) or step == steps:
+                break
+            with meter.paused():
+                # The state comes last: a run killed in here measures and paints again when it goes on.
+                if _due(step, watch.evaluate_every):
+                    measure(step)
+                if _due(step, watch.sample_every):
+                    paint(step)
+                if _due(step, watch.checkpoint_every):
+                    save(step)
 
-    meter.read()
-    finished = step == steps
-    if finished and watch.evaluate_every:
-        measure(step)
-    if finished and watch.sample_every:
-        paint(step)
-    save(step)
+        meter.read()
+        finished = step == steps
+        if finished and watch.evaluate_every:
+            measure(step)
+        if finished and watch.sample_every:
+            paint(step)
+        save(step)
     if not ranks.first:
         return Outcome(step, steps, run.lora_file, None)
     agreement = _last_agreement(run)
@@ -181,6 +200,16 @@ def _train(run: Run, config: RunConfig, stop: StopRequest, ranks: Ranks) -> Outc
     )
     write_report(run)
     return Outcome(step, steps, run.lora_file, agreement)
+
+
+@contextmanager
+def _saved_where_memory_ends(save: Callable[[], None]) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:
+        if is_full_memory(error):
+            save()
+        raise
 
 
 def _batches(config: RunConfig, material: Material) -> PairBatches:
@@ -202,7 +231,7 @@ def _held_out(config: RunConfig, material: Material) -> HeldOut:
         material.held_out,
         timesteps=material.base.schedule.timesteps,
         levels=config.watch.evaluate_timesteps,
-        batch_size=config.training.batch_size,
+        batch_size=min(config.training.batch_size, config.training.pairs_at_once or config.training.batch_size),
         split=config.training.split_pair,
     )
 

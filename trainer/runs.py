@@ -120,6 +120,10 @@ class Run:
     def config(self) -> RunConfig:
         return read_config(self.settings_file)
 
+    def keep_settings(self, config: RunConfig) -> None:
+        """From now on `config` is what this run is trained with."""
+        write_text(self.settings_file, write_config(config))
+
     def has_begun(self) -> bool:
         """Whether there is anything in it that would be missed: a first step was about to be taken, or was."""
         return any(event["event"] == "started" for event in self.events())

@@ -24,7 +24,7 @@ from .runs import Run, all_runs
 How = Literal["new", "resumed", "at work", "finished"]
 
 _FILE = "made-from"
-_NO_PART_OF_IT = {"name": True, "tokenizers": True, "data": {"pairs", "workers"}, "training": {"device"}}
+_NO_PART_OF_IT = {"name": True, "tokenizers": True, "data": {"pairs", "workers"}, "training": {"device", "auto"}}
 
 
 @dataclass(frozen=True)

@@ -75,7 +75,7 @@ class Samples:
             [self._seed + i for i in range(len(texts))],
             steps=self._watch.sample_steps,
             guidance=self._watch.guidance,
-            batch_size=min(pictures_at_once(size), self._training.batch_size),
+            batch_size=min(pictures_at_once(size), self._training.pairs_at_once or self._training.batch_size),
             one_half_at_a_time=self._training.split_pair,
         )
         with parked(unet, self._device):

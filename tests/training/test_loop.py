@@ -218,7 +218,7 @@ def test_a_full_memory_is_said_with_its_mend(settings, tmp_path, monkeypatch, er
         raise error
 
     monkeypatch.setattr("mapo_studio.trainer.loop.prepare", fill)
-    with pytest.raises(UserError, match="smaller resolution"):
+    with pytest.raises(UserError, match="close what else uses it"):
         train(run, StopRequest(run.stop_file))
     assert "memory of the device is full" in jobs.status(run).message
 
