@@ -63,6 +63,7 @@ def propose(store: Store, dataset: str, base: str, tokenizers: Path | None = Non
             "name": free_name(store.workspace, dataset),
             "base": base,
             "data": {"pairs": f"dataset:{dataset}", "held_out": share},
+            "training": {**values.get("training", {}), "auto": True},  # whoever presses one button wants no settings
             **({"tokenizers": str(tokenizers)} if tokenizers and _is_single_file(base) and not _has_cached() else {}),
         },
         "the proposal",
