@@ -135,7 +135,7 @@ def _doubt(base: str, preset: str, place: sharing.Place) -> str | None:
     from ..trainer.presets import AUTOMATIC, doubt, preset_for, preset_named
 
     taken = preset_for(place.memory) if preset == AUTOMATIC else preset_named(preset)
-    return doubt(taken, family_at(base)) if taken and base != bases.TINY else None
+    return doubt(taken, family_at(base), place.memory) if taken and base != bases.TINY else None
 
 
 def _begin(config: RunConfig, _: str, place: sharing.Place) -> dict[str, Any]:

@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, make_dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import tyro
 
+from .asking import Json, Workspace, asked_of, default_workspace, parse, preset_here, settings_of
 from .errors import UserError
 
 if TYPE_CHECKING:
-    from .config import RunConfig
     from .ranks import Ranks
     from .runs import Run
 
@@ -46,14 +45,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 130
 
 
-def _default_workspace() -> Path:
-    return Path(os.environ.get("MAPO_WORKSPACE", "workspace"))
-
-
-Workspace = Annotated[Path, tyro.conf.arg(help="Folder of runs and caches (or set MAPO_WORKSPACE).")]
-Json = Annotated[bool, tyro.conf.arg(help="End with one JSON object on a line of its own.")]
-
-
 def _demo(words: list[str]) -> int:
     @dataclass
     class Demo:
@@ -63,7 +54,7 @@ def _demo(words: list[str]) -> int:
         seed: Annotated[int, tyro.conf.arg(help="Another seed draws other pairs and trains another LoRA.")] = 0
         json: Json = False
 
-    asked = _parse(Demo, words, "demo", Demo(_default_workspace()))
+    asked = parse(Demo, words, "demo", Demo(default_workspace()))
     from .demo.show import show
     from .progress import watching
     from .stopping import StopRequested
@@ -80,16 +71,21 @@ def _demo(words: list[str]) -> int:
 
 
 def _train(words: list[str]) -> int:
-    config, asked = _settings(words, "train", "Train a LoRA from judged pairs.")
+    asked = asked_of(words, "train", "Train a LoRA from judged pairs.")
     from .ranks import joined
     from .runs import Run
 
+    workspace = asked.flags.workspace.resolve()
     with joined() as ranks:
-        run = Run.create(asked.workspace.resolve(), config) if ranks.first else None
+        preset = preset_here(asked)
+        config = asked.given(preset)
+        if preset and ranks.first:
+            _say(f"settings for {preset.title}")
+        run = Run.create(workspace, config) if ranks.first else None
         ranks.any(False)  # now it is there for all
-        run = run or Run.open(asked.workspace.resolve(), config.name)
+        run = run or Run.open(workspace, config.name)
         try:
-            return _train_run(run, asked.json, ranks)
+            return _train_run(run, asked.flags.json, ranks)
         except UserError:
             if ranks.first and not run.has_begun():  # so that the same command works once the mistake is mended
                 shutil.rmtree(run.folder, ignore_errors=True)
@@ -105,7 +101,7 @@ def _resume(words: list[str]) -> int:
         workspace: Workspace
         json: Json = False
 
-    asked = _parse(Resume, words, "resume", Resume(tyro.MISSING, _default_workspace()))
+    asked = parse(Resume, words, "resume", Resume(tyro.MISSING, default_workspace()))
     from .ranks import joined
     from .runs import Run
 
@@ -114,7 +110,7 @@ def _resume(words: list[str]) -> int:
 
 
 def _encode(words: list[str]) -> int:
-    config, asked = _settings(words, "encode", "Encode the pictures and captions of judged pairs into the cache.")
+    config, asked = settings_of(words, "encode", "Encode the pictures and captions of judged pairs into the cache.")
     from .preparation import prepare
     from .progress import watching
     from .ranks import joined
@@ -135,13 +131,18 @@ def _encode(words: list[str]) -> int:
 
 
 def _plan(words: list[str]) -> int:
-    config, asked = _settings(words, "plan", "Say what a training would take here, after trying a few steps of it.")
-    from .plan import make_plan
+    asked = asked_of(words, "plan", "Say what a training would take, of this card or of one that is not here.")
+    from .plan import make_plan, plan_memory
 
-    plan = make_plan(config.checked(), asked.workspace)
-    _say(plan.summary())
-    if asked.json:
-        _say(json.dumps(asdict(plan)))
+    fit = plan_memory(asked)
+    said, values = [fit.summary()], fit.as_json()
+    if fit.config.base and fit.config.data.pairs:
+        plan = make_plan(fit.config.checked(), asked.flags.workspace)
+        said.append(plan.summary())
+        values |= asdict(plan)
+    _say("\n".join(said))
+    if asked.flags.json:
+        _say(json.dumps(values))
     return 0
 
 
@@ -159,7 +160,7 @@ def _import(words: list[str]) -> int:
         annotator: Annotated[str, tyro.conf.arg(help="Who judged, where the files do not say.")] = "import"
         json: Json = False
 
-    asked = _parse(Import, words, "import", Import(tyro.MISSING, tyro.MISSING, _default_workspace()))
+    asked = parse(Import, words, "import", Import(tyro.MISSING, tyro.MISSING, default_workspace()))
     from .preferences.database import open_store
     from .preferences.importing import import_pairs
     from .progress import watching
@@ -194,7 +195,7 @@ def _export(words: list[str]) -> int:
         layout: Annotated[str, tyro.conf.arg(help="See docs/data.md.")]
         json: Json = False
 
-    asked = _parse(Export, words, "export", Export(*[tyro.MISSING] * 2, _default_workspace(), tyro.MISSING))
+    asked = parse(Export, words, "export", Export(*[tyro.MISSING] * 2, default_workspace(), tyro.MISSING))
     from .preferences.database import open_store
     from .preferences.exporting import export_pairs
     from .progress import watching
@@ -224,7 +225,7 @@ def _lora(words: list[str]) -> int:
 
     if words[:1] != ["show"]:
         raise UserError("say `mapo lora show FILE`")
-    asked = _parse(Show, words[1:], "lora show")
+    asked = parse(Show, words[1:], "lora show")
     from .lora_description import describe
 
     description = describe(asked.file)
@@ -240,7 +241,7 @@ def _doctor(words: list[str]) -> int:
         workspace: Workspace
         json: Json = False
 
-    asked = _parse(Doctor, words, "doctor", Doctor(_default_workspace()))
+    asked = parse(Doctor, words, "doctor", Doctor(default_workspace()))
     from . import doctor
 
     findings = doctor.examine(asked.workspace.resolve())
@@ -280,26 +281,6 @@ VERBS = {
 }
 
 
-def _settings(words: list[str], verb: str, description: str) -> tuple[RunConfig, Any]:
-    """The RunConfig and the other flags of a verb that takes both: an optional TOML file, then flags over it."""
-    from .config import RunConfig, read_config
-    from .flags import checked, unchecked
-
-    given = read_config(Path(words.pop(0))) if words and not words[0].startswith("-") else RunConfig()
-    defaults = unchecked(given)
-    run_flags = tyro.conf.OmitArgPrefixes[type(defaults)]
-    flags = make_dataclass("Flags", [("run", run_flags), ("workspace", Workspace), ("json", Json, False)])
-    flags.__doc__ = description + " A TOML file of settings may come first; flags go over it."
-    asked = _parse(flags, words, f"{verb} [FILE.toml]", flags(defaults, _default_workspace()))
-    return checked(asked.run, "settings"), asked
-
-
-def _parse(kind: Any, words: list[str], verb: str, default: Any = None) -> Any:
-    """`words` as a `kind`. tyro itself prints what is wrong with a flag and exits with 2."""
-    given = {} if default is None else {"default": default}
-    return tyro.cli(kind, args=words, prog=f"mapo {verb}", **given)
-
-
 def _train_run(run: Run, as_json: bool, ranks: Ranks) -> int:
     from .jobs import train_in_turn
     from .progress import watching
@@ -330,7 +311,7 @@ def _train_run(run: Run, as_json: bool, ranks: Ranks) -> int:
 
 
 def _workspace_flag(workspace: Path) -> str:
-    return "" if workspace == _default_workspace().resolve() else f" --workspace {workspace}"
+    return "" if workspace == default_workspace().resolve() else f" --workspace {workspace}"
 
 
 def _told_to(listen: Callable[[dict[str, Any]], None]) -> Callable[..., None]:

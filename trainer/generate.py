@@ -153,7 +153,7 @@ def sample(
         latents = noise * sampler.init_noise_sigma
         for number, timestep in enumerate(sampler.timesteps):
             noisy = sampler.scale_model_input(latents, timestep)
-            answer = _guided(
+            answer = guided(
                 base, unet, noisy, timestep, wanted, against, framing, guidance, rescale, one_half_at_a_time
             )
             latents = sampler.step(answer, timestep, latents).prev_sample
@@ -172,10 +172,10 @@ def pictures_at_once(size: tuple[int, int]) -> int:
 @torch.no_grad()
 def decode(vae: nn.Module, latents: Tensor) -> list[Image.Image]:
     """The pictures of latents (pictures, channels, h, w), one at a time; in tiles where the card's memory is short."""
-    return [_picture(_decoded(vae, one[None])) for one in latents]
+    return [_picture(decoded(vae, one[None])) for one in latents]
 
 
-def _decoded(vae: nn.Module, latents: Tensor) -> Tensor:
+def decoded(vae: nn.Module, latents: Tensor) -> Tensor:
     config = vae.config
     plain = latents.float() / config.scaling_factor + (getattr(config, "shift_factor", None) or 0.0)
     plain = plain.to(vae.device, vae.dtype)
@@ -210,7 +210,7 @@ def _sampler(base: Base, steps: int, device: torch.device):
     return sampler
 
 
-def _guided(
+def guided(
     base: Base,
     unet: nn.Module,
     noisy: Tensor,

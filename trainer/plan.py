@@ -1,4 +1,4 @@
-"""What will a training take on this machine: how much is trained, how often each pair is seen, how long it lasts."""
+"""What will a training take: of a card's memory, counted; and here, how long, tried."""
 
 from __future__ import annotations
 
@@ -9,16 +9,22 @@ from pathlib import Path
 
 import torch
 
+from .asking import Asked
 from .batches import PairBatch, seeded
 from .config import RunConfig
-from .device import pick_device, release_memory
+from .device import memory_of, pick_device, release_memory
 from .encode import EncodedPair
+from .errors import UserError
 from .families.base import Base, Framing
-from .families.opening import open_base
+from .families.opening import TINY, open_base
+from .families.shapes import shapes_like, shapes_of
+from .fitting import Fit, card_of, fitted
 from .learner import Learner
+from .memory import Count
 from .preferences.formats.opening import open_pairs
 from .preferences.pairs import Pair
 from .preparation import divided
+from .presets import AUTOMATIC, NONE
 from .progress import as_time
 
 _TIMED = 3
@@ -121,3 +127,25 @@ def _time_steps(learner: Learner, batch: PairBatch, config: RunConfig, device: t
         numbers.cpu()  # waits for the device
         times.append(time.perf_counter() - began)
     return statistics.median(times[1:])
+
+
+def plan_memory(asked: Asked) -> Fit:
+    """What the training that was asked for takes of a card: of this machine's, of --memory GB, or of any.
+
+    Raises UserError where neither a base nor a family is named, and where nothing fits; nothing is computed.
+    """
+    flags, plain = asked.flags, asked.given(None)
+    if plain.base:
+        tokenizers = Path(plain.tokenizers) if plain.tokenizers else None
+        base = shapes_like(open_base(plain.base, tokenizers=tokenizers, prediction=plain.prediction))
+    elif flags.family:
+        base = shapes_of(flags.family)
+    else:
+        raise UserError(
+            "no base model: give --base with one, or --family sdxl (or sd15) to count for the published one"
+        )
+    card = card_of(flags.memory) if flags.memory else memory_of(pick_device(plain.training.device))
+    # Trained here without a card, or on the embedded base, it is trained without a preset.
+    bare = plain.base == TINY or (card is None and plain.base and plain.data.pairs)
+    preset = NONE if bare and flags.preset == AUTOMATIC else flags.preset
+    return fitted(Count(base), asked.given, preset, card)

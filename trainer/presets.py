@@ -1,4 +1,4 @@
-"""Which settings suit which card? By their memory: trainer/presets/*.toml, from what benchmarks/count_memory.py counts.
+"""Which settings suit which card? By their memory: trainer/presets/*.toml, from what memory.py counts (docs/cards.md).
 
 Whichever is taken, four pairs make a step: presets change how a step is computed, not what is learned from how much.
 """
@@ -14,13 +14,14 @@ from .config import RunConfig, parse_config, read_toml
 from .errors import UserError
 
 AUTOMATIC = "automatic"
-"""Not the name of a preset: the one for this machine's card."""
+NONE = "none"
+"""Not names of presets: the one for this machine's card; settings as they are by themselves."""
 
 _FOLDER = Path(__file__).with_name("presets")
 _GIB = 2**30
 _IN_PIECES, _CONTEXT = 1.1, 0.5
-"""What a step is counted to take needs a tenth more, as memory lies in pieces and kernels want some for themselves, and
-half a GiB that CUDA takes before anything is computed."""
+"""What is counted needs a tenth more, as memory lies in pieces and kernels want some for themselves, and half a GiB
+that CUDA takes before anything is computed."""
 _REPORTED = 0.9
 """A card of 24 GB may report as little as this share of 24 GiB: some of it corrects errors or belongs to the driver."""
 _CALLED = {"sdxl": "SDXL", "sd15": "SD 1.5"}
@@ -30,7 +31,7 @@ _CALLED = {"sdxl": "SDXL", "sd15": "SD 1.5"}
 class Preset:
     """Settings for cards with `card` GB of memory. title and about are for a person.
 
-    takes: family -> GiB that a step of it was counted to take; a family that is not in it does not fit such a card.
+    takes: family -> GiB that training it was counted to take at its peak; one that is not in it does not fit the card.
     settings: parts of a RunConfig, as plain values.
     """
 
@@ -47,7 +48,12 @@ class Preset:
     @property
     def least(self) -> float:
         """GiB that a card must report to get it."""
-        return max(max(self.takes.values()) * _IN_PIECES + _CONTEXT, self.card * _REPORTED)
+        return max(room_for(max(self.takes.values()) * _GIB) / _GIB, self.card * _REPORTED)
+
+
+def room_for(peak: float) -> float:
+    """Bytes of memory that a card must have for what is counted to take `peak` bytes."""
+    return peak * _IN_PIECES + _CONTEXT * _GIB
 
 
 @lru_cache(maxsize=1)
@@ -78,20 +84,26 @@ def preset_for(memory: int | None) -> Preset | None:
 
 def apply(config: RunConfig, preset: Preset) -> RunConfig:
     """`config` with the settings of `preset`; all others stay."""
-    values = config.model_dump()
-    for part, settings in preset.settings.items():
-        values[part] = {**values[part], **settings}
-    return parse_config(values, f"preset {preset.name}")
+    return parse_config(merged(config.model_dump(), preset.settings), f"preset {preset.name}")
 
 
-def doubt(preset: Preset, family: str) -> str | None:
-    """A sentence where a base of `family` is not expected to fit a card that `preset` is for."""
-    if family in preset.takes:
+def merged(below: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+    """Settings, by part, with those in `over` in place of those `below`."""
+    parts = {part: {**below.get(part, {}), **values} for part, values in over.items() if isinstance(values, dict)}
+    return {**below, **over, **parts}
+
+
+def doubt(preset: Preset, family: str, memory: int | None) -> str | None:
+    """A sentence where a base of `family` is not expected to fit a card of `memory` bytes (None: the one that `preset`
+    is for)."""
+    takes = preset.takes.get(family)
+    named = _CALLED.get(family, family)
+    if takes is None:
+        return f"Memory: the settings for {preset.name} are not for {named}: it will probably not fit."
+    needed = room_for(takes * _GIB)
+    if memory is None or needed <= memory:
         return None
-    there = next((one for one in presets() if family in one.takes), None)
-    smallest = f", and {_CALLED.get(family, family)} needs {there.name}" if there else ""
-    return f"Memory: the settings for {preset.name} are for {_and(preset.takes)}{smallest}: it will probably not fit."
-
-
-def _and(families: dict[str, float]) -> str:
-    return " and ".join(_CALLED.get(family, family) for family in families)
+    return (
+        f"Memory: {named} with the settings for {preset.name} needs about {needed / _GIB:.1f} GiB, and the card has "
+        f"{memory / _GIB:.1f}: it will probably not fit."
+    )

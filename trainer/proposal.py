@@ -201,7 +201,7 @@ def _takes(config: RunConfig, pairs: PairSet | None, room: int, earlier: Summary
         at_once = "one pair" if training.batch_size == 1 else f"{training.batch_size} pairs"
         activations = {"on": "recomputed", "off": "kept", "auto": "recomputed on a GPU", "offload": "recomputed"}
         yield (
-            "Memory: not known without trying; `mapo plan` takes a few steps and tells. The settings: "
+            "Memory: `mapo plan` counts it. The settings: "
             f"{at_once} at a time, activations {activations[training.gradient_checkpointing]}."
         )
     if _is_single_file(config.base) and not config.tokenizers and not _has_cached():

@@ -228,7 +228,7 @@ def _inputs() -> list[io.Input]:
             default=0,
             min=0,
             max=512,
-            tooltip="How much the LoRA can hold. More learns by heart sooner. 0: by the preset, 16 or 8.",
+            tooltip="How much the LoRA can hold. More learns by heart sooner. 0: 16.",
         ),
         io.Float.Input(
             "learning_rate",

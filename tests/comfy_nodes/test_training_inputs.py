@@ -32,7 +32,7 @@ def test_what_is_typed_goes_over_preset_and_proposal(store):
     assert (config.training.steps, config.adapter.rank, config.optimization.learning_rate) == (7, 4, 2e-5)
     assert (config.objective.kind, config.objective.beta, config.objective.margin_weight) == ("dpo", 9.0, 0.5)
     assert (config.training.seed, config.adapter.continue_from) == (3, "/a.safetensors")
-    assert config.training.gradient_checkpointing == "on"
+    assert config.training.gradient_checkpointing == "offload"
 
 
 def test_a_preset_is_taken_by_name_or_by_the_card(store):

@@ -1,0 +1,46 @@
+"""How much of a card a training may take at most: figures that no later change may exceed."""
+
+import json
+
+import pytest
+from mapo_studio.trainer.cli import main
+from mapo_studio.trainer.config import RunConfig, parse_config
+from mapo_studio.trainer.families.shapes import shapes_of
+from mapo_studio.trainer.memory import GIB, Count
+from mapo_studio.trainer.presets import apply, preset_named
+
+pytestmark = pytest.mark.slow
+
+ATTENTION = {"rank": 16, "targets": "attention"}
+
+
+@pytest.fixture(scope="module")
+def sdxl():
+    return Count(shapes_of("sdxl"))
+
+
+@pytest.mark.parametrize(("quantize", "most"), [("none", 6.0), ("int8", 3.7), ("nf4", 2.7)])
+@pytest.mark.parametrize("targets", ["attention", "all"])
+def test_a_pair_at_1024_px_one_picture_after_the_other(sdxl, quantize, most, targets):
+    config = {"training": {"quantize": quantize, "split_pair": True}, "adapter": ATTENTION | {"targets": targets}}
+    assert sdxl.of(parse_config(config, "test")).peak <= most * GIB
+
+
+def test_every_saving_on_sdxl(sdxl):
+    config = apply(parse_config({"adapter": ATTENTION}, "test"), preset_named("4 GB"))
+    assert sdxl.of(config).peak <= 2.0 * GIB
+
+
+def test_every_saving_on_sd15_at_512_px():
+    assert Count(shapes_of("sd15")).of(apply(RunConfig(), preset_named("4 GB"))).peak <= 1.0 * GIB
+
+
+@pytest.mark.parametrize(("quantize", "most"), [("none", 6.0), ("int8", 3.7), ("nf4", 2.7)])
+def test_the_command_by_itself(capsys, quantize, most):
+    words = f"plan --family sdxl --resolution 1024 --rank 16 --quantize {quantize} --json"
+    assert main(words.split()) == 0
+    said = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert said["peak_gib"] <= most
+    parts = ("weights_gib", "adapter_gib", "optimizer_gib", "activations_gib")
+    assert sum(said[part] for part in parts) == pytest.approx(said["peak_gib"], abs=0.003)
+    assert said["preset"].endswith(" GB")
