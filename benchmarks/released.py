@@ -132,8 +132,8 @@ def measure(folder: Path, clone: Path, python: Path, rounds: int, threads: int) 
     with (work / "log.txt").open("w") as log:
         for name, command in {
             "released": [python, HERE / "paced.py", "released", clone, *their_arguments(models, work)],
-            "ours": [*ours, our_settings(models, work, compiled=False), work],
-            "ours, compiled": [*ours, our_settings(models, work, compiled=True), work],
+            "ours": [*ours, our_settings(models, work, compiled=False), work / "ours"],
+            "ours, compiled": [*ours, our_settings(models, work, compiled=True), work / "compiled"],
         }.items():
             quiet = {**os.environ, "OMP_NUM_THREADS": str(threads), "HF_HUB_OFFLINE": "1"}
             pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": log, "text": True}

@@ -38,6 +38,8 @@ STORED = torch.float16
 _PROMPTS_A_BATCH = 8
 _CHECKED_A_REPORT = 100
 _PIXELS_A_BATCH = 1024 * 1024
+_PIXELS_ON_A_CPU = 256 * 256
+"""More at once is slower there: activations leave the processor's cache, and every layer asks for new memory."""
 # One 1024 px picture already keeps a consumer card busy, and a larger batch would only ask for more memory: on Windows
 # the driver would hand out slow shared memory before torch ever saw an error.
 _MOST_A_BATCH = 16
@@ -248,8 +250,10 @@ def _encode_pictures(
 ) -> None:
     vae = base.load_vae(device)
     done, total = 0, sum(len(work.entries) for work in works)
-    for batch in _batches(_decoded(works, workers)):
-        pixels = torch.from_numpy(np.stack([one.rgb for one in batch])).permute(0, 3, 1, 2)
+    at_once = _PIXELS_ON_A_CPU if device.type == "cpu" else _PIXELS_A_BATCH
+    for batch in _batches(_decoded(works, workers), at_once):
+        # In planes: convolutions would take the order of the file's bytes for a wish, and all layers would follow it.
+        pixels = torch.from_numpy(np.stack([one.rgb for one in batch])).permute(0, 3, 1, 2).contiguous()
         means, stds = _posterior(vae, pixels, device, batch)
         for one, mean, std in zip(batch, means, stds, strict=True):
             if not (mean.isfinite().all() and std.isfinite().all()):
@@ -278,14 +282,17 @@ def _decoded(works: Sequence[_Work], workers: int) -> Iterator[_Pixels]:
         pool.shutdown(cancel_futures=True)
 
 
-def _batches(pixels: Iterator[_Pixels]) -> Iterator[list[_Pixels]]:
-    """Batches of one size each. What waits for its batch to fill is at most one batch a bucket."""
+def _batches(pixels: Iterator[_Pixels], at_once: int) -> Iterator[list[_Pixels]]:
+    """Batches of one size each, of `at_once` pixels at most if that is a picture or more.
+
+    What waits for its batch to fill is at most one batch a bucket.
+    """
     filling: dict[tuple[int, ...], list[_Pixels]] = {}
     for one in pixels:
         size = one.rgb.shape
         batch = filling.setdefault(size, [])
         batch.append(one)
-        if len(batch) >= min(_MOST_A_BATCH, max(1, _PIXELS_A_BATCH // (size[0] * size[1]))):
+        if len(batch) >= min(_MOST_A_BATCH, max(1, at_once // (size[0] * size[1]))):
             yield filling.pop(size)
     yield from filling.values()
 
