@@ -9,6 +9,7 @@ from mapo_studio.trainer.batches import BatchSettings, PairBatches
 from mapo_studio.trainer.config import TrainingConfig
 from mapo_studio.trainer.encode import load_text
 from mapo_studio.trainer.learner import Learner
+from torch._dynamo.utils import counters
 from torch.utils._python_dispatch import TorchDispatchMode
 
 CPU = torch.device("cpu")
@@ -115,3 +116,23 @@ def speed_of(device, **changes):
     from mapo_studio.trainer.device import abilities
 
     return replace(abilities(device), **changes)
+
+
+@pytest.mark.slow
+def test_compiled_blocks_learn_the_same_and_are_not_compiled_for_every_size(settings, base, batches):
+    recomputing = {"gradient_checkpointing": "on"}
+    sizes = {batches[number].chosen.shape for number in range(6)}
+    plain_numbers, plain = learned(Learner(settings(training=recomputing), base, CPU), batches)
+    torch._dynamo.reset()
+    counters.clear()
+    learner = Learner(settings(training={**recomputing, "compile": "on"}), base, CPU)
+    probed = counters["stats"]["unique_graphs"]
+    numbers, lora = learned(learner, batches)
+    graphs = counters["stats"]["unique_graphs"] - probed
+    assert len(sizes) > 1
+    assert learner.notes == ()
+    assert 1 <= graphs <= 8
+    torch.testing.assert_close(numbers, plain_numbers, rtol=1e-3, atol=1e-4)
+    assert apart(lora, plain) < 1e-2
+    learned(learner, batches)
+    assert counters["stats"]["unique_graphs"] == probed + graphs
