@@ -46,9 +46,11 @@ class Rows:
         return {"weight": (shape, self.number), "scale": ((shape[0],) + (1,) * (len(shape) - 1), torch.float32)}
 
     def pack(self, weight: Tensor) -> tuple[Tensor, ...]:
-        scale = weight.abs().amax(tuple(range(1, weight.ndim)), keepdim=True) / self.top
+        row = tuple(range(1, weight.ndim))
+        # Not abs(): it would be one copy of the weight more, and loading is to need few.
+        scale = torch.maximum(weight.amax(row, keepdim=True), -weight.amin(row, keepdim=True)) / self.top
         steps = weight / scale.where(scale > 0, 1)
-        return (steps if self.number.is_floating_point else steps.round()).to(self.number), scale
+        return (steps if self.number.is_floating_point else steps.round_()).to(self.number), scale
 
     def unpack(self, parts: Sequence[Tensor], shape: Shape, dtype: torch.dtype) -> Tensor:
         steps, scale = parts
