@@ -9,8 +9,9 @@ whole or in fewer bits, activations recomputed or kept, blocks compiled or not.
 
 A row's seconds are the median of --steps steps after two that warm up. Its TFLOP are counted by torch on one step, what
 is recomputed included; the ceiling is the median rate of large matrix products in the same precision, in the same run.
-Peaks are what torch's allocator counts. Rows come in the order of what they tell; those for which the minutes no longer
-suffice are left out and named. --small does the same with a small UNet and few rows, on a CPU too.
+Peaks are what torch's allocator counts, beside what `mapo plan` counts without a card. Rows come in the order of what
+they tell; those for which the minutes no longer suffice are left out and named. --small does the same with a small UNet
+and few rows, on a CPU too.
 """
 
 from __future__ import annotations
@@ -34,8 +35,10 @@ from mapo_studio.trainer.encode import EncodedPair
 from mapo_studio.trainer.families.base import Framing
 from mapo_studio.trainer.families.schedule import settled
 from mapo_studio.trainer.families.sdxl import SDXL
+from mapo_studio.trainer.families.shapes import shapes_of
 from mapo_studio.trainer.families.sources import CONFIGS, read_json
 from mapo_studio.trainer.learner import Learner
+from mapo_studio.trainer.memory import Count
 from mapo_studio.trainer.quantize import fill, shell
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -85,6 +88,7 @@ class Figures:
     first_step: float
     allocated_gib: float | None
     reserved_gib: float | None
+    planned_gib: float | None
 
 
 class RandomWeights:
@@ -134,9 +138,9 @@ def measure(device: torch.device, small: bool, steps: int, budget: float) -> dic
     began = time.perf_counter()
     precision = pick_precision("auto", device)
     ceiling = matmul_ceiling(device, DTYPES[precision], 1024 if small else 8192)
-    print(f"{abilities(device)}, torch {torch.__version__}; matrix products: {ceiling:.1f} TFLOP/s")
-    print("| step | s | least to most | pairs/s | TFLOP | TFLOP/s | of the ceiling | first step, s | peak, GiB |")
-    print("|---|---|---|---|---|---|---|---|---|")
+    print(f"{abilities(device).name} in {precision}, torch {torch.__version__}; matrix products: {ceiling:.3g} TFLOP/s")
+    print("| step | s | least to most | pairs/s | TFLOP | TFLOP/s | of ceiling | first step, s | peak, GiB | planned |")
+    print("|---|---|---|---|---|---|---|---|---|---|")
     results, left_out, longest = [], [], 0.0
     for row in rows(small):
         begun = time.perf_counter()
@@ -207,10 +211,11 @@ def figures_of(row: Row, device: torch.device, precision: str, ceiling: float, s
     if device.type == "cuda":
         peaks = torch.cuda.max_memory_allocated(device) / 2**30, torch.cuda.max_memory_reserved(device) / 2**30
     tflop = flop_of(lambda: learner.learn(_WARM_UP + steps, [taken]), row) / 1e12
+    planned = None if device.type == "cpu" else planned_gib(row, precision, small)
     seconds = statistics.median(times)
     rate = tflop / seconds
     pace = row.pairs / seconds
-    return Figures(seconds, min(times), max(times), pace, tflop, rate, rate / ceiling, warm[0], *peaks)
+    return Figures(seconds, min(times), max(times), pace, tflop, rate, rate / ceiling, warm[0], *peaks, planned)
 
 
 _counted: dict[tuple[int, bool, str], float] = {}
@@ -224,6 +229,13 @@ def flop_of(step: Callable[[], object], row: Row) -> float:
             step()
         _counted[kind] = counter.get_total_flops()
     return _counted[kind]
+
+
+def planned_gib(row: Row, precision: str, small: bool) -> float | None:
+    """The peak that `mapo plan` counts for the step, of the published shapes only."""
+    if small:
+        return None
+    return Count(shapes_of("sdxl")).of(config_of(row, precision)).peak / 2**30
 
 
 def config_of(row: Row, precision: str) -> RunConfig:
@@ -272,9 +284,12 @@ def matmul_ceiling(device: torch.device, dtype: torch.dtype, width: int) -> floa
 def line(figures: Figures) -> str:
     of = figures
     memory = "-" if of.allocated_gib is None else f"{of.allocated_gib:.2f} ({of.reserved_gib:.2f} reserved)"
+    planned = "-" if of.planned_gib is None else f"{of.planned_gib:.2f}"
     spread = f"{of.least:.3f} to {of.most:.3f}"
-    rate = f"{of.tflop:.2f} | {of.tflop_a_second:.1f} | {of.share:.0%}"
-    return f"{of.seconds:.3f} | {spread} | {of.pairs_a_second:.2f} | {rate} | {of.first_step:.1f} | {memory}"
+    rate = f"{of.tflop:.3g} | {of.tflop_a_second:.3g} | {of.share:.0%}"
+    return (
+        f"{of.seconds:.3f} | {spread} | {of.pairs_a_second:.2f} | {rate} | {of.first_step:.1f} | {memory} | {planned}"
+    )
 
 
 def _settle(device: torch.device) -> None:
