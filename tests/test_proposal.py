@@ -155,6 +155,14 @@ def test_the_time_is_that_of_an_earlier_run_on_the_same_base(store, judged):
     assert "Time: about 3 min 20 s, at the pace of cats-1." in needs(store, twice).takes
 
 
+def test_a_small_card_gets_its_preset_and_the_embedded_base_its_own_recipe(store, judged):
+    judged(many(200))
+    small = propose(store, "cats", "someone/some-model", memory=4 * 2**30)
+    assert small == apply(propose(store, "cats", "someone/some-model"), preset_named("4 GB"))
+    assert any(line.endswith("the base's weights stored as nf4.") for line in needs(store, small).takes)
+    assert propose(store, "cats", "tiny", memory=4 * 2**30) == propose(store, "cats", "tiny")
+
+
 def test_what_is_said_of_memory_is_what_the_settings_are(store, judged):
     judged(many(200))
     config = propose(store, "cats", "someone/some-model")

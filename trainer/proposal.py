@@ -21,6 +21,7 @@ from .preferences.collecting import find_dataset
 from .preferences.database import Store
 from .preferences.dataset_pairs import DatasetPairs
 from .preferences.pairs import PairSet, dataset_named, position_of, split_by_prompt
+from .presets import apply, preset_for
 from .progress import as_time
 from .runs import Run, all_runs
 from .summary import Summary, summarise
@@ -46,11 +47,14 @@ class Needs:
     problems: tuple[str, ...]
 
 
-def propose(store: Store, dataset: str, base: str, tokenizers: Path | None = None) -> RunConfig:
+def propose(
+    store: Store, dataset: str, base: str, tokenizers: Path | None = None, memory: int | None = None
+) -> RunConfig:
     """A training of `dataset` on `base` with every setting chosen.
 
-    tokenizers: a folder with CLIP's, for a single file where the hub's cache has none. A base that is missing or
-    unknown, or a dataset with too little in it, is no error here: see `needs`.
+    tokenizers: a folder with CLIP's, for a single file where the hub's cache has none. memory: bytes of the card, whose
+    preset is taken; None where it is not known. A base that is missing or unknown, or a dataset with too little in it,
+    is no error here: see `needs`.
     """
     with store.reading() as session:
         share = find_dataset(session, dataset).held_out
@@ -68,6 +72,9 @@ def propose(store: Store, dataset: str, base: str, tokenizers: Path | None = Non
         },
         "the proposal",
     )
+    preset = preset_for(memory)
+    if preset and base != TINY:  # the embedded base has settings of its own
+        config = apply(config, preset)
     if base == TINY or not pairs:
         return config
     a_step = config.training.batch_size * config.training.accumulation
@@ -200,9 +207,10 @@ def _takes(config: RunConfig, pairs: PairSet | None, room: int, earlier: Summary
     if config.base != TINY:
         at_once = "one pair" if training.batch_size == 1 else f"{training.batch_size} pairs"
         activations = {"on": "recomputed", "off": "kept", "auto": "recomputed on a GPU", "offload": "recomputed"}
+        stored = "" if training.quantize == "none" else f", the base's weights stored as {training.quantize}"
         yield (
             "Memory: `mapo plan` counts it. The settings: "
-            f"{at_once} at a time, activations {activations[training.gradient_checkpointing]}."
+            f"{at_once} at a time, activations {activations[training.gradient_checkpointing]}{stored}."
         )
     if _is_single_file(config.base) and not config.tokenizers and not _has_cached():
         yield f"The tokenizer {CLIP_REPO} is fetched once from the Hugging Face hub."

@@ -11,6 +11,7 @@ import gradio as gr
 
 from ...trainer import jobs
 from ...trainer.config import RunConfig, parse_config
+from ...trainer.driver import card_memory
 from ...trainer.errors import UserError
 from ...trainer.families.opening import TINY
 from ...trainer.proposal import Needs, needs, propose
@@ -63,7 +64,7 @@ def train_tab(studio: Studio) -> None:
         if not dataset:
             no_dataset = Needs((), ("No dataset is chosen: choose or make one at the top.",))
             return None, *_offer(no_dataset), *([gr.skip()] * len(given))
-        config = propose(studio.store, dataset, (base or "").strip(), _tokenizers(studio))
+        config = propose(studio.store, dataset, (base or "").strip(), _tokenizers(studio), card_memory())
         shown = form.with_edits(config, parse_config(before, "the proposal"), given) if before else config
         if goes_on:
             adapter = shown.adapter.model_copy(update={"continue_from": goes_on["lora"]})

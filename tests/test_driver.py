@@ -1,0 +1,44 @@
+"""What nvidia-smi says of memory, and what it says when it does not."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from mapo_studio.trainer.driver import card_memory
+
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="the stand-in for nvidia-smi is a shell script")
+
+
+@pytest.fixture
+def smi(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], None]]:
+    """smi(script): what nvidia-smi does; nothing else is on the path but the shell."""
+    monkeypatch.setenv("PATH", str(tmp_path))
+
+    def write(script: str) -> None:
+        card_memory.cache_clear()
+        (tmp_path / "nvidia-smi").write_text(f"#!/bin/sh\n{script}\n")
+        (tmp_path / "nvidia-smi").chmod(0o755)
+
+    card_memory.cache_clear()
+    yield write
+    card_memory.cache_clear()
+
+
+def test_no_driver_means_no_card_that_is_known(smi):
+    assert card_memory() is None
+
+
+def test_of_several_cards_the_smallest_counts(smi):
+    smi("echo 24564; echo 8188")
+    assert card_memory() == 8188 * 2**20
+
+
+@pytest.mark.parametrize(
+    "script", ["echo No devices were found; exit 6", "echo '[N/A]'", "exit 0", "echo 8188; exit 9"]
+)
+def test_a_driver_that_does_not_tell_means_no_card_that_is_known(smi, script):
+    smi(script)
+    assert card_memory() is None
