@@ -122,13 +122,14 @@ def test_a_zero_snr_base_is_sampled_from_its_last_timestep_and_rescaled(tmp_path
 
 
 def test_full_rescale_gives_the_spread_of_the_unguided_answer(base, unet, texts):
-    from mapo_studio.trainer.generate import _guided, _stacked
+    from mapo_studio.trainer.generate import _stacked
+    from mapo_studio.trainer.generate import guided as answered
 
     noisy, framing = torch.randn(1, 4, 16, 16), torch.tensor([[64, 64, 0, 0, 64, 64]])
     yes, no = (_stacked([t], CPU) for t in texts[0])
     ask = (base, unet, noisy, torch.tensor(500), yes, no, framing)
     with torch.no_grad():
-        plain, guided, mended = (_guided(*ask, g, r, False) for g, r in ((1, 0), (9, 0), (9, 1)))
+        plain, guided, mended = (answered(*ask, g, r, False) for g, r in ((1, 0), (9, 0), (9, 1)))
     close(mended.std(), plain.std())
     assert guided.std() > 1.01 * plain.std() or guided.std() < 0.99 * plain.std()
     close(mended / mended.std(), guided / guided.std())

@@ -222,6 +222,10 @@ def guided(
     rescale: float,
     one_half_at_a_time: bool,
 ) -> Tensor:
+    """The UNet's answer to `noisy`, (pictures, channels, h, w), led towards `wanted` and away from `against`.
+
+    timestep: (); framing: (1, 6); guidance, rescale and one_half_at_a_time: see `sample`.
+    """
     n = len(noisy)
 
     def ask(samples: Tensor, text: TextTensors) -> Tensor:

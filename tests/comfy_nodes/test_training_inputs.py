@@ -22,8 +22,8 @@ def store(tmp_path):
 
 
 def test_what_is_left_alone_is_as_a_run_has_it_by_itself(store):
-    plain = RunConfig(name="my-cats-1", base=BASE, data={"pairs": "dataset:my cats", "held_out": 0.2})
-    assert config_of(store, Asked("my cats", BASE)) == plain
+    values = {"data": {"pairs": "dataset:my cats", "held_out": 0.2}, "training": {"auto": True}}
+    assert config_of(store, Asked("my cats", BASE)) == RunConfig(name="my-cats-1", base=BASE, **values)
 
 
 def test_what_is_typed_goes_over_preset_and_proposal(store):

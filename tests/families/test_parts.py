@@ -130,7 +130,12 @@ def test_models_come_frozen_and_in_evaluation_mode(family, request):
 def test_vae_is_float32_without_a_card_and_never_float16(sdxl, monkeypatch):
     assert next(sdxl.load_vae(CPU).parameters()).dtype == torch.float32
     asked = []
-    monkeypatch.setattr(sdxl.source, "vae", lambda device, dtype: asked.append(dtype))
+
+    def vae(device, dtype):
+        asked.append(dtype)
+        return torch.nn.Identity()
+
+    monkeypatch.setattr(sdxl.source, "vae", vae)
     for card in ("T4", "RTX 3060"):
         sdxl.load_vae(pretend(monkeypatch, card))
     assert asked == [torch.float32, torch.bfloat16]

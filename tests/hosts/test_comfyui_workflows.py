@@ -83,11 +83,13 @@ def test_collect_judge_train_load_and_compare_without_leaving_comfyui(server, kn
     collect(server, known)
     assert judge(server, "my taste") >= 60
 
+    folder = server.folder / "models" / "loras" / "mapo"
+    before = set(folder.glob("*.safetensors"))  # other tests train in the same ComfyUI
     prompt = tiny(as_prompt(example("3-"), known), NEVER_TAUGHT[0], MaPOTrainLoRA={"steps": STEPS})
     entry = server.run(prompt, seconds=600)
     train, load = the(prompt, "MaPOTrainLoRA"), the(prompt, "MaPOLoadLoRA")
     assert prompt[load]["inputs"]["lora_path"] == [train, 0]
-    [lora] = (server.folder / "models" / "loras" / "mapo").glob("*.safetensors")
+    [lora] = set(folder.glob("*.safetensors")) - before
     shown = [server.pictures(entry, key)[0] for key, node in prompt.items() if node["class_type"] == "PreviewImage"]
     assert len(shown) == 2
     assert all(min(one.size) >= 64 for one in shown)
