@@ -114,7 +114,8 @@ def test_two_picks_open_one_after_the_other(server: RunningComfyUI, page: Page):
     shown = overlay(page)
     expect(shown).to_contain_text("1 more waits")
     # Neither node needs the other, so whichever the server gets to first asks first.
-    first, second = ("before", "after") if "plain colours of before" in shown.inner_text() else ("after", "before")
+    before_first = shown.get_by_text("plain colours of before").count()
+    first, second = ("before", "after") if before_first else ("after", "before")
     expect(shown).to_contain_text(f"plain colours of {first}")
     page.keyboard.press("ArrowDown")
     expect(shown).to_contain_text(f"plain colours of {second}")
