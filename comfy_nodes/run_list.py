@@ -29,6 +29,9 @@ class Row:
     steps: int
     seconds_left: float | None
     agreement: float | None
+    agreement_low: float | None
+    agreement_high: float | None
+    agreement_pairs: int | None
     message: str | None
     behind: str
     dataset: str

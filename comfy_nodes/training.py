@@ -6,7 +6,7 @@ Nothing of ComfyUI is in here; a node hands in how things are shown.
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -115,7 +115,7 @@ def _status(begun: Begun) -> Status:
     gone = begun.process is not None and begun.process.poll() is not None
     status = jobs.status(begun.run)
     if gone and status.phase not in _ENDED:
-        return jobs.Status("died", status.step, status.steps, None, status.agreement, status.message)
+        return replace(status, phase="died", seconds_left=None, behind="")
     return status
 
 
@@ -156,14 +156,16 @@ def _progress(status: Status, events: list[Event]) -> tuple[int, int, str]:
 
 def _training(status: Status, events: list[Event]) -> str:
     from ..trainer.progress import as_time
-    from ..trainer.summary import number, percent
+    from ..trainer.summary import number
+    from ..trainer.wilson import share_and_interval
 
     said = [f"step {status.step} of {status.steps}"]
     step = next((one for one in reversed(events) if one["event"] == "step"), {})
     if (loss := number(step, "loss")) is not None:
         said.append(f"loss {loss:.4f}")
     if status.agreement is not None:
-        said.append(f"agrees with you on {percent(status.agreement)}")
+        share = share_and_interval(status.agreement, status.agreement_low, status.agreement_high)
+        said.append(f"agrees with you on {share}")
     if status.step == status.steps:
         said.append("measures and paints samples")
     elif status.seconds_left is not None:

@@ -24,7 +24,7 @@ def test_a_log_gets_plain_lines_and_not_one_for_every_step(capfd):
             listen(event)
     lines = capfd.readouterr().err.splitlines()
     assert "20 pairs to train on, 4 held out; 7 cache entries reused" in lines
-    assert any("agrees with 75% of 4 held-out pairs (30% to 95%)" in line for line in lines)
+    assert any("agrees with you on 75 % (30-95 %) of 4 pairs it has not trained on" in line for line in lines)
     assert "note: [red] is not markup" in lines
     assert len(lines) < 8
     assert "\x1b" not in "".join(lines)

@@ -97,8 +97,8 @@ def test_headline_says_the_agreement_its_interval_and_where_it_began(new_run):
     run = new_run()
     finished(run)
     words = report_of(run).words
-    assert "my-taste agrees with you on 83 % of 40 pairs it has not trained on." in words
-    assert "Between 69 % and 92 %" in words
+    assert "my-taste agrees with you on 83 % (69-92 %) of 40 pairs it has not trained on." in words
+    assert "In brackets is where it lies with 95 % certainty" in words
     assert "Before training it was 45 %." in words
     assert "chance" not in words
     assert "complete: 400 steps" in words

@@ -304,8 +304,9 @@ def _train_run(run: Run, as_json: bool, ranks: Ranks) -> int:
     else:
         _say(f"stopped after step {outcome.step} of {outcome.steps}, saved; {again}\nthe LoRA so far: {outcome.lora}")
     if as_json:
-        agreement = outcome.agreement and outcome.agreement.agreement
-        facts = {"finished": outcome.finished, "step": outcome.step, "agreement": agreement}
+        measured = outcome.agreement
+        facts = {"finished": outcome.finished, "step": outcome.step, "agreement": measured and measured.agreement}
+        facts |= {"agreement_low": measured and measured.low, "agreement_high": measured and measured.high}
         _say(json.dumps({**facts, "lora": str(outcome.lora), "report": str(run.report_file)}))
     return 0 if outcome.finished else stop.exit_code
 

@@ -36,6 +36,7 @@ class Status:
 
     phase: "waiting" for its process or its turn, "died" ended without a word (killed, power cut) and can be resumed.
     step of steps are done; seconds_left is None while unknown; message is its last warning or error.
+    agreement: on `agreement_pairs` pairs kept aside, as last measured; low and high are the ends of its 95 % interval.
     behind: what has the device while the run waits for its turn, in words; "" where nothing is known to.
     """
 
@@ -44,6 +45,9 @@ class Status:
     steps: int = 0
     seconds_left: float | None = None
     agreement: float | None = None
+    agreement_low: float | None = None
+    agreement_high: float | None = None
+    agreement_pairs: int | None = None
     message: str | None = None
     behind: str = ""
 
@@ -136,13 +140,16 @@ def status(run: Run) -> Status:
     newest = next((event for event in reversed(events) if event["event"] in _TELLING), {})
     starting = newest.get("event") == "asked" and time.time() - newest["time"] < STARTING_SECONDS
     waiting = starting or (alive and newest.get("event") in ("asked", "waiting"))
-    step = last.get("step", {})
+    step, measured = last.get("step", {}), last.get("evaluation", {})
     return Status(
         phase=ended or ("waiting" if waiting else "running" if alive else "died"),
         step=step.get("step", 0),
         steps=last.get("started", {}).get("steps", 0),
         seconds_left=step.get("remaining"),
-        agreement=last.get("evaluation", {}).get("agreement"),
+        agreement=measured.get("agreement"),
+        agreement_low=measured.get("low"),
+        agreement_high=measured.get("high"),
+        agreement_pairs=measured.get("pairs"),
         message=last.get("failed", {}).get("error") if ended == "failed" else last.get("warning", {}).get("text"),
         behind=str(newest.get("behind", "")) if alive else "",
     )

@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn
 
 from .runs import Event
+from .wilson import share_and_interval
 
 Listener = Callable[[Event], None]
 
@@ -72,7 +73,7 @@ class _Bar:
             )
         elif line := _sentence(event):
             if kind == "evaluation":
-                self._agreement = f"  agreement {event['agreement']:.0%}"
+                self._agreement = f"  agreement {_agreement(event)}"
             self._progress.console.print(line, markup=False)
 
     def _show(self, phase: str, done: int, total: int | None, note: str) -> None:
@@ -127,8 +128,12 @@ def _sentence(event: Event) -> str | None:
             return f"{event['pairs']} pairs to train on, {event['held_out']} held out{cached}"
         case "evaluation":
             return (
-                f"step {event['step']}: agrees with {event['agreement']:.0%} of {event['pairs']} held-out pairs "
-                f"({event['low']:.0%} to {event['high']:.0%}); "
+                f"step {event['step']}: agrees with you on {_agreement(event)} of {event['pairs']} pairs "
+                "it has not trained on; "
                 f"winner error {event['winner_error']:.4f}, loser error {event['loser_error']:.4f}"
             )
     return None
+
+
+def _agreement(event: Event) -> str:
+    return share_and_interval(event["agreement"], event["low"], event["high"])

@@ -60,7 +60,7 @@ def _top(summary: Summary) -> Html:
     measured = course(summary.evaluations, "agreement")
     if measured:
         share = percent(measured[-1][1])
-        sentence = Html(sentence.replace(f"you on {share} of", f"you on <em>{share}</em> of", 1))
+        sentence = Html(sentence.replace(f"you on {share} ", f"you on <em>{share}</em> ", 1))
     state = [element("b", text(_STATES[summary.ending])), text(f" · {summary.name} · MaPO Studio")]
     words = element(
         "div",

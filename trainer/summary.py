@@ -10,6 +10,7 @@ from typing import Literal
 
 from .config import RunConfig
 from .runs import Event, Run
+from .wilson import share_and_interval
 
 Ending = Literal["finished", "stopped", "failed", "open"]
 
@@ -113,7 +114,8 @@ def headline(summary: Summary) -> str:
         return f"How well {summary.name} agrees with you was not measured"
     pairs = int(number(measured, "pairs") or 0)
     among = "1 pair" if pairs == 1 else f"{pairs} pairs" if pairs else "pairs"
-    return f"{summary.name} agrees with you on {percent(measured['agreement'])} of {among} it has not trained on"
+    share = share_and_interval(measured["agreement"], number(measured, "low"), number(measured, "high"))
+    return f"{summary.name} agrees with you on {share} of {among} it has not trained on"
 
 
 def how_sure(summary: Summary) -> list[str]:
@@ -125,7 +127,8 @@ def how_sure(summary: Summary) -> list[str]:
     low, high, step = number(last, "low"), number(last, "high"), int(number(last, "step") or 0)
     if low is not None and high is not None:
         said.append(
-            f"Between {percent(low)} and {percent(high)}: the fewer pairs are held out, the less exactly it is known."
+            "In brackets is where it lies with 95 % certainty: the fewer pairs are held out, the less exactly it is "
+            "known."
         )
     first = summary.evaluations[0]
     before = number(first, "agreement")

@@ -1,4 +1,4 @@
-"""How sure is a share that was measured on so many trials?"""
+"""How sure is a share that was measured on so many trials, and how is that said?"""
 
 from __future__ import annotations
 
@@ -18,3 +18,9 @@ def wilson_interval(hits: float, trials: float, z: float = 1.96) -> tuple[float,
     whole = 1 + z * z / trials
     # The share itself is inside, which rounding may deny where all trials fell alike.
     return max(0.0, min(share, (centre - spread) / whole)), min(1.0, max(share, (centre + spread) / whole))
+
+
+def share_and_interval(share: float, low: float | None, high: float | None) -> str:
+    """A share with its interval in brackets, as every face shows it: 83 % (71-91 %); alone where none was kept."""
+    said = f"{100 * share:.0f} %"
+    return said if low is None or high is None else f"{said} ({100 * low:.0f}-{100 * high:.0f} %)"

@@ -75,8 +75,7 @@ class RunCard {
     if (goes && run.steps) bar.value = run.step / run.steps;
     else bar.removeAttribute("value"); // it is being prepared: nobody knows how long
     line.textContent = [run.dataset, run.base, steps(run), goes ? left(run.seconds_left) : ""].filter(Boolean).join(" · ");
-    const share = run.agreement === null ? null : Math.round(run.agreement * 100);
-    agreement.textContent = share === null ? "" : word("agreement", { share });
+    agreement.textContent = run.agreement === null ? "" : agrees(run);
     message.textContent = (run.phase === "waiting" ? run.behind : "") || run.message || "";
     this.#offer();
   }
@@ -111,6 +110,12 @@ class RunCard {
     const made = button(says, pressed, { icon });
     return made;
   }
+}
+
+/** With its 95 % interval: of few pairs a share alone says more than is known. */
+function agrees({ agreement, agreement_low: low, agreement_high: high, agreement_pairs: pairs }) {
+  const [share, from, to] = [agreement, low ?? 0, high ?? 1].map((part) => Math.round(part * 100));
+  return word("agreement", { share, from, to, pairs: pairs ?? "?" });
 }
 
 function steps({ phase, step, steps: all }) {

@@ -32,7 +32,7 @@ def test_the_last_samples_and_the_curves_are_pictures(run):
 
 def test_the_report_says_what_it_came_to_and_where_things_lie(run, tmp_path):
     lines = trained(run, tmp_path / "cats-1.safetensors").report.splitlines()
-    assert lines[0] == "cats-1 agrees with you on 75 % of 4 pairs it has not trained on."
+    assert lines[0] == "cats-1 agrees with you on 75 % (55-95 %) of 4 pairs it has not trained on."
     assert "Before training it was 50 %." in " ".join(lines)
     assert "Note: 3 pictures were enlarged." in lines
     assert f"LoRA: {tmp_path / 'cats-1.safetensors'}" in lines

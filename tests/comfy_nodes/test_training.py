@@ -85,10 +85,10 @@ def test_every_stage_is_shown_until_it_has_finished(run):
         "loads the base",
         "encoding pictures: 3 of 12",
         "step 0 of 40",
-        "step 0 of 40, agrees with you on 50 %",
-        "step 5 of 40, loss 0.1235, agrees with you on 50 %, 2 min 5 s left",
-        "step 5 of 40, loss 0.1235, agrees with you on 50 %, 2 min 5 s left",
-        "step 40 of 40, loss 0.1000, agrees with you on 50 %, measures and paints samples",
+        "step 0 of 40, agrees with you on 50 % (20-80 %)",
+        "step 5 of 40, loss 0.1235, agrees with you on 50 % (20-80 %), 2 min 5 s left",
+        "step 5 of 40, loss 0.1235, agrees with you on 50 % (20-80 %), 2 min 5 s left",
+        "step 40 of 40, loss 0.1000, agrees with you on 50 % (20-80 %), measures and paints samples",
     ]
     assert [(one.done, one.total) for one in watcher.moments[3:6]] == [(3, 12), (0, 40), (0, 40)]
 

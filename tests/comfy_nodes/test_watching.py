@@ -66,8 +66,9 @@ def test_a_run_that_ends_is_told_of_once_and_its_lora_is_copied(tmp_path, watche
     assert watched.ends() == [("cats-1", "finished")]
     assert watched.copied == ["cats-1"]
     said = next(said for event, said in watched.told if event == "mapo.ended")
-    assert said["sentence"] == "cats-1 agrees with you on 75 % of 20 pairs it has not trained on."
+    assert said["sentence"] == "cats-1 agrees with you on 75 % (50-90 %) of 20 pairs it has not trained on."
     row = watched.lists()[-1][0]
+    assert (row["agreement_low"], row["agreement_high"], row["agreement_pairs"]) == (0.5, 0.9, 20)
     assert (row["phase"], row["agreement"], row["dataset"], row["base"]) == (
         "finished",
         0.75,

@@ -82,8 +82,8 @@ def test_the_headline_is_the_newest_agreement_with_its_interval(run):
     run.log("evaluation", step=0, agreement=0.5, **measured)
     run.log("evaluation", step=8, agreement=0.83, **measured)
     shown = agreement_html(summarise(run))
-    assert "agrees with you on 83 % of 30 pairs it has not trained on" in shown
-    assert "between 65 % and 92 %, after step 8; 50 % before training" in shown
+    assert "agrees with you on 83 % (65-92 %) of 30 pairs it has not trained on" in shown
+    assert "with 95 % certainty; after step 8; 50 % before training" in shown
     assert curves_html(summarise(run)).count("<svg") == 3
 
 

@@ -21,6 +21,7 @@ from ..report import write_report
 from ..runs import Run, all_runs
 from ..sheet import grid
 from ..stopping import StopRequest, StopRequested
+from ..wilson import share_and_interval
 from .measure import Measurement, measure
 from .pairs import test_captions, write_pairs
 from .recipe import GUIDANCE, SAMPLE_STEPS, recipe
@@ -40,6 +41,8 @@ class DemoResult:
     caption_before: float
     caption_after: float
     agreement: float
+    agreement_low: float
+    agreement_high: float
     train_seconds: float
     lora: Path
     report: Path
@@ -51,12 +54,13 @@ class DemoResult:
 
     def summary(self) -> str:
         """For a person, a few lines."""
+        sure = share_and_interval(self.agreement, self.agreement_low, self.agreement_high)
         return (
             f"\nIn {as_time(self.train_seconds)} the model learned to prefer outlined shapes, on captions it was not "
             "taught on:\n"
             f"  painted as preferred      {self.preferred_before:4.0%}  ->  {self.preferred_after:4.0%}\n"
             f"  caption followed          {self.caption_before:4.0%}  ->  {self.caption_after:4.0%}\n"
-            f"  agrees with the judge on  {self.agreement:4.0%} of the pairs kept aside\n\n"
+            f"  agrees with the judge on  {sure} of the pairs kept aside\n\n"
             f"before and after:  {self.grid}\n"
             f"report:            {self.report}\n"
             f"LoRA:              {self.lora}"
@@ -95,6 +99,8 @@ def show(workspace: Path, seed: int, watching: Callable[[], AbstractContextManag
         caption_before=was.right,
         caption_after=now.right,
         agreement=outcome.agreement.agreement,
+        agreement_low=outcome.agreement.low,
+        agreement_high=outcome.agreement.high,
         train_seconds=round(seconds, 1),
         lora=outcome.lora,
         report=run.report_file,

@@ -10,7 +10,8 @@ import gradio as gr
 from ...trainer import jobs, library
 from ...trainer.errors import UserError
 from ...trainer.runs import Run, all_runs
-from ...trainer.summary import course, percent, summarise
+from ...trainer.summary import course, summarise
+from ...trainer.wilson import share_and_interval
 from ..copying import copy_label, copy_to_hosts
 from ..run_files import address
 from ..run_panel import links_html
@@ -144,8 +145,8 @@ def _card(run: Run, is_chosen: bool) -> str:
     except UserError as error:
         said = [str(error)]
     else:
-        measured = course(summary.evaluations, "agreement")
-        said += [f"agrees on {percent(measured[-1][1])}"] if measured else []
+        measured = course(summary.evaluations, "agreement", "low", "high")
+        said += [f"agrees on {share_and_interval(*measured[-1][1:])}"] if measured else []
         said += [f"{summary.step} steps"] if summary.step else []
     two = ""
     if all((run.samples_folder / f"{kind}-0.png").is_file() for kind in ("base", "newest")):
