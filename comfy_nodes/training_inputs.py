@@ -14,11 +14,13 @@ if TYPE_CHECKING:
     from ..trainer.preferences.database import Store
 
 AUTOMATIC = "automatic"
+AUTO = "auto"
 
 
 @dataclass(frozen=True)
 class Asked:
     """What the node was told. base: as RunConfig.base. steps, rank and learning_rate: 0 for what is proposed.
+    margin_weight, temperature: 0 for what the run finds by itself (a weight of 0 proper would be the objective sft).
 
     tokenizers: a folder with CLIP's, where the base brings none. memory: bytes of the card, None without one. loras:
     the folder that the LoRA will be copied to. All others are as in RunConfig.
@@ -72,8 +74,8 @@ def _typed(asked: Asked) -> dict[str, dict[str, Any]]:
         "optimization": {"learning_rate": asked.learning_rate} if asked.learning_rate else {},
         "objective": {
             "kind": asked.objective,
-            "margin_weight": asked.margin_weight,
-            "temperature": asked.temperature,
+            "margin_weight": asked.margin_weight or AUTO,
+            "temperature": asked.temperature or AUTO,
             "error_scale": asked.error_scale,
             "beta": asked.beta,
             "likelihood_weight": asked.likelihood_weight,

@@ -73,6 +73,34 @@ def test_each_kind_builds_its_objective():
     assert ObjectiveConfig(kind="sft").build() == SFT()
 
 
+def test_knobs_that_are_auto_follow_from_the_spread_of_the_margins():
+    auto = ObjectiveConfig(temperature="auto", margin_weight="auto", steepness=2.0, push=0.5, error_scale=0.5)
+    assert auto.calibrated
+    assert auto.build(spread=0.01) == MaPO(weight=0.005, temperature=200.0, scale=0.5)
+    assert ObjectiveConfig(margin_weight="auto").build(spread=0.01) == MaPO(1 / 64, 64.0, 1.0), (
+        "the temperature is given"
+    )
+    assert ObjectiveConfig(temperature="auto").settled().temperature == 64.0
+    assert not ObjectiveConfig(kind="sft", temperature="auto").calibrated
+
+
+@given(st.floats(1e-6, 10), st.floats(0.01, 100), st.floats(0.01, 10), st.floats(0, 10))
+def test_the_push_of_an_automatic_weight_is_the_same_at_every_temperature(spread, steepness, scale, push):
+    auto = ObjectiveConfig(
+        temperature="auto", margin_weight="auto", steepness=steepness, push=push, error_scale=scale
+    ).settled(spread)
+    assert auto.temperature * spread == pytest.approx(steepness)
+    assert auto.temperature * auto.margin_weight * scale == pytest.approx(push)
+
+
+@pytest.mark.parametrize("value", ["hot", -1, 0])
+def test_a_wrong_number_or_word_is_named_once_with_both_kinds(value):
+    with pytest.raises(UserError) as refused:
+        parse_config({"objective": {"temperature": value}}, "x")
+    assert str(refused.value).count("objective.temperature") == 1
+    assert "or input should be 'auto'" in str(refused.value)
+
+
 def test_every_field_is_explained():
     for part in (RunConfig, *(type(getattr(RunConfig(), name)) for name in ("data", "adapter", "objective"))):
         unexplained = [

@@ -8,6 +8,7 @@ from __future__ import annotations
 import difflib
 import re
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -67,15 +68,27 @@ class AdapterConfig(_Part):
     """A LoRA file whose weights, rank and alpha this training starts from."""
 
 
+ASSUMED_SPREAD = 1 / 64
+"""Of the base's margins, where none was or could be measured; a steepness of 1 then means a temperature of 64."""
+
+
 class ObjectiveConfig(_Part):
     """What is optimized, and how hard the rejected picture is pushed away."""
 
     kind: Annotated[Literal["mapo", "dpo", "sft", "dpo+sft"], tyro.conf.arg(name="objective")] = "mapo"
     """mapo; the others are there to compare with."""
-    margin_weight: float = Field(1 / 64, ge=0)
-    """mapo: weight of the margin term beside the likelihood term. Higher pushes the rejected picture harder."""
-    temperature: float = Field(64.0, gt=0)
-    """mapo: multiplies the margin inside the sigmoid. Higher: only near ties still push."""
+    margin_weight: Annotated[float, Field(ge=0)] | Literal["auto"] = 1 / 64
+    """mapo: weight of the margin term beside the likelihood term. Higher pushes the rejected picture harder. auto: so
+    that its push is the same at every temperature, see push."""
+    temperature: Annotated[float, Field(gt=0)] | Literal["auto"] = 64.0
+    """mapo: multiplies the margin inside the sigmoid. Higher: only near ties still push. auto: from how far apart the
+    base's errors on your own pairs are, see steepness."""
+    steepness: float = Field(1.0, gt=0)
+    """mapo with temperature auto: the temperature times the spread of the untouched base's margins. Higher: only near
+    ties still push."""
+    push: float = Field(1.0, ge=0)
+    """mapo with margin_weight auto: temperature * margin_weight * error_scale. At 1 a pair that is tied pushes its
+    rejected picture a quarter as hard as the likelihood term pulls its chosen one."""
     error_scale: float = Field(1.0, gt=0)
     """mapo: multiplies the errors inside the link."""
     beta: float = Field(2000.0, gt=0)
@@ -83,12 +96,24 @@ class ObjectiveConfig(_Part):
     likelihood_weight: float = Field(1.0, ge=0)
     """dpo+sft: weight of the likelihood term beside DPO's."""
 
-    def build(self) -> Objective:
-        """The objective that these knobs describe."""
+    @property
+    def calibrated(self) -> bool:
+        """Whether knobs that are used follow from the base's margins."""
+        return self.kind == "mapo" and self.temperature == "auto"
+
+    def settled(self, spread: float = ASSUMED_SPREAD) -> ObjectiveConfig:
+        """Itself with a number for every knob that is auto. spread: of the base's margins, see calibration.py."""
+        temperature = self.steepness / spread if self.temperature == "auto" else self.temperature
+        weight = self.push / (temperature * self.error_scale) if self.margin_weight == "auto" else self.margin_weight
+        return self.model_copy(update={"temperature": temperature, "margin_weight": weight})
+
+    def build(self, spread: float = ASSUMED_SPREAD) -> Objective:
+        """The objective that these knobs describe. Its margins are the same whatever the spread is."""
         from .objectives import DPO, SFT, DPOPlusSFT, MaPO  # torch, which a face that shows settings does without
 
         if self.kind == "mapo":
-            return MaPO(self.margin_weight, self.temperature, self.error_scale)
+            knobs = self.settled(spread)
+            return MaPO(knobs.margin_weight, knobs.temperature, knobs.error_scale)
         if self.kind == "dpo":
             return DPO(self.beta)
         if self.kind == "dpo+sft":
@@ -239,7 +264,7 @@ def parse_config(values: dict[str, Any], source: str) -> RunConfig:
     try:
         return RunConfig.model_validate(values)
     except ValidationError as error:
-        raise UserError(f"{source}: " + "; ".join(_explain(one) for one in error.errors())) from None
+        raise UserError(f"{source}: " + "; ".join(_explained(error))) from None
 
 
 def write_config(config: RunConfig) -> str:
@@ -255,14 +280,33 @@ def _whole(text: str | None) -> str | None:
     return str(path.resolve()) if path.exists() else text
 
 
-def _explain(error: Any) -> str:
-    path = [str(part) for part in error["loc"]]
-    key = ".".join(path)
-    if error["type"] != "extra_forbidden":
-        return f"{key}: {error['msg'].lower()} (got {error['input']!r})"
-    known = _keys_beside(path)
-    near = difflib.get_close_matches(path[-1], known, n=1)
-    return f"unknown key {key}" + (f", did you mean {near[0]}?" if near else f"; known here: {', '.join(known)}")
+def _explained(error: ValidationError) -> Iterator[str]:
+    """A sentence for each wrong key; one that may be of several kinds has an error for each of them."""
+    wrong: dict[str, list[Any]] = {}
+    for one in error.errors():
+        wrong.setdefault(".".join(_place(one)), []).append(one)
+    for key, errors in wrong.items():
+        if errors[0]["type"] != "extra_forbidden":
+            said = ", or ".join(one["msg"].lower() for one in errors)
+            yield f"{key}: {said} (got {errors[0]['input']!r})"
+            continue
+        path = _place(errors[0])
+        known = _keys_beside(path)
+        near = difflib.get_close_matches(path[-1], known, n=1)
+        yield f"unknown key {key}" + (f", did you mean {near[0]}?" if near else f"; known here: {', '.join(known)}")
+
+
+def _place(error: Any) -> list[str]:
+    """Where an error is, without which of a field's kinds it was measured against."""
+    path: list[str] = []
+    model: Any = RunConfig
+    for part in error["loc"]:
+        if isinstance(part, str) and model is None:
+            break
+        path.append(str(part))
+        field = model.model_fields.get(part) if model else None
+        model = field.annotation if field and hasattr(field.annotation, "model_fields") else None
+    return path
 
 
 def _keys_beside(path: list[str]) -> list[str]:

@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 
 from .batches import BatchSettings, PairBatches, batches_by_step
+from .calibration import calibrate
 from .checkpoints import latest_step, load_state, save_state
 from .config import RunConfig
 from .device import release_memory
@@ -125,6 +126,9 @@ def _train(run: Run, config: RunConfig, stop: StopRequest, ranks: Ranks) -> Outc
         run.log("resumed", step=start)
     if state and state.quantize != config.training.quantize:
         run.log("warning", text=_stored_otherwise(state.quantize, config.training.quantize, start))
+    if config.objective.calibrated:
+        spread = calibrate(run, config, learner, material.train, device, begun=start > 0, ranks=ranks)
+        learner.objective = config.objective.build(spread)
 
     batches = _batches(config, material)
     held_out = _held_out(config, material)
@@ -189,7 +193,7 @@ def _train(run: Run, config: RunConfig, stop: StopRequest, ranks: Ranks) -> Outc
     if not ranks.first:
         return Outcome(step, steps, run.lora_file, None)
     agreement = _last_agreement(run)
-    facts = _facts(run, config, material, step, agreement)
+    facts = _facts(run, config, material, learner, step, agreement)
     write_lora(run.lora_file, learner.unet, learner.settings, material.base.family, facts)
     run.log(
         "finished" if finished else "stopped",
@@ -288,7 +292,7 @@ def _stored_otherwise(before: str, now: str, step: int) -> str:
 
 
 def _facts(
-    run: Run, config: RunConfig, material: Material, step: int, agreement: Agreement | None
+    run: Run, config: RunConfig, material: Material, learner: Learner, step: int, agreement: Agreement | None
 ) -> dict[str, object]:
     """What the LoRA file says of itself."""
     resolution = config.data.resolution or material.base.resolution
@@ -303,7 +307,7 @@ def _facts(
         "seed": config.training.seed,
         "learning_rate": config.optimization.learning_rate,
         "objective": config.objective.kind,
-        "objective_knobs": str(config.objective.build()),
+        "objective_knobs": str(learner.objective),
     }
     if config.training.quantize != "none":
         facts["quantize"] = config.training.quantize

@@ -126,6 +126,9 @@ def _sentence(event: Event) -> str | None:
         case "started":
             cached = f"; {event['reused']} cache entries reused" if event["reused"] else ""
             return f"{event['pairs']} pairs to train on, {event['held_out']} held out{cached}"
+        case "calibrated":
+            knobs = f"temperature {event['temperature']:.3g}, margin weight {event['margin_weight']:.3g}"
+            return f"{knobs}: from how far apart the base's errors on your pairs are"
         case "evaluation":
             return (
                 f"step {event['step']}: agrees with you on {_agreement(event)} of {event['pairs']} pairs "

@@ -238,8 +238,8 @@ def _files(run: Run) -> Html:
 def _settings(summary: Summary) -> Html:
     config, defaults = summary.config, type(summary.config)()
     parts = [name for name in type(config).model_fields if isinstance(getattr(config, name), BaseModel)]
-    cards = [_settings_of("run", config, defaults)]
-    cards += [_settings_of(part, getattr(config, part), getattr(defaults, part)) for part in parts]
+    cards = [_settings_of("run", config, defaults, {})]
+    cards += [_settings_of(part, getattr(config, part), getattr(defaults, part), summary.calibrated) for part in parts]
     return section(
         "Settings",
         paragraph("What was changed stands out; the rest is as it comes.", "soft"),
@@ -247,7 +247,8 @@ def _settings(summary: Summary) -> Html:
     )
 
 
-def _settings_of(title: str, part: BaseModel, default: BaseModel) -> Html:
+def _settings_of(title: str, part: BaseModel, default: BaseModel, found: dict[str, Any]) -> Html:
+    """found: what the run found by itself for settings that are "auto", by their names."""
     rows = ""
     for name, field in type(part).model_fields.items():
         value = getattr(part, name)
@@ -255,13 +256,15 @@ def _settings_of(title: str, part: BaseModel, default: BaseModel) -> Html:
             continue
         changed = value != getattr(default, name)
         kind = "changed" if changed else "default"
-        rows += element("dt", text(name), kind=kind) + element("dd", text(_plainly(value)), kind=kind)
+        rows += element("dt", text(name), kind=kind) + element("dd", text(_plainly(value, found.get(name))), kind=kind)
         if changed and field.description:
             rows += element("dd", text(field.description), kind="why")
     return element("div", element("h3", text(title.capitalize())), element("dl", Html(rows)), kind="card")
 
 
-def _plainly(value: object) -> str:
+def _plainly(value: object, found: object = None) -> str:
+    if value == "auto" and found is not None:
+        return f"auto: {_plainly(found)}"
     if value is None or value == () or value == "":
         return "-"
     if isinstance(value, bool):

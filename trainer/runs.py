@@ -131,8 +131,9 @@ class Run:
     def log(self, event: str, **values: Any) -> None:
         """Append an event and tell the listeners.
 
-        asked, waiting, turn, started, resumed, encoding, step, evaluation, sample, checkpoint, warning, stopped,
-        failed, finished; `time`: seconds since 1970. A number that is not finite is written as null, as JSON wants it.
+        asked, waiting, turn, started, resumed, encoding, calibrated, step, evaluation, sample, checkpoint, warning,
+        stopped, failed, finished; `time`: seconds since 1970. A number that is not finite is written as null, as JSON
+        wants it.
         """
         if self.quiet:
             return

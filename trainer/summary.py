@@ -43,6 +43,8 @@ class Summary:
     """The "step" events."""
     evaluations: tuple[Event, ...]
     warnings: tuple[str, ...]
+    calibrated: Event
+    """What the knobs that are auto came to, {} where none are."""
 
     @property
     def steps(self) -> int:
@@ -80,13 +82,14 @@ def summarise(run: Run) -> Summary:
         ending=ending,
         error=error,
         started=of_kind["started"][-1] if of_kind["started"] else {},
+        calibrated=of_kind["calibrated"][-1] if of_kind["calibrated"] else {},
         taken=of_kind["step"],
         evaluations=of_kind["evaluation"],
         warnings=tuple(dict.fromkeys(str(one["text"]) for one in of_kind["warning"] if one.get("text"))),
     )
 
 
-_KINDS = ("started", "step", "evaluation", "checkpoint", "warning")
+_KINDS = ("started", "calibrated", "step", "evaluation", "checkpoint", "warning")
 
 
 def number(event: Event, name: str) -> float | None:

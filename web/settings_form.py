@@ -99,7 +99,8 @@ def _kind(field: FieldInfo) -> tuple[Any, bool]:
     annotation = field.annotation
     if get_origin(annotation) in (Union, UnionType):
         others = [one for one in get_args(annotation) if one is not type(None)]
-        return others[0], True
+        # A number or a word ("auto") is typed as text; the config itself reads it.
+        return others[0] if len(others) == 1 else str, len(others) < len(get_args(annotation))
     return annotation, False
 
 
@@ -114,7 +115,9 @@ def _shown(value: Any, field: FieldInfo) -> Any:
     kind, _ = _kind(field)
     if kind == _TEXTS:
         return "\n".join(value)
-    return "" if value is None and kind is str else value
+    if kind is str:
+        return "" if value is None else str(value)
+    return value
 
 
 def _meant(given: Any, field: FieldInfo, now: Any) -> Any:

@@ -35,6 +35,11 @@ def test_what_is_typed_goes_over_preset_and_proposal(store):
     assert config.training.gradient_checkpointing == "offload"
 
 
+def test_a_knob_of_0_is_found_by_the_run_itself(store):
+    config = config_of(store, Asked("my cats", BASE, temperature=0.0, margin_weight=0.0))
+    assert (config.objective.temperature, config.objective.margin_weight) == ("auto", "auto")
+
+
 def test_a_preset_is_taken_by_name_or_by_the_card(store):
     named = config_of(store, Asked("my cats", BASE, "12 GB"))
     assert named == config_of(store, Asked("my cats", BASE, AUTOMATIC, memory=12 * 2**30))
@@ -67,6 +72,6 @@ def test_the_defaults_are_those_of_a_run():
     asked, run = Asked("cats", BASE), RunConfig()
     assert asked.objective == run.objective.kind
     for knob in ("margin_weight", "temperature", "error_scale", "beta", "likelihood_weight"):
-        assert getattr(asked, knob) == getattr(run.objective, knob)
+        assert (getattr(asked, knob) or "auto") == getattr(run.objective, knob)
     assert (asked.seed, asked.continue_from) == (run.training.seed, run.adapter.continue_from)
     assert presets.AUTOMATIC == AUTOMATIC

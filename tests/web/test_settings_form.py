@@ -60,6 +60,13 @@ def test_what_is_emptied_is_chosen_by_itself_again(form):
     assert (edited.data.resolution, edited.adapter.alpha, edited.tokenizers) == (None, None, None)
 
 
+@pytest.mark.parametrize(("typed", "meant"), [("auto", "auto"), (" 12.5 ", 12.5)])
+def test_a_number_or_a_word_is_typed_as_text(form, typed, meant):
+    given = form.shown(RunConfig())
+    given[field(form, "temperature")] = typed
+    assert form.config(RunConfig(), given).objective.temperature == meant
+
+
 @pytest.mark.parametrize(
     ("label", "value", "named"),
     [
@@ -67,6 +74,7 @@ def test_what_is_emptied_is_chosen_by_itself_again(form):
         ("held out", 1, "data.held_out"),
         ("learning rate", -1, "optimization.learning_rate"),
         ("kind", "ppo", "objective.kind"),
+        ("temperature", "hot", "objective.temperature"),
         ("steps", 1.5, "training.steps"),
     ],
 )
