@@ -87,7 +87,8 @@ def sentence(run: Run, row: Row) -> str:
 
     if row.phase == "finished":
         try:
-            return f"{headline(summarise(run))}."
+            summary = summarise(run)
+            return " ".join(filter(None, [f"{headline(summary)}.", summary.said]))
         except UserError:  # its settings were damaged since
             return f"{row.name} is finished."
     done = f"at step {row.step} of {row.steps}" if row.step else "before the first step"

@@ -4,6 +4,7 @@
         adapter.safetensors   the LoRA's weights, float32
         optimizer.pt          optimizer (and loss-scaler) state, tensors and numbers only
         progress.json         steps done, batches taken by then, and what the run was made from
+    state/kept-00000100.safetensors     the LoRA's weights at the best moment so far, while the run is not finished
 
 Randomness needs no saving: every draw of a run is a function of (seed, step), see batches.py.
 """
@@ -23,7 +24,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from .errors import UserError
-from .files import no_room_explained
+from .files import no_room_explained, written_whole
 
 _KEPT = 2
 
@@ -122,6 +123,33 @@ def load_state(folder: Path, origin: Origin) -> State | None:
         batches=progress.get("batches"),
         quantize=progress.get("quantize", "none"),
     )
+
+
+def keep_weights(folder: Path, step: int, weights: dict[str, Tensor]) -> None:
+    """Write the LoRA as it is after `step` steps beside the states. Raises UserError where the disk is full."""
+    with written_whole(_kept_file(folder, step)) as part:
+        save_file({name: tensor.contiguous() for name, tensor in weights.items()}, part)
+
+
+def kept_weights(folder: Path, step: int) -> dict[str, Tensor] | None:
+    """What `keep_weights` wrote for that step, None where it is not there."""
+    file = _kept_file(folder, step)
+    return load_file(file) if file.is_file() else None
+
+
+def forget_weights(folder: Path, but: int | None = None) -> None:
+    """Remove what `keep_weights` wrote, but that of one step.
+
+    Only when a state was saved: a run that is killed before goes on from an older one, and then wants the weights that
+    were the best by then.
+    """
+    for file in folder.glob("kept-*.safetensors"):
+        if but is None or file != _kept_file(folder, but):
+            file.unlink(missing_ok=True)
+
+
+def _kept_file(folder: Path, step: int) -> Path:
+    return folder / f"kept-{step:08d}.safetensors"
 
 
 def _found(folder: Path) -> list[Path]:

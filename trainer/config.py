@@ -91,6 +91,9 @@ class ObjectiveConfig(_Part):
     rejected picture a quarter as hard as the likelihood term pulls its chosen one."""
     error_scale: float = Field(1.0, gt=0)
     """mapo: multiplies the errors inside the link."""
+    loser_guard: float | None = Field(None, ge=0, lt=1)
+    """Let a rejected picture push only as far as the chosen one is not pushed away too; this share of the chosen one's
+    pull is left at least. Try 0.6 for SDXL, 0.9 for SD 1.5; by default off."""
     beta: float = Field(2000.0, gt=0)
     """dpo, dpo+sft: strength of the pull towards the reference."""
     likelihood_weight: float = Field(1.0, ge=0)
@@ -190,6 +193,12 @@ class WatchConfig(_Part):
     """Held-out pairs that are measured, at most."""
     evaluate_timesteps: int = Field(4, ge=1)
     """Fixed noise levels that each held-out pair is measured at."""
+    keep: Literal["best", "last"] = "best"
+    """Which weights become the LoRA file: those of the last step, or of the measurement with the best agreement; of
+    several that are as good the last whose error on the chosen pictures is not clearly higher."""
+    patience: int = Field(0, ge=0)
+    """Measurements in a row that bring neither more agreement nor less error on the chosen pictures, after which the
+    training ends before its last step. 0: never."""
     sample_every: int = Field(200, ge=0)
     """Steps between sample pictures (and once at each end)."""
     sample_prompts: tuple[str, ...] = ()

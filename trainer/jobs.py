@@ -35,7 +35,8 @@ class Status:
     """How a run stands: read from its folder, so any process may ask about any run.
 
     phase: "waiting" for its process or its turn, "died" ended without a word (killed, power cut) and can be resumed.
-    step of steps are done; seconds_left is None while unknown; message is its last warning or error.
+    step of steps are done; seconds_left is None while unknown; message is its last warning or error; of a finished run
+    why it ended early and which step it kept, if it did.
     agreement: on `agreement_pairs` pairs kept aside, as last measured; low and high are the ends of its 95 % interval.
     behind: what has the device while the run waits for its turn, in words; "" where nothing is known to.
     """
@@ -141,15 +142,19 @@ def status(run: Run) -> Status:
     starting = newest.get("event") == "asked" and time.time() - newest["time"] < STARTING_SECONDS
     waiting = starting or (alive and newest.get("event") in ("asked", "waiting"))
     step, measured = last.get("step", {}), last.get("evaluation", {})
+    result = last.get("finished", {}) if ended == "finished" else {}
+    if kept := [one for one in events if one["event"] == "evaluation" and one["step"] == result.get("kept")]:
+        measured = kept[-1]
+    message = last.get("failed", {}).get("error") if ended == "failed" else last.get("warning", {}).get("text")
     return Status(
         phase=ended or ("waiting" if waiting else "running" if alive else "died"),
         step=step.get("step", 0),
-        steps=last.get("started", {}).get("steps", 0),
+        steps=result["step"] if result.get("early") else last.get("started", {}).get("steps", 0),
         seconds_left=step.get("remaining"),
         agreement=measured.get("agreement"),
         agreement_low=measured.get("low"),
         agreement_high=measured.get("high"),
         agreement_pairs=measured.get("pairs"),
-        message=last.get("failed", {}).get("error") if ended == "failed" else last.get("warning", {}).get("text"),
+        message=result.get("said") or message,
         behind=str(newest.get("behind", "")) if alive else "",
     )

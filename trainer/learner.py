@@ -74,6 +74,7 @@ class Learner:
                 lambda loss: self._optimizer.scaled(loss * share).backward(),  # noqa: B023 (it is called right here)
                 way=self.way,
                 seed=seed,
+                guard=config.objective.loser_guard,
             )
             numbers.append(share * _numbers(judged, errors))
         gradient, means = self._optimizer.gradient(), torch.stack(numbers).sum(0)

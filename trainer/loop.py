@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
 
+from . import adapters
 from .batches import BatchSettings, PairBatches, batches_by_step
 from .calibration import calibrate
-from .checkpoints import latest_step, load_state, save_state
+from .checkpoints import forget_weights, keep_weights, latest_step, load_state, save_state
 from .config import RunConfig
 from .device import release_memory
 from .encode import load_text
@@ -19,32 +20,38 @@ from .errors import MemoryFull, UserError
 from .evaluate import Agreement, HeldOut
 from .full_memory import explained as memory_explained
 from .full_memory import going_on, is_full_memory
+from .keeping import moment_of, standing_of
 from .learner import Learner
-from .lora_file import write_lora
 from .meter import Meter
 from .preparation import Material, prepare
 from .ranks import ALONE, Ranks, lost
 from .report import write_report
+from .result import result_of, tidy, write_result
 from .runs import Run
 from .samples import Samples
 from .stopping import StopRequest, StopRequested
+from .summary import harm_sentence
 
 
 @dataclass(frozen=True)
 class Outcome:
     """How a training ended: after `step` of `steps` steps, with what was learned in the LoRA file `lora`.
 
-    agreement: the last measurement on held-out pairs, None where there are none.
+    agreement: the last measurement on held-out pairs of what is in the file, None where there are none. kept: the step
+    whose weights these are. early: it is complete before the last step. said: for a person, of those two.
     """
 
     step: int
     steps: int
     lora: Path
     agreement: Agreement | None
+    kept: int
+    early: bool = False
+    said: str = ""
 
     @property
     def finished(self) -> bool:
-        return self.step == self.steps
+        return self.early or self.step == self.steps
 
 
 def train(run: Run, stop: StopRequest) -> Outcome:
@@ -136,15 +143,28 @@ def _train(run: Run, config: RunConfig, stop: StopRequest, ranks: Ranks) -> Outc
     meter = Meter(run, steps, loss_scaling=learner.precision == "float16", ranks=ranks)
     _log_start(run, config, material, learner, batches, device)
 
+    (standing, *_) = ranks.together([standing_of(run.events())])
+
     def measure(step: int) -> None:
-        if len(held_out):
-            agreement = held_out.measure(learner.base, learner.unet, learner.objective, device, ranks)
-            run.log("evaluation", step=step, **asdict(agreement))
+        nonlocal standing
+        if not len(held_out):
+            return
+        agreement = held_out.measure(learner.base, learner.unet, learner.objective, device, ranks)
+        run.log("evaluation", step=step, **asdict(agreement))
+        before, moment = standing, moment_of({"event": "evaluation", "step": step, **asdict(agreement)})
+        if moment is None:
+            return
+        standing = before.after(moment)
+        if ranks.first and watch.keep == "best" and standing.kept is moment:
+            keep_weights(run.state_folder, step, adapters.state(learner.unet))
+        if (rise := before.harm(moment)) and not _alarmed(run):
+            run.log("warning", kind="harm", step=step, text=harm_sentence(config.objective, *rise, moment.agreement))
 
     def save(step: int) -> None:
         meter.read()  # raises on numbers that are not finite: such a state is never saved
         if ranks.first:
             save_state(run.state_folder, learner.state(step, material.origin, taken))
+            forget_weights(run.state_folder, but=standing.kept.step if standing.kept else None)
         run.log("checkpoint", step=step)
 
     def paint(step: int) -> None:
@@ -155,14 +175,18 @@ def _train(run: Run, config: RunConfig, stop: StopRequest, ranks: Ranks) -> Outc
         measure(0)
         paint(0)
 
+    def exhausted() -> bool:
+        return watch.evaluate_every > 0 and standing.exhausted(watch.patience)
+
     def save_so_far() -> None:
         if learner.between_steps and step > start and ranks.alone:
             save(step)
 
     step = start
     meter.restart()
+    stop_at = start if exhausted() else steps  # it ended early before, and is only looked at again
     ours = batches_by_step(
-        batches, config.training.accumulation, start, steps, device, first=taken, rank=ranks.rank, size=ranks.size
+        batches, config.training.accumulation, start, stop_at, device, first=taken, rank=ranks.rank, size=ranks.size
     )
     with _saved_where_memory_ends(save_so_far):
         for micro_batches in ours:
@@ -182,28 +206,37 @@ def _train(run: Run, config: RunConfig, stop: StopRequest, ranks: Ranks) -> Outc
                     paint(step)
                 if _due(step, watch.checkpoint_every):
                     save(step)
+            if exhausted():
+                break
 
         meter.read()
-        finished = step == steps
-        if finished and watch.evaluate_every:
+        early = step < steps and exhausted()
+        finished = early or step == steps
+        if finished and watch.evaluate_every and not early:
             measure(step)
-        if finished and watch.sample_every:
-            paint(step)
         save(step)
-    if not ranks.first:
-        return Outcome(step, steps, run.lora_file, None)
-    agreement = _last_agreement(run)
-    facts = _facts(run, config, material, learner, step, agreement)
-    write_lora(run.lora_file, learner.unet, learner.settings, material.base.family, facts)
+        if not ranks.first:
+            return Outcome(step, steps, run.lora_file, None, step, early)
+        result = result_of(run, config, standing, step)
+        if finished and watch.sample_every:
+            with result.worn(learner.unet):
+                paint(result.step)
+    write_result(run, config, material, learner, result)
+    said = " ".join(filter(None, [_ended_early(step, config) if early else "", result.said]))
     run.log(
         "finished" if finished else "stopped",
         step=step,
+        kept=result.step,
+        early=early,
+        said=said,
         lora=run.lora_file,
         report=run.report_file,
-        agreement=agreement and agreement.agreement,
+        agreement=result.agreement and result.agreement.agreement,
     )
+    if finished:
+        tidy(run)
     write_report(run)
-    return Outcome(step, steps, run.lora_file, agreement)
+    return Outcome(step, steps, run.lora_file, result.agreement, result.step, early, said)
 
 
 @contextmanager
@@ -244,11 +277,15 @@ def _due(step: int, every: int) -> bool:
     return every > 0 and step % every == 0
 
 
-def _last_agreement(run: Run) -> Agreement | None:
-    """The newest measurement, which may have been taken before the run was resumed."""
-    wanted = [one.name for one in fields(Agreement)]
-    measured = [event for event in run.events() if event["event"] == "evaluation"]
-    return Agreement(**{name: measured[-1][name] for name in wanted}) if measured else None
+def _alarmed(run: Run) -> bool:
+    return any(event["event"] == "warning" and event.get("kind") == "harm" for event in run.events())
+
+
+def _ended_early(step: int, config: RunConfig) -> str:
+    return (
+        f"The training ended early, after step {step} of {config.training.steps}: the last {config.watch.patience} "
+        "measurements brought neither more agreement nor less error (`--patience`)."
+    )
 
 
 def _log_start(
@@ -289,29 +326,3 @@ def _stored_otherwise(before: str, now: str, step: int) -> str:
         f"the first {step} steps were taken with --quantize {before} and the rest with {now}: numbers and sample "
         "pictures from before and after differ a little by that alone"
     )
-
-
-def _facts(
-    run: Run, config: RunConfig, material: Material, learner: Learner, step: int, agreement: Agreement | None
-) -> dict[str, object]:
-    """What the LoRA file says of itself."""
-    resolution = config.data.resolution or material.base.resolution
-    facts: dict[str, object] = {
-        "modelspec.title": run.name,
-        "modelspec.resolution": f"{resolution}x{resolution}",
-        "base": Path(config.base).name,
-        "base_hash": material.base.identity(),
-        "pairs": len(material.train),
-        "pairs_hash": material.pair_set.fingerprint,
-        "steps": step,
-        "seed": config.training.seed,
-        "learning_rate": config.optimization.learning_rate,
-        "objective": config.objective.kind,
-        "objective_knobs": str(learner.objective),
-    }
-    if config.training.quantize != "none":
-        facts["quantize"] = config.training.quantize
-    if agreement:
-        facts["agreement"] = round(agreement.agreement, 4)
-        facts["agreement_pairs"] = agreement.pairs
-    return facts

@@ -8,6 +8,7 @@ gradient is its own error's gradient times that number, and the activations of o
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Literal
 
 import torch
@@ -15,8 +16,9 @@ from torch import Tensor, nn
 
 from .batches import PairBatch
 from .families.base import Base
+from .loser_guard import let_through
 from .objectives import Judged, Objective, PairErrors
-from .pair_errors import pair_errors, picture_errors, reference_errors
+from .pair_errors import mean_square, pair_errors, reference_errors, residuals, residuals_together
 
 Way = Literal["together", "one by one", "kept apart"]
 """together: both pictures in one forward of twice the size.
@@ -40,20 +42,59 @@ def add_gradient(
     *,
     way: Way,
     seed: int,
+    guard: float | None = None,
 ) -> tuple[Judged, PairErrors]:
     """Add the gradient of the mean loss over `batch` to the parameters' `.grad`; nothing waits for the device.
 
     backward: what is called with a scalar in place of its `.backward()`, once or (separately) twice; scaling it scales
     the gradient. seed: of LoRA dropout where the pictures go separately; the masks of the two are drawn independently,
     as they are where both go together, but they are other draws. Without dropout all ways give the same gradient, up
-    to the rounding of sums. The errors that are returned carry no gradient.
+    to the rounding of sums. guard: mu of loser_guard.py, which lets through only a part of the rejected pictures'
+    gradient. The errors that are returned carry no gradient.
     """
     if way != "together":
-        return _apart(base, unet, batch, objective, backward, seed, kept=way == "kept apart")
+        return _apart(base, unet, batch, objective, backward, seed, guard, kept=way == "kept apart")
+    if guard is not None:
+        return _together_guarded(base, unet, batch, objective, backward, guard)
     errors = pair_errors(base, unet, batch, reference=objective.needs_reference)
     judged = objective(errors)
     backward(judged.loss.to(errors.chosen.device))
     return judged, errors
+
+
+def _together_guarded(
+    base: Base,
+    unet: nn.Module,
+    batch: PairBatch,
+    objective: Objective,
+    backward: Callable[[Tensor], None],
+    guard: float,
+) -> tuple[Judged, PairErrors]:
+    references = reference_errors(base, unet, batch, split=False) if objective.needs_reference else (None, None)
+    of_chosen, of_rejected = residuals_together(base, unet, batch)
+    chosen, rejected = mean_square(of_chosen), mean_square(of_rejected)
+    errors = PairErrors(chosen.detach(), rejected.detach(), *references, batch.preference, batch.weight)
+    judged, slopes = _slopes(objective, errors, of_chosen.detach(), of_rejected.detach(), guard)
+    backward(
+        sum((error * slope).sum() for error, slope in zip((chosen, rejected), slopes, strict=True) if slope is not None)
+    )
+    return judged, errors
+
+
+def _slopes(
+    objective: Objective, errors: PairErrors, of_chosen: Tensor, of_rejected: Tensor, guard: float | None
+) -> tuple[Judged, list[Tensor | None]]:
+    """What the objective says, and how much of each picture's own gradient is to be added: d loss / d error, (pairs,).
+
+    None where the loss does not depend on an error. of_chosen, of_rejected: residuals, for the guard.
+    """
+    ends = errors.chosen.detach().requires_grad_(), errors.rejected.detach().requires_grad_()
+    judged = objective(replace(errors, chosen=ends[0], rejected=ends[1]))
+    pull, push = torch.autograd.grad(judged.loss, ends, allow_unused=True)
+    if guard is not None and pull is not None and push is not None:
+        overlap = (of_chosen * of_rejected).mean(dim=(1, 2, 3))
+        push = push * let_through(pull, push, errors.chosen, overlap, guard)
+    return judged, [pull, push]
 
 
 def _apart(
@@ -63,6 +104,7 @@ def _apart(
     objective: Objective,
     backward: Callable[[Tensor], None],
     seed: int,
+    guard: float | None,
     *,
     kept: bool,
 ) -> tuple[Judged, PairErrors]:
@@ -75,21 +117,25 @@ def _apart(
     """
     references = reference_errors(base, unet, batch, split=True) if objective.needs_reference else (None, None)
 
-    def error(picture: Tensor, seed: int) -> Tensor:
+    def off(picture: Tensor, seed: int) -> Tensor:
         torch.manual_seed(seed)  # twice for the rejected picture: what is judged is what is corrected
-        return picture_errors(base, unet, batch, picture)
+        return residuals(base, unet, batch, picture)
 
     with torch.set_grad_enabled(kept):
-        rejected = error(batch.rejected, seed + 1)
-    chosen = error(batch.chosen, seed)
+        rejected_off = off(batch.rejected, seed + 1)
+        rejected = mean_square(rejected_off)
+    rejected_off = rejected_off.detach()  # no graph may live on after its backward by what the guard looks at
+    chosen_off = off(batch.chosen, seed)
+    chosen = mean_square(chosen_off)
+    chosen_off = chosen_off.detach()
 
-    ends = chosen.detach().requires_grad_(), rejected.detach().requires_grad_()
-    judged = objective(PairErrors(*ends, *references, batch.preference, batch.weight))
-    of_chosen, of_rejected = torch.autograd.grad(judged.loss, ends, allow_unused=True)
+    errors = PairErrors(chosen.detach(), rejected.detach(), *references, batch.preference, batch.weight)
+    judged, (of_chosen, of_rejected) = _slopes(objective, errors, chosen_off, rejected_off, guard)
+    del chosen_off, rejected_off
     if of_chosen is not None:
         backward((chosen * of_chosen).sum())
     del chosen
     if of_rejected is not None:
-        again = rejected if kept else error(batch.rejected, seed + 1)
+        again = rejected if kept else mean_square(off(batch.rejected, seed + 1))
         backward((again * of_rejected).sum())
-    return judged, PairErrors(*(end.detach() for end in ends), *references, batch.preference, batch.weight)
+    return judged, errors

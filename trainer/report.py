@@ -18,11 +18,11 @@ from .report_page import Html, element, enlargeable, facts, page, paragraph, pic
 from .runs import Run
 from .summary import (
     Summary,
-    course,
     damage,
     headline,
     how_it_ended,
     how_sure,
+    measured,
     number,
     percent,
     summarise,
@@ -57,9 +57,9 @@ def write_report(run: Run, extra: Sequence[Extra] = ()) -> Path:
 
 def _top(summary: Summary) -> Html:
     sentence = text(headline(summary) + ".")
-    measured = course(summary.evaluations, "agreement")
-    if measured:
-        share = percent(measured[-1][1])
+    told = measured(summary)
+    if told:
+        share = percent(told["agreement"])
         sentence = Html(sentence.replace(f"you on {share} ", f"you on <em>{share}</em> ", 1))
     state = [element("b", text(_STATES[summary.ending])), text(f" · {summary.name} · MaPO Studio")]
     words = element(
@@ -103,7 +103,9 @@ def _moment(sheet: Path, summary: Summary) -> str:
     step = sheet.stem.removeprefix("step-").lstrip("0") or "0"
     if step == "0":
         return "Before training"
-    return f"Step {step}, the end" if step == str(summary.steps) else f"Step {step}"
+    end = str(summary.step if summary.early else summary.steps)
+    kept = ", kept" if step == str(summary.kept) and step != end else ""
+    return f"Step {step}, the end" if step == end else f"Step {step}{kept}"
 
 
 def _curves(summary: Summary) -> Html:

@@ -8,16 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from .config import RunConfig
+from .config import ObjectiveConfig, RunConfig
+from .keeping import moment_of, standing_of
 from .runs import Event, Run
 from .wilson import share_and_interval
 
 Ending = Literal["finished", "stopped", "failed", "open"]
 
-_CLEARLY_WORSE = 1.1
-_HIGH_AGREEMENT = 0.6
 _LESS_PUSH = {
-    "mapo": "Lower `--margin-weight` or `--learning-rate`",
     "dpo": "Lower `--learning-rate`, or use `--objective mapo` or `dpo+sft`, which also hold on to the chosen pictures",
     "sft": "Lower `--learning-rate`, or take fewer `--steps`",
     "dpo+sft": "Raise `--likelihood-weight` or lower `--learning-rate`",
@@ -45,6 +43,12 @@ class Summary:
     warnings: tuple[str, ...]
     calibrated: Event
     """What the knobs that are auto came to, {} where none are."""
+    kept: int | None
+    """The step whose weights are the LoRA, of a run that has ended."""
+    early: bool
+    """Whether it was complete before its last step."""
+    said: str
+    """Why it ended early, and why an earlier step was kept; "" where neither is so."""
 
     @property
     def steps(self) -> int:
@@ -67,11 +71,12 @@ def summarise(run: Run) -> Summary:
     events = list(run.events())
     ending: Ending = "open"
     error = ""
+    result: Event = {}
     for event in events:
         if event.get("event") in ("finished", "stopped", "failed"):
-            ending, error = event["event"], str(event.get("error") or "")
+            ending, error, result = event["event"], str(event.get("error") or ""), event
         elif event.get("event") in ("started", "resumed", "step", "encoding"):
-            ending = "open"
+            ending, result = "open", {}
     of_kind = {kind: tuple(one for one in events if one.get("event") == kind) for kind in _KINDS}
     done = [number(event, "step") or 0 for kind in ("step", "checkpoint") for event in of_kind[kind]]
     return Summary(
@@ -85,7 +90,15 @@ def summarise(run: Run) -> Summary:
         calibrated=of_kind["calibrated"][-1] if of_kind["calibrated"] else {},
         taken=of_kind["step"],
         evaluations=of_kind["evaluation"],
-        warnings=tuple(dict.fromkeys(str(one["text"]) for one in of_kind["warning"] if one.get("text"))),
+        # That of harm is said by `damage` as the end has it.
+        warnings=tuple(
+            dict.fromkeys(
+                str(one["text"]) for one in of_kind["warning"] if one.get("text") and one.get("kind") != "harm"
+            )
+        ),
+        kept=None if (kept := number(result, "kept")) is None else int(kept),
+        early=result.get("early") is True,
+        said=str(result.get("said") or ""),
     )
 
 
@@ -112,18 +125,18 @@ def percent(share: float) -> str:
 
 def headline(summary: Summary) -> str:
     """What was learned, as one sentence without its full stop."""
-    measured = _measured(summary)
-    if measured is None:
+    told = measured(summary)
+    if told is None:
         return f"How well {summary.name} agrees with you was not measured"
-    pairs = int(number(measured, "pairs") or 0)
+    pairs = int(number(told, "pairs") or 0)
     among = "1 pair" if pairs == 1 else f"{pairs} pairs" if pairs else "pairs"
-    share = share_and_interval(measured["agreement"], number(measured, "low"), number(measured, "high"))
+    share = share_and_interval(told["agreement"], number(told, "low"), number(told, "high"))
     return f"{summary.name} agrees with you on {share} of {among} it has not trained on"
 
 
 def how_sure(summary: Summary) -> list[str]:
     """What the headline rests on: its interval, where it began, and why there is none if there is none."""
-    last = _measured(summary)
+    last = measured(summary)
     if last is None:
         return [_why_unmeasured(summary)]
     said = []
@@ -140,7 +153,7 @@ def how_sure(summary: Summary) -> list[str]:
         if low is not None and high is not None and low <= before <= high:
             sentence += " The two are too close for so few pairs: the difference may be chance."
         said.append(sentence)
-    if step < summary.step:
+    if step < summary.step and step != summary.kept:
         said.append(f"Measured at step {step}; the training went on to step {summary.step}.")
     return said
 
@@ -150,10 +163,11 @@ def how_it_ended(summary: Summary) -> str:
     done = f"step {summary.step} of {summary.steps}"
     again = f"Go on with it by `{resume_command(summary)}`."
     if summary.ending == "finished":
-        return f"The training is complete: {summary.steps} {'step' if summary.steps == 1 else 'steps'}."
+        complete = f"The training is complete: {summary.steps} {'step' if summary.steps == 1 else 'steps'}."
+        return " ".join(filter(None, ["" if summary.early else complete, summary.said]))
     if summary.ending == "stopped":
         where = f"Stopped at {done}, saved." if summary.step else "Stopped before the first step."
-        return f"{where} {again}"
+        return " ".join(filter(None, [where, summary.said, again]))
     if summary.ending == "failed":
         error = summary.error.rstrip(". ") or "it left no message"
         return f"Failed at {done}: {error}. When that is mended: `{resume_command(summary)}`."
@@ -162,17 +176,30 @@ def how_it_ended(summary: Summary) -> str:
 
 def damage(summary: Summary) -> str | None:
     """A warning where the agreement was bought with the picture quality, which agreement alone does not show."""
-    errors = course(summary.evaluations, "winner_error", "agreement")
-    if len(errors) < 2:
+    told = measured(summary)
+    if told is None or (moment := moment_of(told)) is None:
         return None
-    (_, before, _), (_, after, agreement) = errors[0], errors[-1]
-    if agreement < _HIGH_AGREEMENT or before <= 0 or after < _CLEARLY_WORSE * before:
-        return None
+    earlier = (one for one in summary.evaluations if (number(one, "step") or 0) < moment.step)
+    rise = standing_of(earlier).harm(moment)
+    return harm_sentence(summary.config.objective, *rise, moment.agreement) if rise else None
+
+
+def harm_sentence(objective: ObjectiveConfig, rise: float, since: int, agreement: float) -> str:
+    """The same, live or afterwards. rise: of the error on the chosen pictures, as a share of that at step `since`."""
+    when = f" since step {since}" if since else ""
     return (
         "The model got better at telling your pictures apart by getting worse at painting: its error on the pictures "
-        f"you chose rose by {percent(after / before - 1)} while the agreement is {percent(agreement)}. "
-        f"{_LESS_PUSH[summary.config.objective.kind]}, and look closely at the sample pictures."
+        f"you chose rose by {percent(rise)}{when} while the agreement is {percent(agreement)}. "
+        f"{_less_push(objective)}, and look closely at the sample pictures."
     )
+
+
+def _less_push(objective: ObjectiveConfig) -> str:
+    if objective.kind != "mapo":
+        return _LESS_PUSH[objective.kind]
+    weight = "--push" if objective.margin_weight == "auto" else "--margin-weight"
+    guard = "" if objective.loser_guard is not None else ", set `--loser-guard 0.6`"
+    return f"Lower `{weight}` or `--learning-rate`{guard}, or take fewer `--steps`"
 
 
 def resume_command(summary: Summary) -> str:
@@ -183,9 +210,11 @@ def resume_command(summary: Summary) -> str:
     return command
 
 
-def _measured(summary: Summary) -> Event | None:
-    """The newest evaluation that came to a number."""
-    return next((one for one in reversed(summary.evaluations) if number(one, "agreement") is not None), None)
+def measured(summary: Summary) -> Event | None:
+    """The newest evaluation that came to a number, of those up to the step whose weights are the LoRA."""
+    until = math.inf if summary.kept is None else summary.kept
+    numbers = (one for one in reversed(summary.evaluations) if number(one, "agreement") is not None)
+    return next((one for one in numbers if (number(one, "step") or 0) <= until), None)
 
 
 def _why_unmeasured(summary: Summary) -> str:

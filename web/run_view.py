@@ -11,6 +11,7 @@ from ..trainer.jobs import Status
 from ..trainer.progress import as_time
 from ..trainer.runs import Event, Run
 from ..trainer.summary import Summary, course, headline, number, percent
+from ..trainer.summary import measured as newest
 from ..trainer.wilson import share_and_interval
 from .run_files import address
 
@@ -52,9 +53,10 @@ def agreement_html(summary: Summary) -> str:
     if not measured:
         # The course of a run that has only begun says nothing yet; one that has ended says why.
         return "" if summary.ending == "open" else f'<p class="quiet">{escape(headline(summary))}.</p>'
-    step, share, low, high = measured[-1]
+    told = newest(summary) or {}
+    step, share, low, high = next((one for one in reversed(measured) if one[0] == told.get("step")), measured[-1])
     sure = share_and_interval(share, low, high)
-    pairs = number(summary.evaluations[-1], "pairs") or 0
+    pairs = number(told, "pairs") or 0
     when = f"after step {step:.0f}" if step else "before training"
     if len(measured) > 1 and measured[0][0] == 0:
         when += f"; {percent(measured[0][1])} before training"

@@ -48,12 +48,12 @@ def pairs(encoded, count: int, preference: float = 1.0, weight: float = 1.0, lev
     return batch
 
 
-def gradient(base, model, batch, objective, way, seed=0, scale=1.0):
+def gradient(base, model, batch, objective, way, seed=0, scale=1.0, guard=None):
     unet, parameters = model
     for parameter in parameters:
         parameter.grad = None
     judged, errors = add_gradient(
-        base, unet, batch, objective, lambda loss: (scale * loss).backward(), way=way, seed=seed
+        base, unet, batch, objective, lambda loss: (scale * loss).backward(), way=way, seed=seed, guard=guard
     )
     return torch.cat([parameter.grad.flatten() for parameter in parameters]), judged, errors
 
@@ -94,6 +94,20 @@ def test_any_preferences_weights_and_noise_levels_do_too(
     together, *_ = gradient(base, plain, batch, OBJECTIVES[name], "together")
     apart, *_ = gradient(base, plain, batch, OBJECTIVES[name], way)
     assert close(apart, together)
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_the_guard_takes_as_much_from_the_rejected_pictures_whichever_way_they_go(base, encoded, plain, name):
+    batch = pairs(encoded, 3, preference=0.7, weight=0.4)
+    objective = OBJECTIVES[name]
+    together, judged, _ = gradient(base, plain, batch, objective, "together", guard=0.9)
+    for way in APART:
+        apart, same_judged, _ = gradient(base, plain, batch, objective, way, guard=0.9)
+        assert close(apart, together)
+        assert torch.allclose(same_judged.loss, judged.loss, rtol=1e-5)
+    free, *_ = gradient(base, plain, batch, objective, "together")
+    # The two pictures of a pair share their noise, so their residuals nearly always point one way.
+    assert close(free, together) == (name == "sft")
 
 
 @pytest.mark.parametrize("way", APART)

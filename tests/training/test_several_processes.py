@@ -142,3 +142,30 @@ def test_an_error_of_one_ends_both_with_its_sentence(workspace, config):
     assert "mapo: a cosmic ray hit the second process" in complained
     assert list(run.events())[-1]["event"] == "failed"
     assert list(run.events())[-1]["error"] == "a cosmic ray hit the second process"
+
+
+def test_two_processes_find_the_temperature_of_one_and_end_early_where_one_does(workspace, settings):
+    """A patience of 1 ends a run on random weights soon; both must see the same end and keep the same moment."""
+
+    def made(name: str, **training) -> Run:
+        config = settings(
+            name=name,
+            objective={"temperature": "auto", "margin_weight": "auto"},
+            optimization={"learning_rate": 1e-3, "warmup_steps": 2},
+            training={"steps": STEPS, "batch_size": 2, "accumulation": 1} | training,
+            watch={"evaluate_every": 1, "patience": 1, "checkpoint_every": 100, "log_every": 1},
+        )
+        return Run.create(workspace, config)
+
+    together, alone = made("patient-two"), made("patient-one", accumulation=2)
+    code, said, complained = ended(two(together))
+    assert code == 0, complained
+    one(alone)
+    (found,), (same,) = events(together, "calibrated"), events(alone, "calibrated")
+    assert found["temperature"] == pytest.approx(same["temperature"], rel=1e-3)
+    (ending,), (same_ending,) = events(together, "finished"), events(alone, "finished")
+    assert [ending[name] for name in ("step", "kept", "early")] == [
+        same_ending[name] for name in ("step", "kept", "early")
+    ]
+    assert json.loads(said.splitlines()[-1])["kept"] == ending["kept"]
+    assert apart(together, alone) <= 1e-5
