@@ -72,6 +72,7 @@ def test_each_prompt_gets_its_candidates_and_their_pairs(store, paint):
     assert dict(map(tuple, pairs)) == {"a red circle": 3, "a blue square": 3}
 
 
+@pytest.mark.slow
 def test_nothing_is_painted_twice_and_more_can_be_asked_for(store, paint, tiny_lora):
     paint()
     before = pictures(store)

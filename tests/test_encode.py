@@ -319,6 +319,7 @@ def test_a_corrupted_entry_is_refused_when_read_and_made_again(pairs, tmp_path, 
     assert torch.equal(load_latent(first.pairs[0].chosen)[0], before[0])
 
 
+@pytest.mark.slow
 def test_the_number_of_workers_does_not_change_the_results(tmp_path):
     pairs = some_pairs(tmp_path / "pictures", count=12)
     made = {}
@@ -502,6 +503,7 @@ def fits_only(most):
     return make
 
 
+@pytest.mark.slow
 def test_out_of_memory_halves_the_batch_and_gives_the_same_latents(tmp_path):
     pairs = some_pairs(tmp_path / "pictures", count=7, sizes=((64, 64),))
     whole = run(SmallBase(), pairs, tmp_path / "whole")

@@ -224,6 +224,7 @@ def random_lora_state(model):
     }
 
 
+@pytest.mark.slow
 def test_a_lora_file_changes_the_pictures_as_the_trained_model_would(base, lora, texts):
     path, settings, state = lora
     trained = base.load_unet(CPU, torch.float32)

@@ -72,6 +72,7 @@ def test_keys_are_the_kohya_names_of_every_trained_module_and_nothing_else(famil
     assert safetensors.torch.load_file(path).keys() == expected
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*copying from a non-meta parameter")
 @pytest.mark.parametrize(("family", "targets", "modules"), REAL)
 def test_diffusers_loads_every_module_with_no_key_left_over(family, targets, modules, real_file, real_unet):

@@ -20,7 +20,7 @@ MANNER = Manner((64, 64), steps=3, guidance=4.0, negative="xyz")
 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory):
-    return open_base(write_sdxl(tmp_path_factory.mktemp("sdxl")))
+    return open_base(write_sdxl(tmp_path_factory.mktemp("sdxl"), shallow=True))
 
 
 @pytest.fixture(scope="module")
@@ -56,6 +56,7 @@ def alone(base, wish):
     return pixels(picture)
 
 
+@pytest.mark.slow
 def test_every_wish_is_painted_as_it_would_be_alone(base, loras):
     one, two = loras
     wishes = [

@@ -18,8 +18,13 @@ TOKENS = 16
 START, END = "<|startoftext|>", "<|endoftext|>"
 
 
-def write_sdxl(folder: Path, *, seed: int = 0, scheduler: Mapping[str, object] | None = None) -> Path:
-    """A diffusers folder of an SDXL-shaped model: 64 px, latent factor 4, text 16 + 24 wide. Returns `folder`."""
+def write_sdxl(
+    folder: Path, *, seed: int = 0, scheduler: Mapping[str, object] | None = None, shallow: bool = False
+) -> Path:
+    """A diffusers folder of an SDXL-shaped model: 64 px, latent factor 4, text 16 + 24 wide. Returns `folder`.
+
+    shallow: as few blocks as there can be of each kind, for tests that train.
+    """
     from diffusers import StableDiffusionXLPipeline, UNet2DConditionModel
 
     vocabulary = write_tokenizer(folder / "tokenizer", END)
@@ -31,9 +36,9 @@ def write_sdxl(folder: Path, *, seed: int = 0, scheduler: Mapping[str, object] |
             block_out_channels=(16, 32, 32),
             down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
             up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
-            transformer_layers_per_block=(1, 1, 2),
+            transformer_layers_per_block=(1, 1, 1) if shallow else (1, 1, 2),
             attention_head_dim=(1, 2, 2),
-            layers_per_block=2,
+            layers_per_block=1 if shallow else 2,
             norm_num_groups=8,
             cross_attention_dim=40,
             use_linear_projection=True,

@@ -66,10 +66,9 @@ def hand_over(arguments: Sequence[str]) -> int:
         if tests:
             return become([pytest, *tests])
         slowest = ["--durations", "15", "--durations-min", "10"]
+        side_by_side = ["-n", "auto", "--maxprocesses", "8", "--dist", "loadfile", "--no-loadscope-reorder"]
         # All of them: as many files at a time as there are cores, then alone those that look at the clock.
-        together = wait_for(
-            [pytest, "-n", "auto", "--maxprocesses", "8", "--dist", "loadfile", "-m", "not timed", *slowest]
-        )
+        together = wait_for([pytest, *side_by_side, "-m", "not timed", "-rfER", *slowest])
         interrupted = 2  # pytest's own number for it
         if together == interrupted:
             return together

@@ -36,6 +36,8 @@ _WHOLE: dict[Any, tuple[str, ...]] = {
 }
 """Of autocast's lists, what models are made of."""
 _WIDEST_FLASH_HEAD = 256
+_SHAPES: dict[Any, Any] = {}
+"""What was made of which shapes: the same in every count of a process."""
 
 
 class LiveStorage(TorchDispatchMode):
@@ -50,7 +52,6 @@ class LiveStorage(TorchDispatchMode):
         self.now = self.most = self.host_now = self.host_most = 0
         self._card = card.type
         self._known: dict[int, weakref.ref[Any]] = {}
-        self._shapes: dict[Any, Any] = {}
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -71,9 +72,9 @@ class LiveStorage(TorchDispatchMode):
         """
         try:
             key = (func, _described(args), _described(tuple(kwargs.items())))
-            if self._shapes.get(key):
-                made = [torch.empty_strided(*shape, dtype=dtype, device=CARD) for shape, dtype in self._shapes[key][0]]
-                return made[0] if self._shapes[key][1] else tuple(made)
+            if _SHAPES.get(key):
+                made = [torch.empty_strided(*shape, dtype=dtype, device=CARD) for shape, dtype in _SHAPES[key][0]]
+                return made[0] if _SHAPES[key][1] else tuple(made)
         except _Indescribable:
             return _done(func, args, kwargs)
         made = _done(func, args, kwargs)
@@ -84,7 +85,7 @@ class LiveStorage(TorchDispatchMode):
             isinstance(one, Tensor) and one.device.type == CARD.type and one.untyped_storage()._cdata not in given
             for one in tensors
         ):
-            self._shapes[key] = ([((one.shape, one.stride()), one.dtype) for one in tensors], single)
+            _SHAPES[key] = ([((one.shape, one.stride()), one.dtype) for one in tensors], single)
         return made
 
     def add(self, tensor: Tensor) -> None:

@@ -103,7 +103,7 @@ def test_latents_have_about_unit_variance(pipeline):
 
 @pytest.mark.slow
 def test_base_paints_what_it_is_asked_for_and_outlines_by_chance(pipeline):
-    prompts = list(captions())
+    prompts = list(captions())[::2]
     pictures = []
     for start in range(0, len(prompts), 30):
         part = prompts[start : start + 30]

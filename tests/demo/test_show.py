@@ -5,12 +5,14 @@ from pathlib import Path
 
 import pytest
 from mapo_studio.trainer.cli import main
+from mapo_studio.trainer.demo import show
 from mapo_studio.trainer.lora_file import read_lora
 from PIL import Image
 
 
 @pytest.mark.slow
-def test_the_demo_learns_the_taste_and_forgets_no_caption(tmp_path, capfd):
+def test_the_demo_learns_the_taste_and_forgets_no_caption(tmp_path, capfd, monkeypatch):
+    monkeypatch.setattr(show, "PICTURES", 40)  # half of what it paints before and after
     assert main(["demo", "--json", "--workspace", str(tmp_path)]) == 0
     out = capfd.readouterr().out
     said = json.loads(out.splitlines()[-1])

@@ -9,12 +9,12 @@ import io
 import json
 import os
 import re
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
+from mapo_studio.tests.arriving import standing, wait_until
 from mapo_studio.tests.hosts.comfyui_page import await_pair, load, nodes, page_of, sidebar, tidy, visit
 from mapo_studio.tests.hosts.prompts import painting
 from mapo_studio.tests.hosts.running_comfyui import RunningComfyUI
@@ -23,10 +23,8 @@ from mapo_studio.trainer.demo.world import captions, draw, dress
 from mapo_studio.trainer.preferences import collecting
 from mapo_studio.trainer.preferences.database import open_store
 from mapo_studio.trainer.preferences.picture_store import About, keep_file, pictures_of
-from mapo_studio.trainer.preferences.schema import Judgement
 from mapo_studio.trainer.runs import Run
 from playwright.sync_api import Browser, Page, expect
-from sqlalchemy import func, select
 
 pytestmark = pytest.mark.slow
 
@@ -80,21 +78,6 @@ def as_png(picture) -> bytes:
 
 def judged(server: RunningComfyUI, dataset: str) -> int:
     return server.get("/mapo/api/statistics", dataset=dataset)["judged"]
-
-
-def standing(server: RunningComfyUI) -> int:
-    """Judgements that were not taken back. (A pair that comes again for a check is judged once more.)"""
-    with open_store(server.workspace).reading() as session:
-        undone = select(Judgement.undoes).where(Judgement.undoes.is_not(None))
-        kept = Judgement.answer != "undo", Judgement.id.not_in(undone)
-        return session.scalar(select(func.count()).select_from(Judgement).where(*kept))
-
-
-def wait_until(holds: Callable[[], bool], seconds: float = 30) -> None:
-    end = time.monotonic() + seconds
-    while not holds():
-        assert time.monotonic() < end
-        time.sleep(0.05)
 
 
 def choose(page: Page, dataset: str) -> None:
@@ -157,7 +140,7 @@ def test_ten_pairs_are_judged_by_keyboard_alone_and_comfyuis_shortcuts_stay_out(
     page.locator(".mapo-tab-button").click()  # closed, so that all that follows is done by keys
     load(page, collecting_graph("a red circle at the top left", "unused"))
     page.evaluate("() => app.canvas.selectItems(app.graph.nodes)")
-    before = standing(server)
+    before = standing(server.workspace)
     page.keyboard.press("Alt+j")
     for key in ["ArrowLeft", "ArrowRight", "Shift+ArrowLeft", "ArrowDown", "x"] * 2:
         await_pair(page, page.locator("mapo-judge"))
@@ -165,11 +148,11 @@ def test_ten_pairs_are_judged_by_keyboard_alone_and_comfyuis_shortcuts_stay_out(
         page.keyboard.press("Backspace")  # would delete what is selected
         page.keyboard.press("w")  # would open another tab
         page.wait_for_timeout(100)  # ten a second
-    wait_until(lambda: standing(server) == before + 10)
+    wait_until(lambda: standing(server.workspace) == before + 10)
     page.evaluate("() => app.canvas.deselectAll()")
     shot(page, "comfyui-sidebar")
     page.keyboard.press("z")
-    wait_until(lambda: standing(server) == before + 9)
+    wait_until(lambda: standing(server.workspace) == before + 9)
     assert len(nodes(page, "KSampler")) == 1
     expect(page.locator(".mapo-sidebar")).to_be_visible()
 
@@ -177,7 +160,7 @@ def test_ten_pairs_are_judged_by_keyboard_alone_and_comfyuis_shortcuts_stay_out(
 def test_what_is_typed_into_a_node_never_judges(page: Page, server: RunningComfyUI, taste: str):
     choose(page, taste)
     load(page, collecting_graph("a red circle", "unused"))
-    before = standing(server)
+    before = standing(server.workspace)
     text = page.locator("textarea.comfy-multiline-input").first
     text.click()
     page.locator("mapo-judge").hover()  # the pointer is over the pictures, but the keys go into the text
@@ -185,8 +168,8 @@ def test_what_is_typed_into_a_node_never_judges(page: Page, server: RunningComfy
         page.keyboard.press(key)
     # A judgement that is meant comes after: had the keys judged, they would have been sent with it.
     page.locator("mapo-judge").get_by_alt_text("left picture").click()
-    wait_until(lambda: standing(server) > before)
-    assert standing(server) == before + 1
+    wait_until(lambda: standing(server.workspace) > before)
+    assert standing(server.workspace) == before + 1
     assert "x" in text.input_value()
 
 
@@ -194,7 +177,7 @@ def test_large_pictures_are_judged_in_a_dialog_and_go_back_into_the_tab(
     page: Page, server: RunningComfyUI, taste: str, shot
 ):
     choose(page, taste)
-    before = standing(server)
+    before = standing(server.workspace)
     page.keyboard.press("Alt+Shift+J")
     dialog = page.get_by_role("dialog", name="Judge with large pictures")
     picture = dialog.get_by_alt_text("left picture")
@@ -203,13 +186,13 @@ def test_large_pictures_are_judged_in_a_dialog_and_go_back_into_the_tab(
     page.mouse.move(5, 5)  # over the backdrop: the keys need no pointer here
     await_pair(page, dialog)
     page.keyboard.press("ArrowLeft")
-    wait_until(lambda: standing(server) == before + 1)
+    wait_until(lambda: standing(server.workspace) == before + 1)
     shot(page, "comfyui-judge-large")
     page.keyboard.press("Escape")
     expect(dialog).to_have_count(0)
     await_pair(page, page.locator(".mapo-sidebar mapo-judge"))
     page.keyboard.press("ArrowRight")
-    wait_until(lambda: standing(server) == before + 2)
+    wait_until(lambda: standing(server.workspace) == before + 2)
 
 
 @pytest.mark.parametrize("width", [320, 480])

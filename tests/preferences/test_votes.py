@@ -194,7 +194,7 @@ def quick_store(tmp_path, url):
     store.close()
 
 
-@pytest.mark.parametrize("examples", [40, pytest.param(120, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("examples", [20, pytest.param(60, marks=pytest.mark.slow)])
 def test_votes_are_what_the_judgements_add_up_to(quick_store, examples):
     machine = type("Machine", (Judging,), {"store": quick_store, "done": Counter()})
     run_state_machine_as_test(
@@ -204,7 +204,7 @@ def test_votes_are_what_the_judgements_add_up_to(quick_store, examples):
             stateful_step_count=25,
             deadline=None,
             suppress_health_check=list(HealthCheck),
-            derandomize=examples < 100,
+            derandomize=examples < 60,
         ),
     )
     # A rule that never runs tests nothing.

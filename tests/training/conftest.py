@@ -21,7 +21,7 @@ PAIRS = 12
 
 @pytest.fixture(scope="session")
 def base_folder(tmp_path_factory) -> Path:
-    return write_sdxl(tmp_path_factory.mktemp("training") / "base")
+    return write_sdxl(tmp_path_factory.mktemp("training") / "base", shallow=True)
 
 
 @pytest.fixture(scope="session")

@@ -60,6 +60,7 @@ def test_the_reference_is_the_base_without_its_adapter(base, unet, batch):
     assert errors.chosen.requires_grad
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("objective", [MaPO(), DPO(200.0)])
 def test_held_out_agreement_is_the_same_each_time_and_for_any_batch_size(base, unet, encoded, objective):
     torch.manual_seed(1)

@@ -23,6 +23,8 @@ from PIL import Image
 from playwright.sync_api import Page, expect
 from sqlalchemy import select
 
+pytestmark = pytest.mark.timed
+
 NUMBERS = range(1, 5)
 
 
