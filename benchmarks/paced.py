@@ -52,11 +52,20 @@ class _Pace:
             self._wall.append(time.perf_counter() - self._since[0])
             self._cpu.append(time.process_time() - self._since[1])
         if self._since is None or len(self._wall) == STEPS:
-            self.say(wall=self._wall, cpu=self._cpu, peak=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+            self.say(wall=self._wall, cpu=self._cpu, peak=_peak())
             self._wall, self._cpu = [], []
             if not sys.stdin.readline():
                 os._exit(0)
         self._since = time.perf_counter(), time.process_time()
+
+
+def _peak() -> int:
+    """Bytes, of the card's memory where there is one, as torch's allocator counts it, else of the process."""
+    import torch
+
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated()
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def _released(clone: Path, arguments: list[str], pace: _Pace) -> None:

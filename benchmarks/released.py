@@ -23,6 +23,7 @@ import shutil
 import statistics
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -149,15 +150,17 @@ def measure(folder: Path, clone: Path, python: Path, rounds: int, threads: int) 
     return sides
 
 
-def their_arguments(models: Path, work: Path) -> list[str]:
+def their_arguments(
+    models: Path, work: Path, side: int = SIDE, pairs: int = 1, rank: int = RANK, more: Sequence[str] = ()
+) -> list[str]:
     options = {
         "pretrained_model_name_or_path": models / "base",
         "output_dir": work / "theirs",
         "cache_dir": work / "theirs" / "cache",
         "dataset_name": models / "pairs",
         "dataset_split_name": "train",
-        "resolution": SIDE,
-        "train_batch_size": 1,
+        "resolution": side,
+        "train_batch_size": pairs,
         "gradient_accumulation_steps": 1,
         "learning_rate": RATE,
         "lr_scheduler": "constant",
@@ -165,9 +168,9 @@ def their_arguments(models: Path, work: Path) -> list[str]:
         "max_train_steps": 100_000,
         "checkpointing_steps": 100_000,
         "seed": 0,
-        "lora_rank": RANK,
+        "lora_rank": rank,
     }
-    switches = ["--gradient_checkpointing", "--use_8bit_adam", "--no_hflip"]
+    switches = ["--gradient_checkpointing", "--use_8bit_adam", "--no_hflip", *more]
     return [*(f"--{name}={value}" for name, value in options.items()), *switches]
 
 

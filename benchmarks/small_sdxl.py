@@ -1,11 +1,11 @@
 """Makes an SDXL-shaped base with random weights and judged pairs for it, where the published ones would take a card.
 
-    python benchmarks/small_sdxl.py FOLDER [--pairs 32] [--side 256]
+    python benchmarks/small_sdxl.py FOLDER [--pairs 32] [--side 256] [--published]
 
 The UNet has SDXL's depths at a fifth of its widths (64, 128, 256), the VAE a quarter of its own, the text encoders
-two layers of 64. FOLDER/base is a diffusers folder, FOLDER/pairs a parquet file of Pick-a-Pic's layout. Runs with old
-and new versions of diffusers and transformers and imports nothing of ours: benchmarks/released.py runs it with the
-libraries of the released script, whose folders every later version reads.
+two layers of 64; with --published all have the published sizes. FOLDER/base is a diffusers folder, FOLDER/pairs a
+parquet file of Pick-a-Pic's layout. Runs with old and new versions of diffusers and transformers and imports nothing of
+ours: benchmarks/released.py runs it with the libraries of the released script, whose folders every later version reads.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import io
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +25,9 @@ from diffusers import AutoencoderKL, EulerDiscreteScheduler, StableDiffusionXLPi
 from PIL import Image
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
+CONFIGS = Path(__file__).resolve().parents[1] / "trainer" / "families" / "configs" / "sdxl"
 WIDTHS = (64, 128, 256)
-_TEXT_WIDTH = 64
+TEXT_WIDTH = 64
 _START, _END = "<|startoftext|>", "<|endoftext|>"
 
 
@@ -34,31 +36,18 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--pairs", type=int, default=32)
     parser.add_argument("--side", type=int, default=256, help="of the pictures, in px")
+    parser.add_argument("--published", action="store_true", help="the published model's sizes, for a card")
     asked = parser.parse_args()
-    write_base(asked.folder / "base", asked.side)
+    write_base(asked.folder / "base", asked.side, published_parts if asked.published else small_parts)
     write_pairs(asked.folder / "pairs", asked.pairs, asked.side)
 
 
-def write_base(folder: Path, side: int) -> None:
+def write_base(folder: Path, side: int, parts: Callable[[int, int], dict[str, Any]]) -> None:
     torch.manual_seed(0)
     tokenizers = [_tokenizer(folder / name, pad) for name, pad in (("tokenizer", _END), ("tokenizer_2", "!"))]
-    vocabulary = len(tokenizers[0])
-    vae = AutoencoderKL(
-        block_out_channels=(32, 64, 128, 128),
-        down_block_types=("DownEncoderBlock2D",) * 4,
-        up_block_types=("UpDecoderBlock2D",) * 4,
-        layers_per_block=2,
-        latent_channels=4,
-        sample_size=side,
-        scaling_factor=0.13025,
-    )
     StableDiffusionXLPipeline(
-        vae=vae,
-        text_encoder=_text_encoder(vocabulary, CLIPTextModel),
-        text_encoder_2=_text_encoder(vocabulary, CLIPTextModelWithProjection),
         tokenizer=tokenizers[0],
         tokenizer_2=tokenizers[1],
-        unet=UNet2DConditionModel(**unet_shape(side // 8)),
         scheduler=EulerDiscreteScheduler(
             beta_start=0.00085,
             beta_end=0.012,
@@ -66,7 +55,50 @@ def write_base(folder: Path, side: int) -> None:
             timestep_spacing="leading",
             steps_offset=1,
         ),
+        **parts(len(tokenizers[0]), side),
     ).save_pretrained(folder)
+
+
+def small_parts(vocabulary: int, side: int) -> dict[str, Any]:
+    return {
+        "vae": AutoencoderKL(
+            block_out_channels=(32, 64, 128, 128),
+            down_block_types=("DownEncoderBlock2D",) * 4,
+            up_block_types=("UpDecoderBlock2D",) * 4,
+            layers_per_block=2,
+            latent_channels=4,
+            sample_size=side,
+            scaling_factor=0.13025,
+        ),
+        "text_encoder": _text_encoder(vocabulary, CLIPTextModel),
+        "text_encoder_2": _text_encoder(vocabulary, CLIPTextModelWithProjection),
+        "unet": UNet2DConditionModel(**unet_shape(side // 8)),
+    }
+
+
+def published_parts(vocabulary: int, side: int) -> dict[str, Any]:
+    def config(part: str) -> dict[str, Any]:
+        return json.loads((CONFIGS / part / "config.json").read_text(encoding="utf-8"))
+
+    return {
+        "vae": _drawn(lambda: AutoencoderKL.from_config(config("vae"))),
+        "text_encoder": _drawn(lambda: CLIPTextModel(CLIPTextConfig(**config("text_encoder")))),
+        "text_encoder_2": _drawn(lambda: CLIPTextModelWithProjection(CLIPTextConfig(**config("text_encoder_2")))),
+        "unet": _drawn(lambda: UNet2DConditionModel.from_config(config("unet"))),
+    }
+
+
+@torch.no_grad()
+def _drawn(make: Callable[[], Any]) -> Any:
+    """A model in half precision, norms near one and the rest small, as in a trained one: nothing overflows."""
+    with torch.device("meta"):
+        model = make()
+    model = model.to(torch.bfloat16).to_empty(device="cuda" if torch.cuda.is_available() else "cpu")
+    for name, weight in model.named_parameters():
+        weight.normal_(std=0.02)
+        if "norm" in name and name.endswith("weight"):
+            weight += 1
+    return model.cpu()
 
 
 def unet_shape(cells: int) -> dict[str, Any]:
@@ -79,11 +111,11 @@ def unet_shape(cells: int) -> dict[str, Any]:
         "transformer_layers_per_block": (1, 2, 10),
         "attention_head_dim": (1, 2, 4),  # diffusers' name for the number of heads, each 64 wide as in SDXL
         "layers_per_block": 2,
-        "cross_attention_dim": 2 * _TEXT_WIDTH,
+        "cross_attention_dim": 2 * TEXT_WIDTH,
         "use_linear_projection": True,
         "addition_embed_type": "text_time",
         "addition_time_embed_dim": 32,
-        "projection_class_embeddings_input_dim": _TEXT_WIDTH + 6 * 32,
+        "projection_class_embeddings_input_dim": TEXT_WIDTH + 6 * 32,
     }
 
 
@@ -129,9 +161,9 @@ def _tokenizer(folder: Path, pad: str) -> CLIPTokenizer:
 def _text_encoder(vocabulary: int, kind: Any) -> Any:
     config = CLIPTextConfig(
         vocab_size=vocabulary,
-        hidden_size=_TEXT_WIDTH,
-        intermediate_size=4 * _TEXT_WIDTH,
-        projection_dim=_TEXT_WIDTH,
+        hidden_size=TEXT_WIDTH,
+        intermediate_size=4 * TEXT_WIDTH,
+        projection_dim=TEXT_WIDTH,
         num_hidden_layers=2,
         num_attention_heads=4,
         max_position_embeddings=77,

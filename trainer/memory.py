@@ -7,7 +7,7 @@ Only the optimizer's states are arithmetic: bitsandbytes' 8-bit AdamW keeps two 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
@@ -126,20 +126,36 @@ class Count:
 
     def batch(self, pairs: int, side: int, device: torch.device = CARD) -> PairBatch:
         """A batch of the right shapes, of zeros where `device` holds numbers."""
-        framing = Framing(side, side, 0, 0, side, side)
-        nowhere, cells = Path(), side // self.base.latent_factor
-        latents = torch.zeros(3, pairs, 4, cells, cells, device=device)
-        return PairBatch(
-            pairs=(EncodedPair(None, (side, side), framing, nowhere, nowhere, nowhere),) * pairs,  # type: ignore[arg-type]
-            chosen=latents[0],
-            rejected=latents[1],
-            noise=latents[2],
-            timestep=torch.zeros(pairs, dtype=torch.long, device=device),
-            text=self._text_batch(pairs, device),
-            framing=torch.zeros(pairs, 6, device=device),
-            preference=torch.ones(pairs, device=device),
-            weight=torch.ones(pairs, device=device),
-        )
+        return batch_of(pairs, side, self.base.latent_factor, self._text[1], device)
+
+
+def batch_of(
+    pairs: int,
+    side: int,
+    factor: int,
+    text: Mapping[str, tuple[int, ...]],
+    device: torch.device,
+    made: Callable[..., Tensor] = torch.zeros,
+) -> PairBatch:
+    """A batch of no pictures at all: shapes for whoever counts or times a step.
+
+    side: of the pictures, in px; factor: px to a latent cell; text: the shapes of what a prompt becomes; made: zeros,
+    or torch.randn where numbers matter.
+    """
+    framing = Framing(side, side, 0, 0, side, side)
+    nowhere, cells = Path(), side // factor
+    latents = made(3, pairs, 4, cells, cells, device=device)
+    return PairBatch(
+        pairs=(EncodedPair(None, (side, side), framing, nowhere, nowhere, nowhere),) * pairs,  # type: ignore[arg-type]
+        chosen=latents[0],
+        rejected=latents[1],
+        noise=latents[2],
+        timestep=torch.zeros(pairs, dtype=torch.long, device=device),
+        text={name: made(pairs, *shape, device=device) for name, shape in text.items()},
+        framing=torch.tensor([framing.as_list()] * pairs, dtype=torch.float32, device=device),
+        preference=torch.ones(pairs, device=device),
+        weight=torch.ones(pairs, device=device),
+    )
 
 
 def peak_of_step(learner: Learner, batch: PairBatch, card: torch.device = CARD) -> tuple[int, int]:

@@ -3,10 +3,12 @@
 import json
 import runpy
 import sys
+from concurrent.futures import Future
 from pathlib import Path
 
 import pytest
 import torch
+from mapo_studio.trainer.presets import presets
 
 SCRIPT = Path(__file__).parents[2] / "benchmarks" / "gpu.py"
 
@@ -19,15 +21,18 @@ def test_it_measures_every_row_or_names_it(tmp_path, monkeypatch, capsys):
     found = json.loads(out.read_text())
     assert found["left_out"] == []
     assert found["ceiling_tflop_a_second"] > 0
-    assert [row["pairs"] for row in found["rows"]] == [1, 2, 1]
+    assert [row["pairs"] for row in found["rows"]] == [1, 2, 1, 4]
     for row in found["rows"]:
         assert 0 < row["least"] <= row["seconds"] <= row["most"]
         assert row["pairs_a_second"] == pytest.approx(row["pairs"] / row["seconds"])
         assert row["tflop_a_second"] == pytest.approx(row["tflop"] / row["seconds"])
         assert row["allocated_gib"] is None  # a CPU's memory belongs to everybody
-    one, two, _ = found["rows"]
+        assert row["over_released"] is None
+    one, two, *_ = found["rows"]
     assert two["tflop"] == pytest.approx(2 * one["tflop"], rel=0.05)
-    assert "1 x, whole weights, recomputed" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "1 x, whole weights, recomputed" in said
+    assert "4 x, preset 4 GB" in said
 
 
 @pytest.mark.slow
@@ -35,4 +40,27 @@ def test_rows_for_which_time_is_short_are_named():
     script = runpy.run_path(str(SCRIPT))
     found = script["measure"](torch.device("cpu"), True, 1, budget=0.0)
     assert found["rows"] == []
-    assert len(found["left_out"]) == 3
+    assert len(found["left_out"]) == 4
+
+
+def test_a_row_is_set_beside_its_plan_and_the_released_script():
+    script = runpy.run_path(str(SCRIPT))
+    measured = script["Figures"](2.0, 1.9, 2.1, 2.0, 100.0, 50.0, 0.5, 9.0, 11.0, 12.0, None, None, 0.4)
+    plan = Future()
+    plan.set_result(10.0)
+    released = script["Theirs"](pairs=4, seconds=8.0, pairs_a_second=0.5, peak_gib=44.0)
+    beside = script["compared"](measured, script["Row"](4), plan, released)
+    assert (beside.planned_gib, round(beside.of_plan, 3)) == (10.0, 0.1)
+    assert (beside.over_released, beside.memory_over_released) == (4.0, 0.25)
+    assert "+10%" in script["line"](beside)
+    assert script["compared"](measured, script["Row"](4), None, None) == measured
+
+
+def test_the_presets_are_measured_as_they_are():
+    script = runpy.run_path(str(SCRIPT))
+    rows = [row for row in script["rows"](small=False) if row.preset]
+    assert [row.preset for row in rows] == [preset.name for preset in presets()]
+    for row, preset in zip(rows, presets(), strict=True):
+        training = script["config_of"](row, "bfloat16").training
+        assert {name: getattr(training, name) for name in preset.settings["training"]} == preset.settings["training"]
+        assert row.pairs == training.batch_size * training.accumulation
