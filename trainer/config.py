@@ -169,8 +169,8 @@ class TrainingConfig(_Part):
     """Recompute activations instead of keeping them: far less memory, a third more time. auto: on for a GPU. offload:
     what is still kept waits in the computer's memory instead of the card's."""
     compile: Literal["auto", "on", "off"] = "auto"
-    """Compile the base's repeated blocks at the first step: minutes of waiting, then shorter steps on a card.
-    auto: off, until it is measured to pay."""
+    """Compile the base's repeated blocks at the first step: minutes of waiting, then shorter steps.
+    auto: on a CPU where a long training wins the wait back; on a card off, until it is measured to pay."""
     channels_last: Literal["auto", "on", "off"] = "auto"
     """Keep pictures with their channels side by side, as a card's matrix units want them. auto: off, until it is
     measured to pay."""

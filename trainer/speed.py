@@ -25,6 +25,12 @@ _AUTO: dict[str, tuple[str, ...]] = {"compile": (), "channels_last": (), "tf32":
 """The backends (device.Abilities) on which "auto" means on: those where it was measured to pay, see docs/benchmarks.md,
 and TF32 where torch lets convolutions compute in it anyway."""
 
+_PASSES_THAT_PAY = 1000
+_WEIGHTS_THAT_PAY = 40_000_000
+"""From how many forward passes of how large a UNet "auto" compiles on a CPU. A UNet of 92 million weights at 256 px
+saved 0.6 s a pass there (docs/benchmarks.md), ten minutes in so many; the compiler takes some, however small the UNet
+is."""
+
 
 def apply(unet: nn.Module, config: TrainingConfig, device: torch.device) -> str | None:
     """Switch on for `unet` what `config` asks for. Returns a sentence where something cannot be had.
@@ -32,16 +38,23 @@ def apply(unet: nn.Module, config: TrainingConfig, device: torch.device) -> str 
     Call it after a LoRA was attached, which replaces layers.
     """
     backend = abilities(device).backend
+    outlasts = device.type == "cpu" and _outlasts_the_compiler(unet, config)
 
     def wanted(name: str) -> bool:
         asked = getattr(config, name)
-        return asked == "on" or (asked == "auto" and backend in _AUTO[name])
+        return asked == "on" or (asked == "auto" and (backend in _AUTO[name] or (name == "compile" and outlasts)))
 
     if wanted("tf32"):
         torch.set_float32_matmul_precision("high")
     if wanted("channels_last"):
         unet.to(memory_format=torch.channels_last)
-    return _compile(unet, device) if wanted("compile") else None
+    said = _compile(unet, device) if wanted("compile") else None
+    return said if config.compile == "on" else None  # who asked for nothing misses nothing
+
+
+def _outlasts_the_compiler(unet: nn.Module, config: TrainingConfig) -> bool:
+    passes = config.steps * config.accumulation
+    return passes >= _PASSES_THAT_PAY and sum(one.numel() for one in unet.parameters()) >= _WEIGHTS_THAT_PAY
 
 
 def _compile(unet: nn.Module, device: torch.device) -> str | None:

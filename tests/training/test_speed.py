@@ -110,6 +110,25 @@ def test_by_default_a_cpu_is_left_as_it_is(base):
     assert all(module._compiled_call_impl is None for module in unet.modules())
 
 
+@pytest.mark.parametrize(
+    ("passes", "weights", "compiled"), [((250, 4), 1, True), ((249, 4), 1, False), ((250, 4), 10**9, False)]
+)
+def test_by_itself_a_cpu_compiles_where_the_training_outlasts_the_compiler(
+    base, monkeypatch, passes, weights, compiled
+):
+    monkeypatch.setattr(speed, "_WEIGHTS_THAT_PAY", weights)
+    monkeypatch.setattr(speed, "_why_not_compiled", lambda device: None)
+    unet = base.load_unet(CPU, torch.float32)
+    assert speed.apply(unet, TrainingConfig(steps=passes[0], accumulation=passes[1]), CPU) is None
+    assert any(module._compiled_call_impl is not None for module in unet.modules()) == compiled
+
+
+def test_who_did_not_ask_for_a_compiler_is_not_told_that_there_is_none(base, monkeypatch):
+    monkeypatch.setattr(speed, "_WEIGHTS_THAT_PAY", 1)
+    monkeypatch.setattr(speed, "abilities", lambda device: speed_of(device, compiles=False))
+    assert speed.apply(base.load_unet(CPU, torch.float32), TrainingConfig(steps=5000), CPU) is None
+
+
 def speed_of(device, **changes):
     from dataclasses import replace
 
