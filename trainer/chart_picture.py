@@ -87,7 +87,7 @@ class _Plot:
             self._write((left - 2 * self.unit, y), self.layout.shown(tick), _TEXT, 4, "rm")
         for tick in self.layout.along:
             self._write((self.across(tick), bottom + 2.5 * self.unit), f"{tick:g}", _TEXT, 4, "ma")
-        self._write(((left + right) / 2, bottom + 8.5 * self.unit), "step", _TEXT, 4, "ma")
+        self._write(((left + right) / 2, bottom + 8.5 * self.unit), self.layout.counted, _TEXT, 4, "ma")
 
     def band(self) -> None:
         band = self.layout.band

@@ -37,7 +37,7 @@ class Line:
 
 @dataclass(frozen=True)
 class Chart:
-    """title: what is drawn; good: what a good course looks like, one sentence.
+    """title: what is drawn; good: what a good course looks like, one sentence. along: what is counted to the right.
 
     band: (x, low, high) around the first line. guide: (y, what that height means). share: 0 to 1, shown in percent.
     """
@@ -49,6 +49,7 @@ class Chart:
     guide: tuple[float, str] | None = None
     share: bool = False
     from_zero: bool = False
+    along: str = "step"
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,8 @@ class Layout:
 
     lines: those with points, thinned; smooth: the strong course of each, the running mean where it is rough. last: the
     step at the right edge; low, high: the heights at the lower and upper edge. ticks: heights, along: steps that are
-    written at the axes. shown: how the axis writes a height; fine: how a value between two ticks is written.
+    written at the axes; counted: what those are. shown: how the axis writes a height; fine: how a value between two
+    ticks is written.
     """
 
     lines: list[tuple[Line, list[Point]]]
@@ -68,6 +70,7 @@ class Layout:
     high: float
     ticks: list[float]
     along: list[float]
+    counted: str
     shown: Callable[[float], str]
     fine: Callable[[float], str]
 
@@ -90,6 +93,7 @@ def laid_out(chart: Chart, steps: int) -> Layout | None:
         high=high,
         ticks=ticks,
         along=nice_ticks(0, last, whole=True),
+        counted=chart.along,
         shown=shown,
         fine=_fine(shown),
     )
@@ -105,18 +109,19 @@ def draw(chart: Chart, steps: int) -> str:
     parts = [
         *(_horizontal(up(tick), layout.shown(tick)) for tick in layout.ticks),
         *(_below(across(tick), 18, f"{tick:g}") for tick in layout.along),
-        _below((_LEFT + _WIDTH - _RIGHT) / 2, 31, "step"),
+        _below((_LEFT + _WIDTH - _RIGHT) / 2, 31, escape(chart.along)),
     ]
     if chart.guide:
         parts.append(_guide(chart.guide, up, layout.low, layout.high))
     if layout.band:
         parts.append(_band(layout.band, across, up))
     for (line, points), smooth in zip(layout.lines, layout.smooth, strict=True):
-        parts.append(_course(line, points, smooth, across, up, layout.fine))
+        parts.append(_course(line, points, smooth, across, up, layout.fine, chart.along))
     ends = [(line, smooth[-1]) for (line, _), smooth in zip(layout.lines, layout.smooth, strict=True)]
     parts.append(_end_labels(ends, across, up, layout.fine))
     said = "; ".join(
-        f"{line.label}: {layout.fine(points[-1][1])} at step {points[-1][0]:g}" for line, points in layout.lines
+        f"{line.label}: {layout.fine(points[-1][1])} at {chart.along} {points[-1][0]:g}"
+        for line, points in layout.lines
     )
     return (
         f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="{escape(f"{chart.title}. {said}", quote=True)}">'
@@ -246,6 +251,7 @@ def _course(
     across: Callable[[float], float],
     up: Callable[[float], float],
     fine: Callable[[float], str],
+    along: str,
 ) -> str:
     drawn = ""
     if line.rough and len(points) > 2:
@@ -254,7 +260,7 @@ def _course(
     if not line.rough and len(points) <= MOST_DOTS:
         drawn += "".join(
             f'<circle class="dot {line.tone}" cx="{across(x):.1f}" cy="{up(y):.1f}" r="2.6">'
-            f"<title>step {x:g}: {fine(y)}</title></circle>"
+            f"<title>{escape(along)} {x:g}: {fine(y)}</title></circle>"
             for x, y in points
         )
     return drawn

@@ -41,6 +41,8 @@ class DataConfig(_Part):
     """A pair that cannot be trained on (missing picture, empty caption ...): stop, or skip and list it."""
     held_out: float = Field(0.1, ge=0, lt=1)
     """Share of prompts kept aside to measure agreement on."""
+    most_pairs: int | None = Field(None, ge=1)
+    """Train on so many pairs at most, drawn so that fewer are part of more: to see what more pairs bring."""
     resolution: int | None = Field(None, ge=16)
     """Side in px of the square whose area the pictures get; by default what the base was trained for."""
     flip: bool = False

@@ -23,6 +23,8 @@ class Agreement:
 
     agreement: share of pairs whose margin, averaged over the noise levels, is positive; low, high: its 95 % interval.
     winner_error, loser_error: mean squared errors on the chosen and the rejected pictures; margin: their mean margin.
+    agreeing: a sign for each pair in order, 1 where its margin is positive, so that two trainings can be compared pair
+    by pair; empty where it was not kept.
     """
 
     pairs: int
@@ -32,6 +34,7 @@ class Agreement:
     winner_error: float
     loser_error: float
     margin: float
+    agreeing: str = ""
 
 
 class HeldOut:
@@ -65,10 +68,17 @@ class HeldOut:
         unet.train(training)
         rows = ranks.together(torch.stack(own).tolist() if own else [])
         winner, loser, margin = torch.tensor(rows).T
-        agreeing = int((margin > 0).sum())
-        low, high = wilson_interval(agreeing, len(rows))
+        signs = "".join("1" if above else "0" for above in (margin > 0).tolist())
+        low, high = wilson_interval(signs.count("1"), len(rows))
         return Agreement(
-            len(rows), agreeing / len(rows), low, high, winner.mean().item(), loser.mean().item(), margin.mean().item()
+            pairs=len(rows),
+            agreement=signs.count("1") / len(rows),
+            low=low,
+            high=high,
+            winner_error=winner.mean().item(),
+            loser_error=loser.mean().item(),
+            margin=margin.mean().item(),
+            agreeing=signs,
         )
 
     @torch.no_grad()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
@@ -16,7 +16,7 @@ from .errors import UserError
 from .families.base import Base
 from .families.opening import open_base
 from .preferences.formats.opening import open_pairs
-from .preferences.pairs import PairSet, Split, split_by_prompt
+from .preferences.pairs import PairSet, Split, drawn, split_by_prompt
 from .quantize import check
 from .ranks import ALONE, Ranks
 from .stopping import StopRequest
@@ -102,7 +102,8 @@ def divided(pair_set: PairSet, config: RunConfig) -> Split:
             f"all {len(pair_set.pairs)} pairs of {pair_set.source or config.data.pairs} have held-out prompts: "
             "collect pairs of more prompts, or lower --held-out"
         )
-    return split
+    most = config.data.most_pairs
+    return split if most is None else replace(split, train=drawn(split.train, most))
 
 
 def _some_prompts(split: Split) -> tuple[str, ...]:

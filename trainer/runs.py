@@ -42,9 +42,12 @@ class Run:
     listeners: list[Callable[[Event], None]] = field(default_factory=list, compare=False)
 
     @classmethod
-    def create(cls, workspace: Path, config: RunConfig) -> Run:
-        """Make the folder of a new run. Raises UserError where a run of that name exists."""
-        run = cls(workspace / "runs" / config.checked().name)
+    def create(cls, workspace: Path, config: RunConfig, shelf: str = "runs") -> Run:
+        """Make the folder of a new run. Raises UserError where a run of that name exists.
+
+        shelf: the folder of the workspace that it is made in; on another than "runs" no face lists it.
+        """
+        run = cls(workspace / shelf / config.checked().name)
         with no_room_explained(run.folder):
             run.folder.parent.mkdir(parents=True, exist_ok=True)
             try:

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from mapo_studio.trainer.preferences.pairs import Pair, PairSet, left_out, split_by_prompt
+from mapo_studio.trainer.preferences.pairs import Pair, PairSet, drawn, left_out, split_by_prompt
 
 
 @dataclass(frozen=True)
@@ -58,3 +58,13 @@ def test_left_out_counts_by_reason_and_keeps_a_few_examples():
         ("tie", 9, ("row 0", "row 1", "row 2", "row 3", "row 4")),
         ("broken", 1, ("row 9",)),
     ]
+
+
+def test_fewer_drawn_pairs_are_part_of_more_and_keep_their_order():
+    every = [pair(f"prompt {number % 7}", str(number)) for number in range(40)]
+    ten, twenty = drawn(every, 10), drawn(every, 20)
+    assert (len(ten), len(twenty)) == (10, 20)
+    assert set(ten) < set(twenty) < set(every)
+    assert list(twenty) == [one for one in every if one in twenty]
+    assert drawn(every[::-1], 10) == ten[::-1], "whatever order they are read in"
+    assert drawn(every, 100) == tuple(every)

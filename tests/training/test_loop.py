@@ -91,6 +91,9 @@ def test_a_finished_run_leaves_lora_report_state_and_events(whole):
     assert all(event["seconds"] > 0 and event["gradient_norm"] > 0 for event in steps)
     assert steps[-1]["remaining"] == 0
     assert [e["step"] for e in whole.events() if e["event"] == "evaluation"] == [0, 4, 8]
+    measured = [event for event in whole.events() if event["event"] == "evaluation"]
+    assert all(len(one["agreeing"]) == one["pairs"] for one in measured)
+    assert all(one["agreeing"].count("1") == round(one["agreement"] * one["pairs"]) for one in measured)
     assert kinds(whole)[-1] == "finished"
     assert latest_step(whole.state_folder) == 8
     metadata = read_lora(whole.lora_file).metadata

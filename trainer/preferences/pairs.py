@@ -100,6 +100,12 @@ def split_by_prompt(pairs: Sequence[Pair], held_out_share: float) -> Split:
     return Split(tuple(train), tuple(held_out))
 
 
+def drawn(pairs: Sequence[Pair], most: int) -> tuple[Pair, ...]:
+    """`most` of `pairs`, in their order, by a hash of each: what is drawn for a smaller number is part of a larger."""
+    chosen = {pair.id for pair in sorted(pairs, key=lambda pair: hashlib.sha256(pair.id.encode()).digest())[:most]}
+    return tuple(pair for pair in pairs if pair.id in chosen)
+
+
 def position_of(prompt: str) -> float:
     """Where a prompt stands in [0, 1), by a hash of it: held out where that is below the share to hold out."""
     digest = hashlib.sha256(b"held-out\0" + prompt.encode()).digest()
