@@ -267,6 +267,15 @@ def _studio(words: list[str]) -> int:
     return studio(words)
 
 
+def _evidence(verb: str) -> Callable[[list[str]], int]:
+    def run(words: list[str]) -> int:
+        from . import verbs_of_evidence
+
+        return getattr(verbs_of_evidence, verb)(words)
+
+    return run
+
+
 VERBS = {
     "studio": Verb(_studio, "collect, judge, train and compare in the browser"),
     "demo": Verb(_demo, "watch a small model learn a taste, on any computer, in a few minutes"),
@@ -276,6 +285,8 @@ VERBS = {
     "plan": Verb(_plan, "say what a training would take on this machine"),
     "import": Verb(_import, "take pairs or pictures from files into a dataset of the workspace"),
     "export": Verb(_export, "write a dataset of the workspace as files"),
+    "compare": Verb(_evidence("compare"), "paint base and LoRAs side by side, and judge them blind"),
+    "learning-curve": Verb(_evidence("learning_curve"), "say what more pairs would bring to a finished run"),
     "lora": Verb(_lora, "lora show FILE: say what is in a LoRA file"),
     "doctor": Verb(_doctor, "look for what is missing on this machine"),
 }

@@ -12,13 +12,13 @@ from sqlalchemy import select
 
 from .candidates import counted, kept_files
 from .comparison import About
-from .comparison_filing import add_duel, add_side, open_comparison
+from .comparison_filing import Side, add_duel, add_side, open_comparison
 from .errors import UserError
-from .preferences.collecting import find_dataset
-from .preferences.database import open_store
+from .preferences.collecting import find_dataset, slices
+from .preferences.database import Store, open_store
 from .preferences.pairs import as_prompt, dataset_named, position_of
-from .preferences.picture_store import picture_of
-from .preferences.schema import Candidate, Dataset, Picture, Prompt
+from .preferences.picture_store import picture_of, picture_path
+from .preferences.schema import Dataset, Picture, Prompt
 from .task_settings import PaintingSettings, cleaned, lora_file, whole_path
 
 if TYPE_CHECKING:
@@ -76,27 +76,26 @@ def run(work: Work) -> str:
     base, manner = asked.opened(work.workspace)
     loras = [Path(file) for file in (asked.lora, asked.against) if file]
     origin = Origin(base.identity(), model_name(asked.base), manner, hashed(loras))
-    with store.writing() as session:
-        comparison = _opened_comparison(session, asked, origin, work.task.name)
-        there = {picture.source: picture for picture in _pictures_of(session, comparison)}
     duels = [duel for prompt in asked.prompts for duel in _duels(asked, prompt)]
     wishes = [wish for duel in duels for wish in duel]
+    with store.writing() as session:
+        comparison = _opened_comparison(session, asked, origin, work.task.name)
+        # Of other comparisons and of candidates too: the base is painted once for all LoRAs that meet it.
+        there = _painted_before(session, store, {origin.mark(wish) for wish in wishes})
+        for duel in duels:
+            _file(session, comparison, duel, [there.get(origin.mark(wish)) for wish in duel])
     left = [wish for wish in wishes if origin.mark(wish) not in there]
     done = len(wishes) - len(left)
-    work.tell(done, len(wishes), "loading the base")
+    work.tell(done, len(wishes), "loading the base" if left else f"painting {asked.name}")
     duel_of = {wish: duel for duel in duels for wish in duel}
     for pictures in Painter(base, manner, loras).paint(left, work.check):
         files = kept_files(store, origin, pictures)
         with store.writing() as session:
             comparison = find_dataset(session, asked.name)
             for wish, file, known in files:
-                picture = there[origin.mark(wish)] = picture_of(session, file, known)
-                arm = "lora" if wish == duel_of[wish][1] else "base"
-                add_side(session, comparison, wish.prompt, picture, arm)
+                there[origin.mark(wish)] = picture_of(session, file, known)
             for duel in dict.fromkeys(duel_of[wish] for wish, _ in pictures):
-                both = [there.get(origin.mark(wish)) for wish in duel]
-                if all(both):
-                    add_duel(session, comparison, duel[0].prompt, *both)
+                _file(session, comparison, duel, [there.get(origin.mark(wish)) for wish in duel])
         done += len(pictures)
         work.tell(done, len(wishes), f"painting {asked.name}")
     return f"{asked.name} is painted: {counted(len(duels), 'pair')} to judge"
@@ -155,11 +154,22 @@ def _opened_comparison(session: Session, asked: ComparisonSettings, origin: Orig
     return open_comparison(session, asked.name, told, lambda there: there.task == task)
 
 
-def _pictures_of(session: Session, comparison: Dataset) -> list[Picture]:
-    found = (
-        select(Picture)
-        .join(Candidate, Candidate.picture_id == Picture.id)
-        .join(Prompt, Prompt.id == Candidate.prompt_id)
-        .where(Prompt.dataset_id == comparison.id)
-    )
-    return list(session.scalars(found))
+def _file(session: Session, comparison: Dataset, duel: tuple[Wish, Wish], pictures: list[Picture | None]) -> None:
+    """Add what is painted of a duel, each picture on its side; a pair once both are there."""
+    sides: tuple[Side, Side] = ("base", "lora")
+    for wish, picture, side in zip(duel, pictures, sides, strict=True):
+        if picture is not None:
+            add_side(session, comparison, wish.prompt, picture, side)
+    other, lora = pictures
+    if other is not None and lora is not None:
+        add_duel(session, comparison, duel[0].prompt, other, lora)
+
+
+def _painted_before(session: Session, store: Store, marks: set[str]) -> dict[str, Picture]:
+    """The pictures of the workspace that were painted just so, by their marks, whose files are still there."""
+    found: dict[str, Picture] = {}
+    for some in slices(sorted(marks)):
+        for picture in session.scalars(select(Picture).where(Picture.source.in_(some))):
+            if picture.source and picture_path(store, picture).is_file():
+                found[picture.source] = picture
+    return found

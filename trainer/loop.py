@@ -23,7 +23,8 @@ from .full_memory import going_on, is_full_memory
 from .keeping import moment_of, standing_of
 from .learner import Learner
 from .meter import Meter
-from .preparation import Material, prepare
+from .preferences.data_facts import data_facts
+from .preparation import Material, divided, prepare
 from .ranks import ALONE, Ranks, lost
 from .report import write_report
 from .result import result_of, tidy, write_result
@@ -302,6 +303,7 @@ def _log_start(
         pairs=len(material.train),
         held_out=len(material.held_out),
         left_out=[asdict(one) for one in material.pair_set.left_out],
+        data=data_facts(config.data.pairs, run.workspace, divided(material.pair_set, config)),
         steps=config.training.steps,
         batches_per_epoch=batches.per_epoch,
         objective=str(learner.objective),

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime
-from html import escape
 from pathlib import Path
-from typing import Any
 
 from pydantic import BaseModel
 
 from . import run_charts
-from .charts import Chart, draw
 from .files import write_text
-from .progress import as_time
-from .report_page import Html, element, enlargeable, facts, page, paragraph, picture, section, table, text
+from .report_data import data_section
+from .report_evidence import evidence_sections
+from .report_page import Html, chart_card, element, enlargeable, page, paragraph, picture, section, table, text
 from .runs import Run
 from .summary import (
     Summary,
@@ -46,7 +44,8 @@ def write_report(run: Run, extra: Sequence[Extra] = ()) -> Path:
         *(_extra(title, content) for title, content in extra),
         _samples(run, summary),
         _curves(summary),
-        _data(summary),
+        *evidence_sections(run),
+        data_section(summary),
         _loading(run, summary),
         _files(run),
         _settings(summary),
@@ -71,7 +70,7 @@ def _top(summary: Summary) -> Html:
     )
     alarm = damage(summary)
     return Html(
-        element("header", words, _chart(run_charts.agreement(summary), summary.steps), kind="hero")
+        element("header", words, chart_card(run_charts.agreement(summary), summary.steps), kind="hero")
         + (paragraph(alarm, "alarm") if alarm else "")
         + "".join(paragraph(_sentence(warning), "note") for warning in summary.warnings)
     )
@@ -124,70 +123,8 @@ def _curves(summary: Summary) -> Html:
             "the strong line is their running mean.",
             "soft",
         ),
-        element("div", *(_chart(chart, summary.steps) for chart in charts), kind="charts"),
+        element("div", *(chart_card(chart, summary.steps) for chart in charts), kind="charts"),
     )
-
-
-def _chart(chart: Chart, steps: int) -> Html:
-    names = [Html(f'<li class="{line.tone}">{escape(line.label)}</li>') for line in chart.lines]
-    return element(
-        "div",
-        element("h3", text(chart.title)),
-        paragraph(chart.good),
-        element("ul", *names, kind="key") if len(names) > 1 else Html(""),
-        Html(draw(chart, steps)),
-        kind="card",
-    )
-
-
-def _data(summary: Summary) -> Html:
-    left_out = [one for one in summary.started.get("left_out") or () if isinstance(one, dict)]
-    rows = [
-        ("Left out because", "Pairs", "For example"),
-        *((one.get("reason"), one.get("count"), ", ".join(map(str, one.get("examples") or ()))) for one in left_out),
-    ]
-    return section(
-        "Data and time",
-        element(
-            "div",
-            element("div", element("h3", text("Pairs")), _pairs(summary, left_out), kind="card"),
-            element("div", element("h3", text("Machine")), _machine(summary), kind="card"),
-            kind="columns",
-        ),
-        table(rows) if left_out else Html(""),
-    )
-
-
-def _pairs(summary: Summary, left_out: Sequence[dict[str, Any]]) -> Html:
-    started = summary.started
-    if not started:
-        return paragraph("The run did not come as far as reading its pairs.", "empty")
-    rows: list[tuple[str, object]] = [
-        ("From", summary.config.data.pairs),
-        ("Trained on", _count(started, "pairs")),
-        ("Kept aside to measure", _count(started, "held_out")),
-        ("Left out", f"{sum(int(number(one, 'count') or 0) for one in left_out)}"),
-    ]
-    upscaled = started.get("upscaled")
-    if isinstance(upscaled, list):
-        rows.append(("Pictures enlarged", f"{len(upscaled)} (too small: " + ", ".join(map(str, upscaled[:3])) + ")"))
-    if per_epoch := number(started, "batches_per_epoch"):
-        shown = summary.step * summary.config.training.accumulation / per_epoch
-        rows.append(("Each pair was shown", f"{shown:.1f} times"))
-    rows.append(("Encoded", f"{_count(started, 'encoded')} pictures and captions, {_count(started, 'reused')} reused"))
-    return facts(rows)
-
-
-def _machine(summary: Summary) -> Html:
-    started, seconds = summary.started, summary.seconds_a_step
-    rows: list[tuple[str, object]] = []
-    if started:
-        rows += [("Device", started.get("device", "?")), ("Arithmetic", started.get("precision", "?"))]
-    if seconds is not None:
-        rows += [("One step", _seconds(seconds)), ("All steps", as_time(summary.seconds))]
-    if not rows:
-        return paragraph("Nothing was computed yet.", "empty")
-    return facts(rows)
 
 
 def _loading(run: Run, summary: Summary) -> Html:
@@ -274,15 +211,6 @@ def _plainly(value: object, found: object = None) -> str:
     if isinstance(value, float):
         return f"{value:g}"
     return "; ".join(map(str, value)) if isinstance(value, tuple) else str(value)
-
-
-def _count(event: dict[str, Any], name: str) -> str:
-    value = number(event, name)
-    return "?" if value is None else f"{value:.0f}"
-
-
-def _seconds(seconds: float) -> str:
-    return f"{seconds:.2f} s" if seconds < 10 else as_time(seconds)
 
 
 def _size(file: Path) -> str:

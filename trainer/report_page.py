@@ -15,6 +15,8 @@ from typing import NewType
 
 from PIL import Image
 
+from .charts import Chart, draw
+
 Html = NewType("Html", str)
 
 _WIDEST = 1400
@@ -81,6 +83,19 @@ def picture(file: Path, description: str) -> Html:
         return paragraph(f"{file.name} cannot be read as a picture.", "empty")
     kind = "pixels" if width <= _DRAWN_BY_PIXELS else "smooth"
     return Html(f'<img class="{kind}" src="{source}" alt="{escape(description, quote=True)}">')
+
+
+def chart_card(chart: Chart, steps: int) -> Html:
+    """A chart over 0 to `steps`, with what a good one looks like."""
+    names = [Html(f'<li class="{line.tone}">{escape(line.label)}</li>') for line in chart.lines]
+    return element(
+        "div",
+        element("h3", text(chart.title)),
+        paragraph(chart.good),
+        element("ul", *names, kind="key") if len(names) > 1 else Html(""),
+        Html(draw(chart, steps)),
+        kind="card",
+    )
 
 
 def enlargeable(image: Html, caption: str) -> Html:
@@ -186,6 +201,7 @@ table { border-collapse: collapse; font-size: 15px; min-width: 50%; }
 th, td { text-align: left; vertical-align: top; padding: 7px 18px 7px 0; border-bottom: 1px solid var(--hair);
   font-variant-numeric: tabular-nums; overflow-wrap: anywhere; }
 th { font-weight: 600; color: var(--soft); font-size: 14px; white-space: nowrap; }
+.judging { margin-top: 18px; }
 .hosts p { margin: 0 0 4px; color: var(--ink); }
 .settings { columns: 2; column-gap: 18px; }
 .settings .card { break-inside: avoid; margin: 0 0 18px; }

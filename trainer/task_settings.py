@@ -73,6 +73,21 @@ def cleaned(prompts: Iterable[str]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(filter(None, map(as_prompt, prompts))))
 
 
+def prompts_in(given: Iterable[str]) -> tuple[str, ...]:
+    """Prompts from texts and text files, one a line. Raises UserError for a file that cannot be read."""
+    found: list[str] = []
+    for one in given:
+        file = Path(one).expanduser()
+        if not (one.endswith(".txt") or (len(one) < 250 and file.is_file())):
+            found.append(one)
+            continue
+        try:
+            found += file.read_text(encoding="utf-8").splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            raise UserError(f"{one} cannot be read as a list of prompts, one a line: {error}") from None
+    return cleaned(found)
+
+
 def whole_path(text: str) -> str:
     """An existing path made absolute; anything else (a hub id, "tiny", a mistake to be named as typed) as it is."""
     path = Path(text).expanduser()

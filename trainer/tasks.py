@@ -16,7 +16,7 @@ from __future__ import annotations
 import json
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
@@ -37,12 +37,14 @@ KINDS = {
     "compare": ".comparing",
     "sweep": ".sweep",
     "rate": ".preferences.rating",
+    "curve": ".learning_curve",
 }
 """The module of each kind. It holds check(workspace, settings), which gives them whole or raises UserError, and
 run(work), which does the work as work.py says and returns a sentence about what came of it."""
 
 ENDINGS = ("paused", "finished", "stopped", "failed")
 _KEPT = 20
+_POLL_SECONDS = 0.3
 _STARTING_SECONDS = 60.0
 """How long a process may take to be there before it counts as died."""
 
@@ -185,6 +187,18 @@ def start(workspace: Path, kind: str, settings: Mapping[str, Any]) -> Task:
     write_text(task.settings_file, json.dumps({"kind": kind, "settings": checked}, indent=1, ensure_ascii=False))
     task.go_on()
     return task
+
+
+def follow(task: Task, listen: Callable[[Status], None]) -> Status:
+    """Wait until a task has ended, telling how it stands whenever that changes. Returns how it ended."""
+    told = None
+    while True:
+        status = task.status()
+        if status != told:
+            listen(told := status)
+        if not status.is_open and not task.is_alive():
+            return status
+        time.sleep(_POLL_SECONDS)
 
 
 def all_tasks(workspace: Path) -> list[Task]:

@@ -28,6 +28,7 @@ _WORK = {
     "compare": "the painting of a comparison",
     "sweep": "the painting of a sweep",
     "rate": "the rating of pairs",
+    "curve": "the trainings on fewer pairs",
     "comfyui": "the painting in ComfyUI",
 }
 

@@ -4,23 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import gradio as gr
 
 from ..trainer.comparing import known_prompts
-from ..trainer.comparison_filing import named, names
+from ..trainer.comparison_begin import MOST_PROMPTS, known_of, run_of
+from ..trainer.comparison_begin import begin as begin_comparison
 from ..trainer.errors import UserError
-from ..trainer.preferences.pairs import dataset_named
-from ..trainer.runs import Run
 from ..trainer.task_settings import cleaned
 from ..trainer.tasks import start
 from .sentences import in_sentences
 from .studio import Studio
 
-_PROMPTS = 24
-"""Filled in, at most: half an hour of judging would be too much to begin with."""
 _SHEET_ROWS = 3
 _QUIET = {"show_progress": "hidden"}
 
@@ -75,13 +71,13 @@ def comparison_form(studio: Studio) -> Form:
     @in_sentences
     def picked(chosen: str, typed: str):
         """Fill in what the LoRA's run knows."""
-        run = _run_of(studio, chosen)
+        run = run_of(studio.workspace, chosen)
         if run is None:
             return gr.skip(), gr.skip(), "Write prompts that the LoRA was not trained on." if chosen else ""
         held_out = known_prompts(run).held_out
         if not held_out:
             return run.config().base, gr.skip(), "No prompt was held out: write some that were not trained on."
-        shown = held_out[:_PROMPTS]
+        shown = held_out[:MOST_PROMPTS]
         these = "This prompt was" if len(shown) == 1 else f"These {len(shown)} prompts were"
         return run.config().base, "\n".join(shown), f"{these} held out: the LoRA was not trained on them."
 
@@ -92,26 +88,21 @@ def comparison_form(studio: Studio) -> Form:
 
     @in_sentences
     def begin(chosen: str, typed: str, *given: Any):
-        if not chosen:
-            raise UserError("choose the LoRA to compare")
-        settings = _given({**painting, **only_comparing}, given)
-        run = _run_of(studio, chosen)
         wanted = cleaned(typed.splitlines())
-        settings |= {"lora": chosen, "prompts": wanted, **_of_run(run, settings.get("base"))}
-        settings["name"] = settings.get("name") or _free_name(studio, chosen, settings.get("against"))
-        task = start(studio.workspace, "compare", settings)
-        if run is not None and (trained := known_prompts(run).trained & set(wanted)):
+        settings = _given({**painting, **only_comparing}, given)
+        begun = begin_comparison(studio.workspace, {**settings, "lora": chosen, "prompts": wanted})
+        if begun.trained_on:
             gr.Warning(
-                f"{len(trained)} of {len(wanted)} prompts were trained on: there the LoRA shows what it remembers."
+                f"{begun.trained_on} of {len(wanted)} prompts were trained on: there the LoRA shows what it remembers."
             )
-        return task.name
+        return begun.task.name
 
     @in_sentences
     def try_strengths(chosen: str, typed: str, *given: Any):
         if not chosen:
             raise UserError("choose the LoRA to try")
         settings = _given(painting, given)
-        known = _of_run(_run_of(studio, chosen), settings.get("base"))
+        known = known_of(run_of(studio.workspace, chosen), settings.get("base"))
         settings |= {one: known[one] for one in ("prediction", "tokenizers") if one in known}
         rows = cleaned(typed.splitlines())[:_SHEET_ROWS]
         return start(studio.workspace, "sweep", {**settings, "lora": chosen, "prompts": rows}).name
@@ -138,28 +129,3 @@ def _others(studio: Studio) -> list[tuple[str, str]]:
 
 def _given(fields: dict[str, Any], values: tuple[Any, ...]) -> dict[str, Any]:
     return {name: value for name, value in zip(fields, values, strict=True) if value not in (None, "")}
-
-
-def _run_of(studio: Studio, lora: str) -> Run | None:
-    """The run of this workspace that a LoRA file is of."""
-    folder = Path(lora or ".").parent
-    if folder.parent != studio.workspace / "runs" or Path(lora).stem != folder.name:
-        return None
-    run = Run(folder)
-    return run if run.settings_file.is_file() else None
-
-
-def _of_run(run: Run | None, base: str | None) -> dict[str, Any]:
-    """What the settings of a LoRA's run say of how to paint with it; of its base only where that is the one used."""
-    if run is None:
-        return {}
-    config = run.config()
-    facts: dict[str, Any] = {"run": run.name, "dataset": dataset_named(config.data.pairs) or ""}
-    if base == config.base:
-        facts |= {"prediction": config.prediction, "tokenizers": config.tokenizers}
-    return facts
-
-
-def _free_name(studio: Studio, lora: str, against: str | None) -> str:
-    with studio.store.reading() as session:
-        return next(name for name in names(lora, against or "") if named(session, name) is None)

@@ -6,7 +6,7 @@ pair whose margin is near 0 is one that the LoRA cannot tell apart, so an answer
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 
@@ -14,12 +14,10 @@ import torch
 from sqlalchemy import select, update
 
 from .. import adapters
-from ..config import RunConfig
 from ..device import DTYPES, pick_device, pick_precision
 from ..encode import EncodeProgress, encode
 from ..errors import UserError
 from ..evaluate import HeldOut
-from ..families.base import Base
 from ..families.opening import open_base
 from ..generate import lora_for, set_lora
 from ..runs import Run
@@ -57,10 +55,13 @@ def rate(
         raise UserError(f"{run.name} has no LoRA yet: let it finish its training first")
     pairs = _unrated(store, dataset, run.name, limit)
     if pairs:
-        base = open_base(
-            config.base, tokenizers=Path(config.tokenizers) if config.tokenizers else None, prediction=config.prediction
-        )
-        _measure(store, base, config, run, pairs, device or pick_device(config.training.device), tell)
+        measured = margins_of(run, list(pairs.values()), device or pick_device(config.training.device), tell)
+        numbers = list(pairs)
+        for start in range(0, len(numbers), _A_WRITE):
+            tell(start, len(numbers), f"rating by {run.name}")
+            part = numbers[start : start + _A_WRITE]
+            _write(store, run.name, part, list(islice(measured, len(part))))
+        tell(len(numbers), len(numbers), f"rated by {run.name}")
     with store.writing() as session:
         of_others = (Pair.dataset_id == find_dataset(session, dataset).id, Pair.margin_run != run.name)
         session.execute(update(Pair).where(*of_others).values(margin=None, margin_run=None, closeness=None))
@@ -94,24 +95,25 @@ def _unrated(store: Store, dataset: str, run: str, limit: int) -> dict[int, Judg
     }
 
 
-def _measure(
-    store: Store,
-    base: Base,
-    config: RunConfig,
-    run: Run,
-    pairs: dict[int, JudgedPair],
-    device: torch.device,
-    tell: Tell,
-) -> None:
+def margins_of(run: Run, pairs: Sequence[JudgedPair], device: torch.device, tell: Tell) -> Iterator[float]:
+    """The margin of each of `pairs`, in order, under the LoRA of `run`, measured as its held-out pairs are.
+
+    Raises UserError where the LoRA does not fit its base.
+    """
+    config = run.config()
+
     def encoding(progress: EncodeProgress) -> None:
         tell(0, len(pairs), f"looking at the pictures, {progress.done} of {progress.total}")
 
+    base = open_base(
+        config.base, tokenizers=Path(config.tokenizers) if config.tokenizers else None, prediction=config.prediction
+    )
     lora = lora_for(base, run.lora_file)
     encoded = encode(
         base,
-        list(pairs.values()),
+        pairs,
         (),
-        store.workspace / "cache",
+        run.workspace / "cache",
         device,
         resolution=config.data.resolution or base.resolution,
         workers=config.data.workers,
@@ -121,19 +123,13 @@ def _measure(
     unet = base.load_unet(device, precision, config.training.quantize)
     adapters.attach(unet, lora.settings, seed=0)
     set_lora(unet, lora, strength=1.0)
-    measured = HeldOut(
+    return HeldOut(
         encoded.pairs,
         timesteps=base.schedule.timesteps,
         levels=config.watch.evaluate_timesteps,
         batch_size=config.training.batch_size,
         split=config.training.split_pair,
     ).margins(base, unet, config.objective.build(), device)
-    numbers = list(pairs)
-    for start in range(0, len(numbers), _A_WRITE):
-        tell(start, len(numbers), f"rating by {run.name}")
-        part = numbers[start : start + _A_WRITE]
-        _write(store, run.name, part, list(islice(measured, len(part))))
-    tell(len(numbers), len(numbers), f"rated by {run.name}")
 
 
 def _write(store: Store, run: str, pairs: Sequence[int], margins: Sequence[float]) -> None:
