@@ -287,6 +287,7 @@ VERBS = {
     "export": Verb(_export, "write a dataset of the workspace as files"),
     "compare": Verb(_evidence("compare"), "paint base and LoRAs side by side, and judge them blind"),
     "learning-curve": Verb(_evidence("learning_curve"), "say what more pairs would bring to a finished run"),
+    "score": Verb(_evidence("score"), "let scorers rate what a LoRA changed, where their weights are there"),
     "lora": Verb(_lora, "lora show FILE: say what is in a LoRA file"),
     "doctor": Verb(_doctor, "look for what is missing on this machine"),
 }

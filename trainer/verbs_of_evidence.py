@@ -53,7 +53,7 @@ def learning_curve(words: list[str]) -> int:
             if asked.quick:
                 from .fit_gap import measure_gap
 
-                gap = measure_gap(run, lambda done, total, what: listen(_painting(what, done, total)), stop.check)
+                gap = measure_gap(run, partial(_tell, listen), stop.check)
                 said, values = gap.sentences(), asdict(gap)
             else:
                 curve = measure_curve(run, stop, asked.steps, listen)
@@ -121,6 +121,57 @@ def compare(words: list[str]) -> int:
             return 130
         names.append(begun.name)
     return _told_of(workspace, names, scorers=asked.scorer, as_json=asked.json)
+
+
+def score(words: list[str]) -> int:
+    @dataclass
+    class Score:
+        """Paint before and after on held-out prompts, let scorers rate both, and write the table into the report."""
+
+        run: tyro.conf.Positional[str]
+        workspace: Workspace
+        scorer: Annotated[
+            tyro.conf.UseAppendAction[tuple[str, ...]],
+            tyro.conf.arg(help="As pickscore=PATH, see docs/compare.md; repeat it."),
+        ] = ()
+        prompts: Annotated[
+            tuple[str, ...], tyro.conf.arg(help="Texts, or files with one a line; by default what the run held out.")
+        ] = ()
+        seeds: Annotated[int, tyro.conf.arg(help="Pictures of each side for each prompt.")] = 2
+        json: Json = False
+
+    asked = parse(Score, words, "score", Score(tyro.MISSING, default_workspace()))
+    if not asked.scorer:
+        raise UserError("name at least one --scorer, such as pickscore=PATH: none comes with the program")
+    from .progress import watching
+    from .runs import Run
+    from .stopping import StopRequest, StopRequested
+    from .task_settings import prompts_in
+    from .turns import wait_for_turn
+
+    run = Run.open(asked.workspace.resolve(), asked.run)
+    stop = StopRequest(run.workspace / "stop")
+    with ExitStack() as held:
+        held.enter_context(stop.listening())
+        listen = held.enter_context(watching())
+        try:
+            held.enter_context(wait_for_turn(run.workspace, run.folder, partial(_behind, listen), stop.check))
+            from .scoring import score_run
+
+            scores = score_run(
+                run, asked.scorer, prompts_in(asked.prompts), asked.seeds, partial(_tell, listen), stop.check
+            )
+        except StopRequested:
+            _say("stopped; the same command goes on from here")
+            return stop.exit_code
+    _say(scores.text(), f"written into {run.report_file}")
+    if asked.json:
+        _say(json.dumps(asdict(scores)))
+    return 0 if scores.rows else 2
+
+
+def _tell(listen: Listener, done: int, total: int, what: str) -> None:
+    listen(_painting(what.removeprefix("painting "), done, total))
 
 
 def _followed(task: Task) -> bool:

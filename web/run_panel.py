@@ -12,6 +12,7 @@ from ..trainer.errors import UserError
 from ..trainer.runs import Run
 from ..trainer.summary import summarise
 from .copying import copy_label
+from .more_pairs import curve_status, is_asked, more_pairs_html
 from .run_files import address
 from .run_view import agreement_html, curves_html, log_html, progress_html, strip_html
 from .settings import Settings
@@ -33,10 +34,12 @@ class RunPanel:
             with gr.Column(scale=1, min_width=150):
                 self.stop = gr.Button("Stop and keep", visible=False, size="sm")
                 self.resume = gr.Button("Resume", visible=False, size="sm")
+                self.more = gr.Button("Would more pairs help?", visible=False, size="sm")
                 self.copy = gr.Button("Copy to ComfyUI / A1111", visible=False, size="sm")
                 self._links = gr.HTML("", elem_classes="run-links")
         self._strip = gr.HTML("", visible=False)
         self._curves = gr.HTML("", visible=False)
+        self._more = gr.HTML("", visible=False)
         with gr.Accordion("Log", open=False, visible=False) as self._has_log:
             self._log = gr.HTML("")
         self.outputs = [
@@ -44,10 +47,12 @@ class RunPanel:
             self._agreement,
             self.stop,
             self.resume,
+            self.more,
             self.copy,
             self._links,
             self._strip,
             self._curves,
+            self._more,
             self._log,
             self._has_log,
         ]
@@ -58,14 +63,15 @@ class RunPanel:
         if run is None:
             return None
         sizes = [file.stat().st_size if file.exists() else 0 for file in (run.events_file, run.folder / "log.txt")]
-        return run.name, *sizes, jobs.status(run).phase, run.lora_file.exists()
+        return run.name, *sizes, jobs.status(run).phase, run.lora_file.exists(), curve_status(run)
 
     @staticmethod
     def shown(run: Run | None, settings: Settings) -> list[Any]:
         """The values of `outputs`."""
-        hidden = [gr.Button(visible=False)] * 3
+        hidden = [gr.Button(visible=False)] * 4
         if run is None:
-            return [_NOTHING, _html(""), *hidden, "", _html(""), _html(""), "", gr.Accordion(visible=False)]
+            nothing = [_html("")] * 3
+            return [_NOTHING, _html(""), *hidden, "", *nothing, "", gr.Accordion(visible=False)]
         status, events = jobs.status(run), list(run.events())
         try:
             summary = summarise(run)
@@ -75,8 +81,7 @@ class RunPanel:
                 _html(""),
                 *hidden,
                 "",
-                _html(""),
-                _html(""),
+                *[_html("")] * 3,
                 *_log(run),
             ]
         stirs, has_lora = status.phase in ("waiting", "running"), run.lora_file.is_file()
@@ -85,10 +90,12 @@ class RunPanel:
             _html(agreement_html(summary)),
             gr.Button(visible=stirs),
             gr.Button(visible=status.phase in ("stopped", "failed", "died")),
+            gr.Button(visible=status.phase == "finished" and not is_asked(run)),
             gr.Button(copy_label(settings), visible=has_lora and not stirs),
             links_html(run) if not stirs else "",
             _html(strip_html(run, events)),
             _html(curves_html(summary)),
+            _html(more_pairs_html(run)),
             *_log(run),
         ]
 

@@ -18,6 +18,7 @@ from ...trainer.proposal import Needs, needs, propose
 from ...trainer.runs import Run, all_runs
 from ...trainer.turns import in_words, line_of
 from ..copying import copy_to_hosts
+from ..more_pairs import ask_for_more, is_asked
 from ..run_panel import RunPanel
 from ..sentences import in_sentences
 from ..settings_form import SettingsForm
@@ -136,6 +137,7 @@ def train_tab(studio: Studio) -> None:
     timer.tick(look, [which, stamp], view, **_QUIET)
     panel.stop.click(told(jobs.stop), which, view, **_QUIET)
     panel.resume.click(told(_resume), which, view, **_QUIET)
+    panel.more.click(told(ask_for_more), which, view, **_QUIET)
     panel.copy.click(told(copy), which, view, **_QUIET)
 
 
@@ -159,7 +161,7 @@ def _line(line: tuple[Path, ...]) -> str:
 
 
 def _stirs(run: Run | None) -> bool:
-    return run is not None and jobs.status(run).phase in ("waiting", "running")
+    return run is not None and (jobs.status(run).phase in ("waiting", "running") or is_asked(run))
 
 
 def _found(studio: Studio, name: str | None) -> Run | None:
