@@ -41,7 +41,7 @@ def _pairs(summary: Summary, left_out: Sequence[dict[str, Any]]) -> Html:
         ("Left out", f"{sum(int(number(one, 'count') or 0) for one in left_out)}"),
     ]
     upscaled = started.get("upscaled")
-    if isinstance(upscaled, list):
+    if isinstance(upscaled, list) and upscaled:
         rows.append(("Pictures enlarged", f"{len(upscaled)} (too small: " + ", ".join(map(str, upscaled[:3])) + ")"))
     if per_epoch := number(started, "batches_per_epoch"):
         shown = summary.step * summary.config.training.accumulation / per_epoch
