@@ -15,7 +15,8 @@ DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs
 IMPORT_FLAGS = ("--dataset", "--layout", "--chosen-pattern", "--rejected-pattern", "--annotator")
 STUDIO_FLAGS = ("--root", "--listen", "--auth-file", "--hash-password")
 PLAN_FLAGS = ("--preset", "--family", "--memory")
-COMMAND = re.compile(r"(?:\./mapo\.sh|mapo\.bat) ([a-z]+)([^`\n#]*)")
+EVIDENCE_FLAGS = ("--lora", "--prompts", "--no-with-base", "--standing", "--scorer", "--quick")
+COMMAND = re.compile(r"(?:\./mapo\.sh|mapo\.bat) ([a-z-]+)([^`\n#]*)")
 
 
 def flags(model=RunConfig):
@@ -30,7 +31,7 @@ def flags(model=RunConfig):
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
 def test_commands_and_flags_exist(document):
-    known = {*flags(), *IMPORT_FLAGS, *STUDIO_FLAGS, *PLAN_FLAGS, "--workspace", "--json", "--help"}
+    known = {*flags(), *IMPORT_FLAGS, *STUDIO_FLAGS, *PLAN_FLAGS, *EVIDENCE_FLAGS, "--workspace", "--json", "--help"}
     for verb, rest in COMMAND.findall(document.read_text(encoding="utf-8")):
         assert verb in {*VERBS, "test"}
         assert verb == "test" or set(re.findall(r"--[a-z][a-z-]*", rest)) <= known
