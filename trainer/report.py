@@ -22,7 +22,6 @@ from .summary import (
     how_it_ended,
     how_sure,
     measured,
-    number,
     percent,
     summarise,
 )

@@ -83,7 +83,8 @@ def _agreement_at(run: Run, step: int) -> Agreement | None:
     """The newest measurement up to that step, which may have been taken before the run was resumed."""
     wanted = [one.name for one in fields(Agreement)]
     measured = [event for event in run.events() if event["event"] == "evaluation" and event["step"] <= step]
-    return Agreement(**{name: measured[-1][name] for name in wanted}) if measured else None
+    # An older version kept less of a measurement.
+    return Agreement(**{name: measured[-1][name] for name in wanted if name in measured[-1]}) if measured else None
 
 
 def _facts(run: Run, config: RunConfig, material: Material, learner: Learner, result: Result) -> dict[str, object]:
