@@ -54,6 +54,7 @@ def measure_margins(
     scale: float,
     device: torch.device,
     *,
+    timesteps: Sequence[int] | None = None,
     batch_size: int = 1,
     split: bool = False,
     ranks: Ranks = ALONE,
@@ -63,14 +64,16 @@ def measure_margins(
     Single draws, as a training step sees them: each has a noise level of its own, and these lie evenly over the
     schedule. Averaged over levels, as agreement is, they would be far closer together. Of more than DRAWS pairs
     every so-manieth is taken; fewer are drawn several times. All of it is a function of the pairs alone, not of the
-    run's seed. A LoRA on `unet` is switched off meanwhile. batch_size: forwards at once; split: see `pair_errors`; each
-    of several processes measures its share, and all get the same.
+    run's seed. A LoRA on `unet` is switched off meanwhile. timesteps: those that are trained at, by default all;
+    batch_size: forwards at once; split: see `pair_errors`; each of several processes measures its share, and all get
+    the same.
     """
     draws = DRAWS if pairs else 0
     # Levels in no order: neighbours in a dataset are often of one prompt, or by one person.
     order = torch.randperm(DRAWS, generator=seeded("calibration")).tolist()
     places = [i * len(pairs) // DRAWS if len(pairs) > DRAWS else i % len(pairs) for i in range(draws)]
-    drawn = [(place, int((order[i] + 0.5) * base.schedule.timesteps / DRAWS)) for i, place in enumerate(places)]
+    levels = range(base.schedule.timesteps) if timesteps is None else timesteps
+    drawn = [(place, levels[int((order[i] + 0.5) * len(levels) / DRAWS)]) for i, place in enumerate(places)]
     found: list[list[float]] = []
     training = unet.training
     unet.eval()
@@ -117,6 +120,7 @@ def calibrate(
     config: RunConfig,
     learner: Learner,
     pairs: Sequence[EncodedPair],
+    timesteps: Sequence[int],
     device: torch.device,
     *,
     begun: bool,
@@ -139,6 +143,7 @@ def calibrate(
             pairs,
             asked.error_scale,
             device,
+            timesteps=timesteps,
             batch_size=at_once,
             split=training.split_pair,
             ranks=ranks,

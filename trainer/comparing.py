@@ -111,10 +111,10 @@ class Known:
 
 def known_prompts(run: Run) -> Known:
     """The prompts of a run's pairs, as they are now. Raises UserError where the pairs cannot be read any more."""
-    from .preferences.formats.opening import open_pairs
+    from .preparation import pairs_of
 
-    data = run.config().data
-    judged = cleaned(pair.prompt for pair in open_pairs(data.pairs, data.bad_pairs, run.workspace).load().pairs)
+    config = run.config()
+    data, judged = config.data, cleaned(pair.prompt for pair in pairs_of(config, run.workspace).pairs)
     every = judged
     if (name := dataset_named(data.pairs)) is not None:
         with open_store(run.workspace).reading() as session:

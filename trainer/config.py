@@ -49,6 +49,12 @@ class DataConfig(_Part):
     """Also show both pictures of a pair mirrored. Not for taste about left and right, or text."""
     caption_dropout: float = Field(0.0, ge=0, lt=1)
     """Share of pairs shown without their caption; moves the taste into the unprompted model too."""
+    rejected_captions: Literal["same", "own"] = "same"
+    """In folders (kohya, OneTrainer), what it means that the rejected picture's caption says something else than the
+    chosen one's: a mistake, or its own caption, under which it is rejected (DCPO)."""
+    ranking_weights: Literal["gain", "equal"] = "gain"
+    """How the pairs of a ranking weigh, together always as much: as RankDPO weighs them, most where the order matters
+    most (the first against the last), or all alike."""
     workers: int = Field(2, ge=1)
     """Threads that read and decode pictures while others are encoded."""
 
@@ -154,16 +160,23 @@ class TrainingConfig(_Part):
     steps: int = Field(400, ge=1)
     """Optimizer steps."""
     batch_size: int = Field(1, ge=1)
-    """Pairs in one forward pass (two pictures each). Memory grows with it."""
+    """Pairs in one forward pass (two pictures each). Memory grows with it. Pictures that were ranked together go
+    through once each, so a ranking of k pictures counts as k / 2 pairs."""
     pairs_at_once: int | None = Field(None, ge=1)
     """Pairs in one forward pass at most, by default a whole batch. Less memory; the same pairs teach the same."""
     accumulation: int = Field(4, ge=1)
     """Forward passes per optimizer step; acts like a larger batch without its memory."""
+    rankings: Literal["together", "pairs"] = "together"
+    """Pictures that were ranked together share noise and noise level and go through the base once each: the gradient of
+    their pairs for less work. pairs: each pair for itself."""
     precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """Arithmetic of the base: bfloat16 where the device has it, float16 on older cards, float32 on a CPU."""
     quantize: Literal["none", "int8", "nf4", "fp8"] = "none"
     """Storage of the base's weights: int8 and fp8 take half of bfloat16's memory, nf4 less than a third. int8 is the
     more exact of the two and nearly as good as none; nf4 costs some accuracy. The LoRA stays float32."""
+    timesteps: Literal["auto", "all", "1", "2", "4", "8"] = "auto"
+    """Noise levels that are trained and measured at: all, or those of a base that paints in so many steps. auto: all,
+    but of a base that is recognised as distilled (Turbo, Lightning, Hyper, LCM, DMD) its own."""
     split_pair: bool = False
     """The two pictures of a pair go through the base one after the other: half the activations, a third more forward
     passes (none more with offload). The gradient is the same."""
@@ -205,10 +218,10 @@ class WatchConfig(_Part):
     """Steps between sample pictures (and once at each end)."""
     sample_prompts: tuple[str, ...] = ()
     """Prompts of the sample pictures; by default four held-out ones."""
-    sample_steps: int = Field(25, ge=1)
-    """Denoising steps of a sample picture."""
-    guidance: float = Field(5.0, ge=1)
-    """Classifier-free guidance of sample pictures."""
+    sample_steps: int | None = Field(None, ge=1)
+    """Denoising steps of a sample picture; by default 25, or as many as a distilled base paints in."""
+    guidance: float | None = Field(None, ge=1)
+    """Classifier-free guidance of sample pictures; by default 5, or 1 (none) for a distilled base."""
     checkpoint_every: int = Field(50, ge=1)
     """Steps between states that a killed run can go on from."""
     log_every: int = Field(5, ge=1)

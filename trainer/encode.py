@@ -50,7 +50,8 @@ class EncodedPair:
     """One pair, ready to be drawn into a batch: every Path is a cache entry for `load_latent` or `load_text`.
 
     bucket: (width, height) in pixels of both pictures; framing: the chosen picture's, for both (and for their mirror
-    images: the crop is centred). The flipped paths are None unless `encode` was asked for them.
+    images: the crop is centred). The flipped paths are None unless `encode` was asked for them. rejected_text: of the
+    rejected picture's own caption; None where it has none.
     """
 
     pair: Pair
@@ -61,6 +62,7 @@ class EncodedPair:
     rejected: Path
     chosen_flipped: Path | None = None
     rejected_flipped: Path | None = None
+    rejected_text: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -122,7 +124,7 @@ def encode(
 
     texts = {
         prompt: entries.entry(cache, "text", prompt, text_identity, text_dtype)
-        for prompt in dict.fromkeys(["", *prompts, *(pair.prompt for pair in pairs)])
+        for prompt in dict.fromkeys(["", *prompts, *(pair.prompt for pair in pairs), *_own_captions(pairs)])
     }
     works: dict[tuple[str, Size], _Work] = {}
     upscaled: dict[str, None] = {}
@@ -146,7 +148,15 @@ def encode(
         rejected, rejected_flipped = latents(pair.rejected, fit(pair.rejected.size, bucket))
         encoded.append(
             EncodedPair(
-                pair, bucket, how.framing, texts[pair.prompt], chosen, rejected, chosen_flipped, rejected_flipped
+                pair,
+                bucket,
+                how.framing,
+                texts[pair.prompt],
+                chosen,
+                rejected,
+                chosen_flipped,
+                rejected_flipped,
+                None if pair.rejected_prompt is None else texts[pair.rejected_prompt],
             )
         )
 
@@ -216,6 +226,10 @@ class _Pixels:
     label: str
     path: Path
     rgb: np.ndarray
+
+
+def _own_captions(pairs: Sequence[Pair]) -> Iterator[str]:
+    return (pair.rejected_prompt for pair in pairs if pair.rejected_prompt is not None)
 
 
 def _missing(paths: Sequence[Path], workers: int, progress: Callable[[EncodeProgress], None]) -> set[Path]:

@@ -41,15 +41,23 @@ class HeldOut:
     """The held-out pairs of a run, with noise and noise levels that depend on nothing but the pair."""
 
     def __init__(
-        self, pairs: Sequence[EncodedPair], *, timesteps: int, levels: int, batch_size: int, split: bool = False
+        self,
+        pairs: Sequence[EncodedPair],
+        *,
+        timesteps: int | Sequence[int],
+        levels: int,
+        batch_size: int,
+        split: bool = False,
     ):
-        """timesteps: of the base's schedule; levels: how many of them are measured; batch_size: forwards at once;
-        split: the two pictures of a pair one after the other, see `pair_errors`."""
+        """timesteps: that are trained at (a number: all below it); levels: how many of them are measured at most;
+        batch_size: forwards at once; split: the two pictures of a pair one after the other, see `pair_errors`."""
         self._pairs = pairs
         self._batch_size = batch_size
         self._split = split
         # The middles of equal parts of the schedule: every kind of error counts, none twice.
-        self._levels = [int((level + 0.5) * timesteps / levels) for level in range(levels)]
+        among = range(timesteps) if isinstance(timesteps, int) else timesteps
+        levels = min(levels, len(among))
+        self._levels = [among[int((level + 0.5) * len(among) / levels)] for level in range(levels)]
 
     def __len__(self) -> int:
         return len(self._pairs)

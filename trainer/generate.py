@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -151,12 +152,14 @@ def sample(
         wanted, against = (_stacked(texts, device) for texts in zip(*text[part], strict=True))
         sampler = _sampler(base, steps, device)
         latents = noise * sampler.init_noise_sigma
+        # A generator for each, so that what is painted beside a picture does not matter to it.
+        renoising = {"generator": [_generator(seed + 1) for seed in seeds[part]]} if _renoised(base) else {}
         for number, timestep in enumerate(sampler.timesteps):
             noisy = sampler.scale_model_input(latents, timestep)
             answer = guided(
                 base, unet, noisy, timestep, wanted, against, framing, guidance, rescale, one_half_at_a_time
             )
-            latents = sampler.step(answer, timestep, latents).prev_sample
+            latents = sampler.step(answer, timestep, latents, **renoising).prev_sample
             if progress:
                 batches = -(-len(text) // at_once)
                 progress(start // at_once * len(sampler.timesteps) + number + 1, batches * len(sampler.timesteps))
@@ -198,12 +201,18 @@ def _picture(values: Tensor) -> Image.Image:
 
 
 def _sampler(base: Base, steps: int, device: torch.device):
-    """Euler's method, without noise of its own: the one sampler that every base's configuration suits."""
-    from diffusers import EulerDiscreteScheduler
+    """Euler's method, without noise of its own: the one sampler that every base's configuration suits, but for those of
+    consistency models, which add noise after every step."""
+    from diffusers import EulerDiscreteScheduler, LCMScheduler
 
     config = dict(base.scheduler_config)
-    if config.get("rescale_betas_zero_snr"):
-        # Only this spacing begins at the last timestep, where such a base alone expects pure noise.
+    if base.distilled and _renoised(base):
+        sampler = LCMScheduler.from_config(config)
+        own = replace(base.distilled, steps=steps).timesteps(base.schedule.timesteps)
+        sampler.set_timesteps(timesteps=list(own), device=device)
+        return sampler
+    if config.get("rescale_betas_zero_snr") or base.distilled:
+        # Only this spacing begins at the last timestep, where the one alone expects pure noise; it is the other's own.
         config["timestep_spacing"] = "trailing"
     sampler = EulerDiscreteScheduler.from_config(config)
     sampler.set_timesteps(steps, device=device)
@@ -246,8 +255,16 @@ def guided(
     return answer
 
 
+def _renoised(base: Base) -> bool:
+    return base.distilled is not None and base.distilled.renoised
+
+
 def _noise(seed: int, cells: tuple[int, ...]) -> Tensor:
-    return torch.randn(cells, generator=torch.Generator("cpu").manual_seed(seed))
+    return torch.randn(cells, generator=_generator(seed))
+
+
+def _generator(seed: int) -> torch.Generator:
+    return torch.Generator("cpu").manual_seed(seed)
 
 
 def _stacked(texts: Sequence[TextTensors], device: torch.device) -> dict[str, Tensor]:

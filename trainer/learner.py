@@ -32,6 +32,8 @@ class Learner:
         self.settings, initial = lora_settings(config)
         self.precision = pick_precision(training.precision, device)
         self.way = way_of(training.split_pair, training.gradient_checkpointing)
+        pairs_at_once = min(training.batch_size, training.pairs_at_once or training.batch_size)
+        self._pictures_at_once = (2 if self.way == "together" else 1) * pairs_at_once
         self.between_steps = True  # not where an error came out of the optimizer, which may have moved a part by then
         self._config = config
         self._ranks = ranks
@@ -75,6 +77,7 @@ class Learner:
                 way=self.way,
                 seed=seed,
                 guard=config.objective.loser_guard,
+                most=self._pictures_at_once,
             )
             numbers.append(share * _numbers(judged, errors))
         gradient, means = self._optimizer.gradient(), torch.stack(numbers).sum(0)

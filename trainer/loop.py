@@ -135,7 +135,8 @@ def _train(run: Run, config: RunConfig, stop: StopRequest, ranks: Ranks) -> Outc
     if state and state.quantize != config.training.quantize:
         run.log("warning", text=_stored_otherwise(state.quantize, config.training.quantize, start))
     if config.objective.calibrated:
-        spread = calibrate(run, config, learner, material.train, device, begun=start > 0, ranks=ranks)
+        at = (material.train, material.timesteps)
+        spread = calibrate(run, config, learner, *at, device, begun=start > 0, ranks=ranks)
         learner.objective = config.objective.build(spread)
 
     batches = _batches(config, material)
@@ -256,10 +257,11 @@ def _batches(config: RunConfig, material: Material) -> PairBatches:
         load_text(material.encoded.text("")),
         BatchSettings(
             batch_size=config.training.batch_size,
-            timesteps=material.base.schedule.timesteps,
+            timesteps=material.timesteps,
             seed=config.training.seed,
             flip=config.data.flip,
             caption_dropout=config.data.caption_dropout,
+            rankings=config.training.rankings == "together",
         ),
     )
 
@@ -267,7 +269,7 @@ def _batches(config: RunConfig, material: Material) -> PairBatches:
 def _held_out(config: RunConfig, material: Material) -> HeldOut:
     return HeldOut(
         material.held_out,
-        timesteps=material.base.schedule.timesteps,
+        timesteps=material.timesteps,
         levels=config.watch.evaluate_timesteps,
         batch_size=min(config.training.batch_size, config.training.pairs_at_once or config.training.batch_size),
         split=config.training.split_pair,
@@ -302,6 +304,8 @@ def _log_start(
         precision=learner.precision,
         pairs=len(material.train),
         held_out=len(material.held_out),
+        assumed=sum(one.pair.assumed for one in material.train),
+        rankings=len({one.pair.ranking for one in material.train} - {None}),
         left_out=[asdict(one) for one in material.pair_set.left_out],
         data=data_facts(config.data.pairs, run.workspace, divided(material.pair_set, config)),
         steps=config.training.steps,
@@ -315,6 +319,8 @@ def _log_start(
 
 def _warnings(config: RunConfig, material: Material, learner: Learner) -> Iterator[str]:
     yield from learner.notes
+    if material.base.distilled and config.training.timesteps == "auto":
+        yield material.base.distilled.warning
     if not material.held_out:
         yield "no held-out pairs: agreement cannot be measured; collect pairs of more prompts, or raise --held-out"
     if upscaled := material.encoded.upscaled:

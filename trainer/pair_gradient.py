@@ -14,11 +14,21 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from . import adapters
 from .batches import PairBatch
 from .families.base import Base
 from .loser_guard import let_through
 from .objectives import Judged, Objective, PairErrors
-from .pair_errors import mean_square, pair_errors, reference_errors, residuals, residuals_together
+from .pair_errors import (
+    each_once,
+    for_rejected,
+    mean_square,
+    pair_errors,
+    reference_errors,
+    residuals,
+    residuals_together,
+    shared_errors,
+)
 
 Way = Literal["together", "one by one", "kept apart"]
 """together: both pictures in one forward of twice the size.
@@ -43,6 +53,7 @@ def add_gradient(
     way: Way,
     seed: int,
     guard: float | None = None,
+    most: int | None = None,
 ) -> tuple[Judged, PairErrors]:
     """Add the gradient of the mean loss over `batch` to the parameters' `.grad`; nothing waits for the device.
 
@@ -50,8 +61,11 @@ def add_gradient(
     the gradient. seed: of LoRA dropout where the pictures go separately; the masks of the two are drawn independently,
     as they are where both go together, but they are other draws. Without dropout all ways give the same gradient, up
     to the rounding of sums. guard: mu of loser_guard.py, which lets through only a part of the rejected pictures'
-    gradient. The errors that are returned carry no gradient.
+    gradient. most: pictures at once, of those that several pairs share; where a ranking has more, they go through in
+    parts whatever the way. The errors that are returned carry no gradient.
     """
+    if batch.places is not None:
+        return _shared(base, unet, batch, objective, backward, seed, guard, most, kept=way == "kept apart")
     if way != "together":
         return _apart(base, unet, batch, objective, backward, seed, guard, kept=way == "kept apart")
     if guard is not None:
@@ -117,15 +131,15 @@ def _apart(
     """
     references = reference_errors(base, unet, batch, split=True) if objective.needs_reference else (None, None)
 
-    def off(picture: Tensor, seed: int) -> Tensor:
+    def off(batch: PairBatch, picture: Tensor, seed: int) -> Tensor:
         torch.manual_seed(seed)  # twice for the rejected picture: what is judged is what is corrected
         return residuals(base, unet, batch, picture)
 
     with torch.set_grad_enabled(kept):
-        rejected_off = off(batch.rejected, seed + 1)
+        rejected_off = off(for_rejected(batch), batch.rejected, seed + 1)
         rejected = mean_square(rejected_off)
     rejected_off = rejected_off.detach()  # no graph may live on after its backward by what the guard looks at
-    chosen_off = off(batch.chosen, seed)
+    chosen_off = off(batch, batch.chosen, seed)
     chosen = mean_square(chosen_off)
     chosen_off = chosen_off.detach()
 
@@ -136,6 +150,59 @@ def _apart(
         backward((chosen * of_chosen).sum())
     del chosen
     if of_rejected is not None:
-        again = rejected if kept else mean_square(off(batch.rejected, seed + 1))
+        again = rejected if kept else mean_square(off(for_rejected(batch), batch.rejected, seed + 1))
         backward((again * of_rejected).sum())
+    return judged, errors
+
+
+def _shared(
+    base: Base,
+    unet: nn.Module,
+    batch: PairBatch,
+    objective: Objective,
+    backward: Callable[[Tensor], None],
+    seed: int,
+    guard: float | None,
+    most: int | None,
+    *,
+    kept: bool,
+) -> tuple[Judged, PairErrors]:
+    """Of pictures that are in several pairs: a picture's gradient is its error's, times what all of its pairs say.
+
+    All parts but the first without a graph; the first with the graph that its backward needs; then the others again,
+    with a graph. kept: see `_apart`; more than two parts would keep more than both pictures of a pair do.
+    """
+    pictures = each_once(batch, most)
+    kept = kept and len(pictures.parts) <= 2
+    references: tuple[Tensor | None, Tensor | None] = (None, None)
+    if objective.needs_reference:
+        with torch.no_grad(), adapters.disabled(unet):
+            references = shared_errors(base, unet, pictures)
+
+    def off(number: int) -> Tensor:
+        torch.manual_seed(seed + number)  # twice but for the first: what is judged is what is corrected
+        return residuals(base, unet, *pictures.parts[number])
+
+    waiting: dict[int, Tensor] = {}
+    seen: dict[int, Tensor] = {}
+    for number in reversed(range(len(pictures.parts))):
+        with torch.set_grad_enabled(kept or number == 0):
+            found = off(number)
+            waiting[number], seen[number] = mean_square(found), found.detach()
+            del found
+    all_off = torch.cat([seen.pop(number) for number in range(len(pictures.parts))])
+    chosen, rejected = mean_square(all_off)[pictures.places]
+    errors = PairErrors(chosen, rejected, *references, batch.preference, batch.weight)
+    judged, slopes = _slopes(objective, errors, *(all_off[places] for places in pictures.places), guard)
+    wanted = all_off.new_zeros(len(all_off))
+    for places, slope in zip(pictures.places, slopes, strict=True):
+        if slope is not None:
+            wanted = wanted.index_add(0, places, slope)
+    del all_off
+    for number, of_part in enumerate(wanted.split([len(error) for _, error in sorted(waiting.items())])):
+        known = waiting.pop(number)
+        error = known if known.requires_grad else mean_square(off(number))
+        del known
+        backward((error * of_part).sum())
+        del error
     return judged, errors

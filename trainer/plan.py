@@ -21,9 +21,8 @@ from .families.shapes import shapes_like, shapes_of
 from .fitting import Fit, card_of, fitted
 from .learner import Learner
 from .memory import Count
-from .preferences.formats.opening import open_pairs
 from .preferences.pairs import Pair
-from .preparation import divided
+from .preparation import divided, pairs_of
 from .presets import AUTOMATIC, NONE
 from .progress import as_time
 
@@ -68,8 +67,7 @@ def make_plan(config: RunConfig, workspace: Path) -> Plan:
     workspace: where a dataset lies that is named in place of a path. Raises UserError for whatever would stop the
     training itself.
     """
-    pair_set = open_pairs(config.data.pairs, config.data.bad_pairs, workspace).load()
-    split = divided(pair_set, config)
+    split = divided(pairs_of(config, workspace), config)
     device = pick_device(config.training.device)
     tokenizers = Path(config.tokenizers) if config.tokenizers else None
     base = open_base(config.base, tokenizers=tokenizers, prediction=config.prediction)

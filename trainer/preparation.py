@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -13,10 +13,12 @@ from .checkpoints import Origin
 from .config import RunConfig
 from .encode import EncodedPair, EncodedPairs, EncodeProgress, encode
 from .errors import UserError
+from .families import distilled
 from .families.base import Base
 from .families.opening import open_base
 from .preferences.formats.opening import open_pairs
 from .preferences.pairs import PairSet, Split, drawn, split_by_prompt
+from .preferences.rankings import gain_weighted
 from .quantize import check
 from .ranks import ALONE, Ranks
 from .stopping import StopRequest
@@ -35,6 +37,8 @@ class Material:
     held_out: tuple[EncodedPair, ...]
     encoded: EncodedPairs
     sample_prompts: tuple[str, ...]
+    timesteps: Sequence[int]
+    """Those that are trained and measured at."""
 
     @property
     def origin(self) -> Origin:
@@ -55,7 +59,8 @@ def prepare(
     """
     check(config.training.quantize, device)  # now, and not after an hour of encoding
     base = open_base(config.base, tokenizers=_path(config.tokenizers), prediction=config.prediction)
-    pair_set = open_pairs(config.data.pairs, config.data.bad_pairs, workspace).load()
+    base.distilled = distilled.told(base.distilled, config.training.timesteps)
+    pair_set = pairs_of(config, workspace)
     split = divided(pair_set, config)
     prompts = config.watch.sample_prompts or _some_prompts(split)
 
@@ -91,12 +96,21 @@ def prepare(
         held_out=encoded.pairs[len(split.train) :],
         encoded=encoded,
         sample_prompts=prompts,
+        timesteps=distilled.trained_timesteps(base.distilled, config.training.timesteps, base.schedule.timesteps),
     )
+
+
+def pairs_of(config: RunConfig, workspace: Path) -> PairSet:
+    """The judged pairs that `config` names. Raises UserError as their source does."""
+    own = config.data.rejected_captions == "own"
+    return open_pairs(config.data.pairs, config.data.bad_pairs, workspace, own_captions=own).load()
 
 
 def divided(pair_set: PairSet, config: RunConfig) -> Split:
     """The pairs to train on and to measure on. Raises UserError where none are left to train on."""
     split = split_by_prompt(pair_set.pairs, config.data.held_out)
+    if config.data.ranking_weights == "gain":
+        split = Split(gain_weighted(split.train), split.held_out)
     if not split.train:
         raise UserError(
             f"all {len(pair_set.pairs)} pairs of {pair_set.source or config.data.pairs} have held-out prompts: "

@@ -40,6 +40,10 @@ def _pairs(summary: Summary, left_out: Sequence[dict[str, Any]]) -> Html:
         ("Kept aside to measure", _count(started, "held_out")),
         ("Left out", f"{sum(int(number(one, 'count') or 0) for one in left_out)}"),
     ]
+    if number(started, "assumed"):
+        rows.append(("Assumed, not judged", f"{_count(started, 'assumed')}: the rejected picture was painted for it"))
+    if number(started, "rankings"):
+        rows.append(("Rankings among them", _count(started, "rankings")))
     upscaled = started.get("upscaled")
     if isinstance(upscaled, list) and upscaled:
         rows.append(("Pictures enlarged", f"{len(upscaled)} (too small: " + ", ".join(map(str, upscaled[:3])) + ")"))

@@ -70,8 +70,10 @@ def digest_of(workspace: Path, config: RunConfig) -> str:
 
     Raises UserError where the pairs cannot be read.
     """
+    own = config.data.rejected_captions == "own"
+    pairs = open_pairs(config.data.pairs, config.data.bad_pairs, workspace, own_captions=own).load()
     facts = {
-        "pairs": open_pairs(config.data.pairs, config.data.bad_pairs, workspace).load().fingerprint,
+        "pairs": pairs.fingerprint,
         "settings": config.with_whole_paths().model_dump(mode="json", exclude=_NO_PART_OF_IT),  # type: ignore[arg-type]
         "files": [list(_files(config.base)), list(_files(config.adapter.continue_from))],
     }

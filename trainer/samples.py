@@ -19,6 +19,8 @@ from .runs import Run
 from .sheet import grid
 from .tiles import in_tiles
 
+_STEPS, _GUIDANCE = 25, 5.0
+
 
 class Samples:
     """A sample picture never needs more memory than a step: as many are painted at once as are trained on, each half of
@@ -64,7 +66,7 @@ class Samples:
         return pictures
 
     def _pictures(self, unet: nn.Module) -> list[Image.Image]:
-        material = self._material
+        material, few = self._material, self._material.base.distilled
         empty = load_text(material.encoded.text(""))
         texts = [(load_text(material.encoded.text(prompt)), empty) for prompt in material.sample_prompts]
         latents = sample(
@@ -73,8 +75,8 @@ class Samples:
             texts,
             size := (self._size, self._size),
             [self._seed + i for i in range(len(texts))],
-            steps=self._watch.sample_steps,
-            guidance=self._watch.guidance,
+            steps=self._watch.sample_steps or (few.steps if few else _STEPS),
+            guidance=self._watch.guidance or (1.0 if few else _GUIDANCE),
             batch_size=min(pictures_at_once(size), self._training.pairs_at_once or self._training.batch_size),
             one_half_at_a_time=self._training.split_pair,
         )

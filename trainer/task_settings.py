@@ -48,10 +48,10 @@ class PaintingSettings(TaskSettings):
     width: int | None = Field(None, ge=16, le=4096)
     height: int | None = Field(None, ge=16, le=4096)
     """In pixels; by default the square that the base was trained for."""
-    steps: int = Field(28, ge=1, le=1000)
-    """Denoising steps of a picture."""
-    guidance: float = Field(5.0, ge=1, le=100)
-    """Classifier-free guidance."""
+    steps: int | None = Field(None, ge=1, le=1000)
+    """Denoising steps of a picture; by default 28, or as many as a distilled base paints in."""
+    guidance: float | None = Field(None, ge=1, le=100)
+    """Classifier-free guidance; by default 5, or 1 (none) for a distilled base."""
     negative: str = ""
     """What to keep away from."""
     first_seed: int = Field(0, ge=0, lt=2**32)
@@ -65,7 +65,9 @@ class PaintingSettings(TaskSettings):
         tokenizers = Path(self.tokenizers) if self.tokenizers else None
         base = open_base(self.base, tokenizers=tokenizers, prediction=self.prediction, memo=workspace / "cache")
         size = (self.width or base.resolution, self.height or base.resolution)
-        return base, Manner(size, self.steps, self.guidance, self.negative)
+        few = base.distilled
+        steps, guidance = self.steps or (few.steps if few else 28), self.guidance or (1.0 if few else 5.0)
+        return base, Manner(size, steps, guidance, self.negative)
 
 
 def cleaned(prompts: Iterable[str]) -> tuple[str, ...]:

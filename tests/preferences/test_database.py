@@ -27,7 +27,7 @@ NEXT = """
 import sqlalchemy as sa
 from alembic import op
 
-revision, down_revision = "0002", "0001"
+revision, down_revision = "0003", "0002"
 
 def upgrade():
     with op.batch_alter_table("datasets") as table:
@@ -60,7 +60,7 @@ def next_version(tmp_path, monkeypatch):
         shutil.copytree(upgrading.MIGRATIONS, folder)
         (folder / "versions" / "0002_next.py").write_text(words)
         monkeypatch.setattr(upgrading, "MIGRATIONS", folder)
-        monkeypatch.setattr(upgrading, "LATEST", "0002")
+        monkeypatch.setattr(upgrading, "LATEST", "0003")
 
     return have
 
@@ -134,12 +134,12 @@ def test_an_older_database_is_upgraded_and_a_copy_is_kept(store, url, next_versi
         assert session.execute(text("SELECT name, motto FROM datasets")).all() == [("cats", "none yet")]
     with upgraded.writing() as session:
         session.execute(text("UPDATE datasets SET motto = 'purr'"))
-    copy = store.workspace / "preferences.before-0002.db"
+    copy = store.workspace / "preferences.before-0003.db"
     assert copy.exists() == (url is None)
     if url is None:
         with closing(sqlite3.connect(copy)) as connection:
             assert connection.execute("SELECT * FROM datasets").fetchall()[0][1] == "cats"
-            assert connection.execute("SELECT version_num FROM mapo_revision").fetchall() == [("0001",)]
+            assert connection.execute("SELECT version_num FROM mapo_revision").fetchall() == [("0002",)]
         with upgraded.reading() as session:
             assert session.scalar(text("PRAGMA foreign_keys")) == 1
     again = reopened(upgraded, url)
@@ -154,7 +154,7 @@ def test_an_upgrade_that_fails_leaves_the_database_as_it_was(store, url, next_ve
     with pytest.raises(Exception, match="nowhere"):
         reopened(store, url)
     with store.reading() as session:
-        assert session.scalar(text("SELECT version_num FROM mapo_revision")) == "0001"
+        assert session.scalar(text("SELECT version_num FROM mapo_revision")) == "0002"
         assert find_dataset(session, "cats").name == "cats"
 
 

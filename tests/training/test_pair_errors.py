@@ -1,9 +1,11 @@
 """Errors of pairs: shared noise and timestep, both pictures in one forward, reference with the adapter off."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from mapo_studio.trainer import adapters
-from mapo_studio.trainer.batches import BatchSettings, PairBatches, draw_pair, seeded
+from mapo_studio.trainer.batches import BatchSettings, PairBatches, draw_pair, seeded, stack
 from mapo_studio.trainer.encode import load_text
 from mapo_studio.trainer.evaluate import HeldOut, wilson_interval
 from mapo_studio.trainer.objectives import DPO, SFT, MaPO
@@ -109,3 +111,27 @@ def test_one_draw_of_a_pair_holds_one_noise(encoded):
     row = draw_pair(encoded.pairs[0], torch.tensor([5]), seeded("x"))
     assert row.noise.shape == row.chosen.shape == row.rejected.shape
     assert len(row) == 1
+
+
+def test_a_rejected_picture_is_asked_under_its_own_caption(base, unet, encoded, monkeypatch):
+    """And pairs without one, in the same batch and alone, are computed on as ever."""
+    own, plain = (replace(encoded.pairs[0], rejected_text=encoded.text("")), encoded.pairs[1])
+    rows = [draw_pair(pair, torch.tensor([400]), seeded(str(i))) for i, pair in enumerate((own, plain))]
+    before = [draw_pair(pair, torch.tensor([400]), seeded(str(i))) for i, pair in enumerate(encoded.pairs[:2])]
+    assert before[0].rejected_text is None
+    mixed, as_ever = (pair_errors(base, unet, stack(some), reference=True) for some in (rows, before))
+    for name in ("chosen", "reference_chosen"):
+        assert torch.equal(getattr(mixed, name), getattr(as_ever, name))
+    for name in ("rejected", "reference_rejected"):
+        assert not torch.equal(getattr(mixed, name)[0], getattr(as_ever, name)[0])
+        assert torch.equal(getattr(mixed, name)[1], getattr(as_ever, name)[1])
+    asked = replace(before[0], text={k: v[None] for k, v in load_text(encoded.text("")).items()})
+    assert torch.allclose(mixed.rejected[:1], pair_errors(base, unet, asked, reference=False).rejected, rtol=1e-4)
+    split = pair_errors(base, unet, stack(rows), reference=False, split=True)
+    assert torch.allclose(split.rejected, mixed.rejected, rtol=1e-4)
+
+
+def test_a_dropped_caption_is_dropped_for_both(encoded):
+    pair = replace(encoded.pairs[0], rejected_text=encoded.text("red"))
+    empty = load_text(encoded.text(""))
+    assert draw_pair(pair, torch.tensor([400]), seeded("x"), empty).rejected_text is None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,7 @@ if TYPE_CHECKING:  # pictures.py is needed where no model is: a page that shows 
     from torch import Tensor, nn
 
     from ..quantize import Quantize
+    from .distilled import Distilled
 
 TextTensors: TypeAlias = "Mapping[str, Tensor]"
 """What a family's text encoders say, by name; one prompt: no batch axis; a batch: stacked along axis 0."""
@@ -75,6 +77,27 @@ class NoiseSchedule:
         return alpha.sqrt().to(like.dtype), (1 - alpha).sqrt().to(like.dtype)
 
 
+_TOLD_GUIDANCE = 7.5
+"""What a UNet that is told the guidance is told: diffusers' default for such models, 8.5, counted from 0."""
+
+
+def guidance_told(unet: nn.Module, rows: int) -> dict[str, Tensor]:
+    """The further input of a UNet that is told how strong the guidance is (LCM, arXiv 2310.04378); {} for others.
+
+    rows: how many pictures it is asked about.
+    """
+    width = getattr(getattr(unet, "config", None), "time_cond_proj_dim", None)
+    if not width:
+        return {}
+    import torch
+
+    device, dtype = next(unet.parameters()).device, compute_dtype(unet)
+    rates = torch.exp(-torch.arange(width // 2, dtype=torch.float32) * math.log(10_000) / (width // 2 - 1))
+    angles = 1000 * _TOLD_GUIDANCE * rates
+    told = torch.nn.functional.pad(torch.cat([angles.sin(), angles.cos()]), (0, width % 2))
+    return {"timestep_cond": told.to(device, dtype).expand(rows, width)}
+
+
 def compute_dtype(unet: nn.Module) -> torch.dtype:
     """In which `unet` computes, whatever is wrapped around it: the dtype of its first layer, which is never quantized.
 
@@ -104,6 +127,8 @@ class Base(Protocol):
     schedule: NoiseSchedule
     scheduler_config: Mapping[str, Any]
     """For samplers of diffusers."""
+    distilled: Distilled | None
+    """What it is where it paints in a few steps only."""
 
     def identity(self, part: str = "all") -> str:
         """Content hash, 16 hex digits, of the weights of a part: "text", "vae", "unet" or "all"."""

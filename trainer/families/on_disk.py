@@ -12,6 +12,7 @@ from torch import nn
 from ..device import abilities
 from ..quantize import Quantize, check
 from .base import NoiseSchedule
+from .distilled import distilled_by
 from .identity import identity_of
 from .schedule import noise_schedule
 from .sources import PARTS, Source
@@ -31,6 +32,7 @@ class OnDisk:
         # Each block of the VAE but the last halves both sides; sample_size counts latent cells.
         self.latent_factor = 2 ** (len(source.config("vae")["block_out_channels"]) - 1)
         self.resolution = int(source.config("unet")["sample_size"]) * self.latent_factor
+        self.distilled = distilled_by(source.names, scheduler_config, source.config("unet"))
         self._memo = memo
 
     def identity(self, part: str = "all") -> str:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from .base import TextTensors, compute_dtype
+from .base import TextTensors, compute_dtype, guidance_told
 from .on_disk import OnDisk
 from .sources import Source
 from .tokens import token_ids
@@ -24,7 +24,8 @@ class SD15(OnDisk):
     def predict(self, unet: nn.Module, noisy: Tensor, timestep: Tensor, text: TextTensors, framing: Tensor) -> Tensor:
         """See `Base.predict`. text: hidden (n, tokens, 768). The framing is not used: this family does not know it."""
         dtype = compute_dtype(unet)
-        answer = unet(noisy.to(dtype), timestep, encoder_hidden_states=text["hidden"].to(dtype))
+        told = guidance_told(unet, len(noisy))
+        answer = unet(noisy.to(dtype), timestep, encoder_hidden_states=text["hidden"].to(dtype), **told)
         return answer.sample.to(noisy.dtype)
 
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from .base import TextTensors, compute_dtype
+from .base import TextTensors, compute_dtype, guidance_told
 from .on_disk import OnDisk
 from .sources import Source
 from .tokens import token_ids
@@ -27,7 +27,8 @@ class SDXL(OnDisk):
         # Time ids stay float32: bfloat16 would turn 1023 into 1024. The UNet embeds them before it casts.
         added = {"text_embeds": text["pooled"].to(dtype), "time_ids": framing.to(noisy.device, torch.float32)}
         hidden = text["hidden"].to(dtype)
-        answer = unet(noisy.to(dtype), timestep, encoder_hidden_states=hidden, added_cond_kwargs=added)
+        told = guidance_told(unet, len(noisy))
+        answer = unet(noisy.to(dtype), timestep, encoder_hidden_states=hidden, added_cond_kwargs=added, **told)
         return answer.sample.to(noisy.dtype)
 
 

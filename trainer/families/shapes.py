@@ -44,6 +44,7 @@ class _Shapes:
     def __init__(self, path: Path, like: Source | None) -> None:
         self.path = path
         self._like = like
+        self.names: tuple[str, ...] = like.names if like else ()
 
     def config(self, component: str) -> dict[str, Any]:
         if self._like:

@@ -36,6 +36,10 @@ class Source(Protocol):
 
     path: Path
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """What the model calls itself: its file or folder, its place on the hub, titles in its metadata."""
+
     def config(self, component: str) -> dict[str, Any]:
         """The configuration of "unet", "vae", "text_encoder", "text_encoder_2" or "scheduler"."""
 
@@ -57,6 +61,12 @@ class Folder:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        # The hub's cache has models--stabilityai--sdxl-turbo/snapshots/<hash>.
+        snapshot = self.path.parent.name == "snapshots"
+        return (self.path.parent.parent.name if snapshot else self.path.name,)
 
     def config(self, component: str) -> dict[str, Any]:
         return read_json(self.path / component / _config_name(component))
@@ -148,6 +158,11 @@ class SingleFile:
         self._tokenizers = tokenizers
         self._scheduler = dict(scheduler or {})
         self._configs = configs or CONFIGS / family
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        said = (self._file.metadata.get(f"modelspec.{field}", "") for field in ("title", "description"))
+        return (self.path.stem, *said)
 
     def config(self, component: str) -> dict[str, Any]:
         config = read_json(self._configs / component / _config_name(component))

@@ -180,6 +180,7 @@ class StatisticsReply(BaseModel):
     trainable: int
     held_out_pairs: int
     held_out_prompts: int
+    assumed: int
     sentence: str
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from sqlalchemy import func, or_, select
-from sqlalchemy.orm import Session
+from sqlalchemy import func, or_, select, text
+from sqlalchemy.orm import Session, aliased
 
 from ..errors import UserError
 from .collecting import find_dataset
@@ -15,7 +15,9 @@ from .pairs import Pair as JudgedPair
 from .picture_files import PictureFile
 from .picture_store import KeptFile, picture_path
 from .preference import UNLABELLED, preference, undecided
-from .schema import Dataset, Judgement, Pair, Picture, Prompt
+from .schema import IS_RANKING, Candidate, Dataset, Judgement, Pair, Picture, Prompt
+
+_UNDOING = aliased(Judgement)  # to build it anew takes longer than the query
 
 
 @dataclass(frozen=True)
@@ -61,7 +63,8 @@ class DatasetPairs:
     def _judged(self, session: Session, dataset: Dataset) -> tuple[list[JudgedPair], tuple[LeftOut, ...]]:
         prompts = _prompts(session, dataset)
         pictures = self._pictures(session, dataset)
-        columns = (Pair.id, Pair.prompt_id, Pair.first_id, Pair.second_id)
+        captions, rankings = captions_of(session, dataset.id), rankings_of(session, dataset.id)
+        columns = (Pair.id, Pair.prompt_id, Pair.first_id, Pair.second_id, Pair.assumed)
         votes = (Pair.votes_first, Pair.votes, Pair.weight, Pair.both_bad)
         rows = session.execute(
             select(*columns, *votes)
@@ -70,13 +73,14 @@ class DatasetPairs:
         )
         found: list[JudgedPair] = []
         others: list[tuple[str, str]] = []
-        for pair, prompt, first, second, votes_first, total, weight, both_bad in rows:
+        for pair, prompt, first, second, assumed, votes_first, total, weight, both_bad in rows:
             wanted = preference(votes_first, total, weight, both_bad)
             if wanted is None:
                 others.append((str(undecided(votes_first, total, both_bad)), f"pair {pair}"))
                 continue
             chosen, rejected = (first, second) if wanted.for_first else (second, first)
-            found.append(JudgedPair(prompts[prompt], pictures[chosen], pictures[rejected], wanted.share, wanted.weight))
+            how = (wanted.share, wanted.weight, captions.get((prompt, rejected)), rankings.get(pair), assumed)
+            found.append(JudgedPair(prompts[prompt], pictures[chosen], pictures[rejected], *how))
         return found, left_out(others)
 
     def _pictures(self, session: Session, dataset: Dataset) -> dict[int, PictureFile]:
@@ -97,6 +101,28 @@ class DatasetPairs:
 
 def _prompts(session: Session, dataset: Dataset) -> dict[int, str]:
     return dict(session.execute(select(Prompt.id, Prompt.text).where(Prompt.dataset_id == dataset.id)).all())
+
+
+def captions_of(session: Session, dataset: int) -> dict[tuple[int, int], str]:
+    """Of the candidates that have one of their own, by prompt and picture."""
+    columns = (Candidate.prompt_id, Candidate.picture_id, Candidate.caption)
+    here = (Prompt.dataset_id == dataset, Candidate.caption.is_not(None))
+    rows = session.execute(select(*columns).join(Prompt, Prompt.id == Candidate.prompt_id).where(*here))
+    return {(prompt, picture): caption for prompt, picture, caption in rows}
+
+
+def rankings_of(session: Session, dataset: int) -> dict[int, str]:
+    """By pair, the first ranking that it was in and that stands."""
+    rows = session.execute(
+        select(Judgement.pair_id, Judgement.client, Judgement.sequence)
+        .join(Pair, Pair.id == Judgement.pair_id)
+        .outerjoin(_UNDOING, _UNDOING.undoes == Judgement.id)
+        # As text: SQLite does not look into an index of rankings for a bound value.
+        .where(text(f"judgements.{IS_RANKING}"), Judgement.answer != "undo", _UNDOING.id.is_(None))
+        .where(Pair.dataset_id == dataset)
+        .order_by(Judgement.id.desc())
+    )
+    return {pair: f"{client}/{sequence}" for pair, client, sequence in rows}
 
 
 def _unjudged(session: Session, dataset: Dataset) -> int:

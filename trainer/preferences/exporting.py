@@ -24,7 +24,8 @@ from ..files import no_room_explained
 from ..stopping import StopRequested
 from .collecting import find_dataset
 from .database import Store
-from .formats.folder_writers import InvokeWriter, KohyaWriter, OneTrainerWriter
+from .dataset_pairs import captions_of, rankings_of
+from .formats.folder_writers import InvokeWriter, KohyaWriter, OneTrainerWriter, RankedWriter
 from .formats.opening import LAYOUTS
 from .formats.parquet_writers import ParquetWriter
 from .formats.writing import Holds, StoredPair, StoredPicture, Writer, put
@@ -40,7 +41,8 @@ Tell = Callable[..., None]
 
 @dataclass(frozen=True)
 class ExportReport:
-    """What was written. left: pairs that the layout cannot hold, and why; lost: what it does not say of the others."""
+    """What was written. left: pairs that the layout cannot hold, and why; lost: what it does not say of the others.
+    assumed: of the pairs, those that nobody judged: the rejected picture was painted to be rejected."""
 
     dataset: str
     layout: str
@@ -49,11 +51,14 @@ class ExportReport:
     pictures: int
     left: tuple[LeftOut, ...] = ()
     lost: tuple[str, ...] = ()
+    assumed: int = 0
 
     def __str__(self) -> str:
         """In sentences, one a line."""
         what = f"{self.pairs} pairs with " if self.layout != "outputs" else ""
         lines = [f"{what}{self.pictures} pictures of {self.dataset} are in {self.folder} (layout {self.layout})"]
+        if self.assumed:
+            lines.append(f"of {self.assumed} of them the preference was assumed, not judged by a person")
         lines += [f"left out: {one.count} x {one.reason}" for one in self.left]
         return "\n".join([*lines, *(f"not in the files: {what}" for what in self.lost)])
 
@@ -77,15 +82,15 @@ def export_pairs(
         told = _Telling(tell, stop)
         if layout == "outputs":
             count, left, lost = _write_pictures(store, dataset.id, part, told), (), _NOT_IN_PICTURES
-            pairs, pictures = 0, count
+            pairs, pictures, assumed = 0, count, 0
         else:
             writer = _writer(layout, part, dataset.name)
-            pairs, pictures, left, lost = _write_pairs(store, dataset.id, writer, told)
+            pairs, assumed, pictures, left, lost = _write_pairs(store, dataset.id, writer, told)
         if not pictures:
             reasons = "; ".join(f"{one.count} x {one.reason}" for one in left)
             raise UserError(f"{dataset.name} holds nothing to write as {layout}: {reasons or 'it is empty'}")
     told.finished()
-    return ExportReport(dataset.name, layout, folder, pairs, pictures, left, lost)
+    return ExportReport(dataset.name, layout, folder, pairs, pictures, left, lost, assumed)
 
 
 _NOT_IN_PICTURES = ("pairs and judgements: these are the pictures and their prompts alone",)
@@ -130,15 +135,15 @@ def _whole_folder(folder: Path) -> Iterator[Path]:
 
 
 def _writer(layout: str, folder: Path, dataset: str) -> Writer:
-    writers = {"kohya": KohyaWriter, "onetrainer": OneTrainerWriter, "invoke": InvokeWriter}
+    writers = {"kohya": KohyaWriter, "onetrainer": OneTrainerWriter, "invoke": InvokeWriter, "ranked": RankedWriter}
     return writers[layout](folder, dataset) if layout in writers else ParquetWriter(folder, layout)
 
 
 def _write_pairs(
     store: Store, dataset: int, writer: Writer, told: _Telling
-) -> tuple[int, int, tuple[LeftOut, ...], tuple[str, ...]]:
+) -> tuple[int, int, int, tuple[LeftOut, ...], tuple[str, ...]]:
     told.total = _count(store, Pair, dataset)
-    written = 0
+    written = assumed = 0
     pictures: set[str] = set()
     without: list[tuple[str, str]] = []
     losses = _Losses(writer.holds)
@@ -153,10 +158,11 @@ def _write_pairs(
             losses.count(pair, both_bad)
             writer.write(pair)
             written += 1
+            assumed += pair.assumed
             pictures |= {pair.first.sha256, pair.second.sha256}
     finally:
         writer.finish()
-    return written, len(pictures), left_out(without), losses.sentences()
+    return written, assumed, len(pictures), left_out(without), losses.sentences()
 
 
 class _Losses:
@@ -174,6 +180,14 @@ class _Losses:
             self._add("how sure the judgements are (only which picture is chosen)")
         if pair.votes != 1 and not self._holds.votes:
             self._add("how many people judged")
+        if pair.rejected_prompt and not self._holds.captions:
+            self._add("the rejected pictures' own captions")
+        if pair.assumed and not self._holds.assumed:
+            self._add("that nobody judged them, and the preference was assumed")
+        if pair.ranking and self._holds.rankings:
+            return
+        if pair.ranking:
+            self._add("which pictures were ranked together")
         if found is not None and found.weight != 1 and not self._holds.whole_weights:
             self._add("the weight")
         if found is not None and self._holds.whole_weights and found.weight != max(1, round(found.weight)):
@@ -215,13 +229,18 @@ def _pairs(store: Store, dataset: int) -> Iterator[tuple[StoredPair, float]]:
         .limit(_ROWS_AT_ONCE)
     )
     last = 0
+    with store.reading() as session:
+        captions, rankings = captions_of(session, dataset), rankings_of(session, dataset)
     while True:
         with store.reading() as session:
             rows = session.execute(asked.where(Pair.id > last)).all()
         for pair, prompt, one, other in rows:
             found = preference(pair.votes_first, pair.votes, pair.weight, pair.both_bad)
             pictures = _stored(store, one), _stored(store, other)
-            yield StoredPair(prompt, *pictures, pair.votes, pair.votes_first, found), pair.both_bad
+            rejected = pair.second_id if found is None or found.for_first else pair.first_id
+            own = captions.get((pair.prompt_id, rejected)) if found else None
+            how = (own, rankings.get(pair.id), pair.assumed)
+            yield StoredPair(prompt, *pictures, pair.votes, pair.votes_first, found, *how), pair.both_bad
             last = pair.id
         if len(rows) < _ROWS_AT_ONCE:
             return

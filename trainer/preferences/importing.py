@@ -84,18 +84,20 @@ def import_pairs(
     rejected_pattern: str | None = None,
     annotator: str = CLIENT,
     anywhere: bool = False,
+    own_captions: bool = False,
     tell: Tell | None = None,
     stop: Any = None,
 ) -> ImportReport:
     """Take what lies at `path` into the dataset of that name, which is made if need be.
 
     layout, patterns: see `formats.opening.find_reader`. annotator: who judged, where the source does not say. anywhere:
-    whether a metadata.jsonl may name pictures outside its folder; not one that came over the network.
+    whether a metadata.jsonl may name pictures outside its folder; not one that came over the network. own_captions:
+    whether, in folders, the caption of the rejected picture may say something else than the chosen one's.
     tell("importing", done=, total=) hears of rows; total may be None. stop: true once it is to be left, as
     `stopping.StopRequest`; what was taken until then stays. Raises UserError where nothing known lies there, the source
     cannot be read, or the dataset is a comparison.
     """
-    reader = find_reader(path, layout, chosen_pattern, rejected_pattern, absolute=anywhere)
+    reader = find_reader(path, layout, chosen_pattern, rejected_pattern, absolute=anywhere, own_captions=own_captions)
     into = _Importing(store, as_prompt(dataset_name), annotator)
     total = reader.count() if tell else None
     done, told, stopped = 0, 0.0, False
@@ -129,7 +131,7 @@ class _Importing:
         if not dataset:
             raise UserError("the dataset to import into needs a name")
         with store.reading() as session:
-            self._dataset_of(session)
+            into_dataset(session, self._dataset)
 
     def take(self, kept: Kept) -> None:
         if isinstance(kept, Unusable):
@@ -148,7 +150,8 @@ class _Importing:
         if not self._rows and not self._groups:
             return
         with self._store.writing() as session:
-            dataset = self._dataset_of(session) or create_dataset(session, self._dataset)
+            dataset = into_dataset(session, self._dataset, make=True)
+            assert dataset is not None
             counts = self._added(session, dataset)
         self._counts.update(counts)
         self._rows, self._groups, self._pictures_taken = [], [], 0
@@ -156,17 +159,11 @@ class _Importing:
     def knows(self, prompt: str) -> bool:
         """Whether the dataset has pictures of a prompt."""
         with self._store.reading() as session:
-            dataset = self._dataset_of(session)
+            dataset = into_dataset(session, self._dataset)
             return dataset is not None and _candidates_of(session, dataset, prompt) > 0
 
     def report(self, source: str, stopped: bool) -> ImportReport:
         return ImportReport(self._dataset, source, **self._counts, left=left_out(self._without), stopped=stopped)
-
-    def _dataset_of(self, session: Session) -> Dataset | None:
-        found = session.scalar(select(Dataset).where(Dataset.name == self._dataset))
-        if found is not None and found.kind != "pairs":
-            raise UserError(f"{found.name} is a {found.kind}, which nothing is imported into: name a dataset")
-        return found
 
     def _added(self, session: Session, dataset: Dataset) -> Counter[str]:
         counts: Counter[str] = Counter()
@@ -211,16 +208,32 @@ class _Importing:
             votes=row.votes,
             weight=row.weight,
             annotator=annotator,
+            rejected_prompt=row.rejected_prompt,
+            purpose="assumed" if row.assumed else "ranking" if row.ranking else "import",
         )
 
     def _sequence(self, row: KeptRow, two: Sequence[Picture], share: float | None, annotator: str | None) -> int:
-        """A number for what a row says, and for how often the source said so before: three people may agree."""
+        """A number for what a row says, and for how often the source said so before: three people may agree. Rows of
+        one ranking, which names itself, have one."""
+        if row.ranking is not None:
+            return _number(row.prompt, row.ranking, annotator)
         names = [picture.sha256 for picture in two]
         if names[0] > names[1]:
             names, share = names[::-1], None if share is None else round(1 - share, 12)
         said = _number(row.prompt, *names, share, float(row.votes), float(row.weight), annotator)
         self._said[said] += 1
         return _number(said, self._said[said])
+
+
+def into_dataset(session: Session, name: str, make: bool = False) -> Dataset | None:
+    """The dataset of that name, which something is to get into. make: a new one where there is none.
+
+    Raises UserError where it is a comparison.
+    """
+    found = session.scalar(select(Dataset).where(Dataset.name == as_prompt(name)))
+    if found is not None and found.kind != "pairs":
+        raise UserError(f"{found.name} is a {found.kind}, which nothing is imported into: name a dataset")
+    return create_dataset(session, name) if found is None and make else found
 
 
 def _candidates_of(session: Session, dataset: Dataset, prompt: str) -> int:

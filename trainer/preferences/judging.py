@@ -203,6 +203,7 @@ def tallies_of(session: Session, pairs: Collection[int]) -> dict[int, Tally]:
             Judgement.share_left,
             Judgement.votes,
             Judgement.weight,
+            Judgement.purpose,
         )
         .outerjoin(_UNDOING, _UNDOING.undoes == Judgement.id)
         .where(Judgement.pair_id.in_(pairs), Judgement.answer != "undo", _UNDOING.id.is_(None))
@@ -211,7 +212,7 @@ def tallies_of(session: Session, pairs: Collection[int]) -> dict[int, Tally]:
     for row in rows:
         share = row.share_left
         share_first = share if share is None or row.first_on_left else 1 - share
-        said[row.pair_id].append(Said(row.answer, share_first, row.votes, row.weight))
+        said[row.pair_id].append(Said(row.answer, share_first, row.votes, row.weight, row.purpose == "assumed"))
     return {pair: tally(these) for pair, these in said.items()}
 
 

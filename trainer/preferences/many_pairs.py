@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from sqlalchemy import func, insert, select, text
+from sqlalchemy import func, insert, select, text, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
@@ -20,7 +20,7 @@ from .collecting import annotator_named, prompt_digest, shuffle_of, slices
 from .judging import check_submission, count_again
 from .pairs import as_prompt, position_of
 from .preference import Said, tally
-from .schema import ANSWERS, STRENGTHS, Candidate, Dataset, Judgement, Pair, Picture, Prompt
+from .schema import ANSWERS, PURPOSES, STRENGTHS, Candidate, Dataset, Judgement, Pair, Picture, Prompt
 
 _SHARES = {"left": 1.0, "right": 0.0, "tie": 0.5, "both_bad": None, "skip": None}
 _Key = tuple[int, int, int]
@@ -34,7 +34,8 @@ class Row:
     sequence: this judgement's number in its source, 0 or more. share_0: in [0, 1], the share of votes for picture_0,
     which counts as the left one. answer: one of `schema.ANSWERS`; by default what share_0 says. votes: of how many
     people it is. weight: what the pair weighs in training. annotator: by default the one of `add_rows`. created: in
-    seconds since 1970, by default now.
+    seconds since 1970, by default now. rejected_prompt: the own caption of the picture that has fewer votes. purpose:
+    one of `schema.PURPOSES`; judgements of one ranking have one sequence.
     """
 
     prompt: str
@@ -49,6 +50,8 @@ class Row:
     seconds: float | None = None
     annotator: str | None = None
     created: float | None = None
+    rejected_prompt: str | None = None
+    purpose: str = "import"
 
     @property
     def said(self) -> str | None:
@@ -63,6 +66,14 @@ class Row:
         if self.share_0 is not None and self.said not in ("both_bad", "skip"):
             return self.share_0
         return _SHARES[self.said] if self.said else None
+
+    @property
+    def caption(self) -> tuple[Picture, str] | None:
+        """The picture that has a caption of its own, and that."""
+        text = as_prompt(self.rejected_prompt or "")
+        if not text or text == as_prompt(self.prompt) or self.share in (None, 0.5):
+            return None
+        return (self.picture_1 if self.share > 0.5 else self.picture_0), text
 
 
 @dataclass(frozen=True)
@@ -109,6 +120,8 @@ def _check(row: Row, client: str) -> None:
         raise UserError(f"row {row.sequence} has an empty prompt")
     if row.picture_0.sha256 == row.picture_1.sha256:
         raise UserError(f"row {row.sequence} compares a picture with itself")
+    if row.purpose not in PURPOSES:
+        raise ValueError(f"{row.purpose!r} is none of {', '.join(PURPOSES)}")
     if row.said not in (*ANSWERS, None) or row.strength not in STRENGTHS:
         raise UserError(f"row {row.sequence} says {row.said!r}, {row.strength!r}; known are {', '.join(ANSWERS)}")
     numbers = {"share": (row.share, 1.0), "number of votes": (row.votes, 1e12), "weight": (row.weight, 1e12)}
@@ -186,6 +199,10 @@ def _add_candidates(session: Session, rows: Sequence[Row], known: _Known, now: f
         insert_of(Candidate.__table__).on_conflict_do_nothing(),
         [{"prompt_id": prompt, "picture_id": picture, "created": now} for prompt, picture in wanted],
     )
+    captions = {(known.prompts[row.prompt][1], row.caption[0].id): row.caption[1] for row in rows if row.caption}
+    for (prompt, picture), caption in captions.items():
+        here = (Candidate.prompt_id == prompt, Candidate.picture_id == picture)
+        session.execute(update(Candidate).where(*here).values(caption=caption))
 
 
 def _first_second(row: Row) -> tuple[Picture, Picture]:
@@ -247,7 +264,8 @@ def _add_pairs(
 def _said(row: Row) -> Said:
     share = row.share
     zero_is_first = _first_second(row)[0] is row.picture_0
-    return Said(row.said or "", share if share is None or zero_is_first else 1 - share, row.votes, row.weight)
+    share_first = share if share is None or zero_is_first else 1 - share
+    return Said(row.said or "", share_first, row.votes, row.weight, row.purpose == "assumed")
 
 
 def _judged(session: Session, client: str, sequences: Sequence[int]) -> Iterable[tuple[int, int]]:
@@ -271,7 +289,7 @@ def _judgement(
         "votes": row.votes,
         "weight": row.weight,
         "seconds": row.seconds,
-        "purpose": "import",
+        "purpose": row.purpose,
         "client": client,
         "sequence": row.sequence,
         "created": now if row.created is None else row.created,

@@ -18,6 +18,7 @@ from ..device import DTYPES, pick_device, pick_precision
 from ..encode import EncodeProgress, encode
 from ..errors import UserError
 from ..evaluate import HeldOut
+from ..families.distilled import trained_timesteps
 from ..families.opening import open_base
 from ..generate import lora_for, set_lora
 from ..runs import Run
@@ -125,7 +126,7 @@ def margins_of(run: Run, pairs: Sequence[JudgedPair], device: torch.device, tell
     set_lora(unet, lora, strength=1.0)
     return HeldOut(
         encoded.pairs,
-        timesteps=base.schedule.timesteps,
+        timesteps=trained_timesteps(base.distilled, config.training.timesteps, base.schedule.timesteps),
         levels=config.watch.evaluate_timesteps,
         batch_size=config.training.batch_size,
         split=config.training.split_pair,

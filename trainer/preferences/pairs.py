@@ -34,6 +34,9 @@ class Pair:
     """Two pictures of one prompt, and which of them is preferred.
 
     preference: share of the judgements that were for `chosen`, in [0.5, 1]; weight: multiplies the pair's loss.
+    rejected_prompt: what the rejected picture shows, where it has a caption of its own; None: `prompt` is of both.
+    ranking: names the ranking that the pair came from; pairs of one ranking have pictures in common. assumed: nobody
+    compared the two; the rejected one was painted because the chosen one is wanted.
     """
 
     prompt: str
@@ -41,11 +44,15 @@ class Pair:
     rejected: PictureRef
     preference: float = 1.0
     weight: float = 1.0
+    rejected_prompt: str | None = None
+    ranking: str | None = None
+    assumed: bool = False
 
     @property
     def id(self) -> str:
-        """The same two pictures under the same prompt are the same pair, wherever they lie. 16 hexadecimal digits."""
-        text = "\0".join((self.prompt, self.chosen.sha256, self.rejected.sha256))
+        """The same two pictures under the same captions are the same pair, wherever they lie. 16 hexadecimal digits."""
+        own = () if self.rejected_prompt is None else (self.rejected_prompt,)
+        text = "\0".join((self.prompt, self.chosen.sha256, self.rejected.sha256, *own))
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 

@@ -24,6 +24,7 @@ class Said:
     share_first: float | None
     votes: float = 1.0
     weight: float = 1.0
+    assumed: bool = False
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,7 @@ class Tally:
     votes: float = 0.0
     votes_first: float = 0.0
     weight: float = 0.0
+    assumed: bool = False
 
 
 @dataclass(frozen=True)
@@ -48,8 +50,13 @@ class Preference:
 
 
 def tally(said: Iterable[Said]) -> Tally:
-    """Add up the judgements that stand; their order does not matter, not even to the last bit."""
+    """Add up the judgements that stand; their order does not matter, not even to the last bit.
+
+    What was assumed counts where nobody has said anything but "skip".
+    """
     said = tuple(said)
+    judged = any(not one.assumed and one.answer != "skip" for one in said)
+    said = tuple(one for one in said if not (judged and one.assumed))
     voted = [one for one in said if one.share_first is not None]
     skips = sum(one.answer == "skip" for one in said)
     return Tally(
@@ -59,6 +66,7 @@ def tally(said: Iterable[Said]) -> Tally:
         votes=math.fsum(one.votes for one in voted),
         votes_first=math.fsum(one.votes * one.share_first for one in voted if one.share_first is not None),
         weight=max((one.weight for one in voted), default=0.0),
+        assumed=any(one.assumed for one in said),
     )
 
 

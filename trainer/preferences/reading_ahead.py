@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 from ..errors import CannotWrite, UserError
 from .database import Store
@@ -44,6 +45,9 @@ class KeptRow:
     votes: float
     weight: float
     annotator: str | None
+    rejected_prompt: str | None = None
+    ranking: str | None = None
+    assumed: bool = False
 
 
 @dataclass(frozen=True)
@@ -106,13 +110,11 @@ def _begun(
             return partial(iter, (Unusable(ALONE, row.where, broken=False),))
         return partial(_group, prompt, [(picture.at.label, read(picture)) for picture in row.pictures])
     # Of the row, all but its pictures: they may hold their bytes.
-    told = (row.share_0, row.votes, row.weight, row.annotator)
+    told = (row.share_0, row.votes, row.weight, row.annotator, row.rejected_prompt, row.ranking, row.assumed)
     return partial(_pair, prompt, row.where, (read(row.picture_0), read(row.picture_1)), told)
 
 
-def _pair(
-    prompt: str, where: str, reading: tuple[_Reading, _Reading], told: tuple[float | None, float, float, str | None]
-) -> Iterator[Kept]:
+def _pair(prompt: str, where: str, reading: tuple[_Reading, _Reading], told: tuple[Any, ...]) -> Iterator[Kept]:
     picture_0, picture_1 = (future.result() for future in reading)
     if isinstance(picture_0, str) or isinstance(picture_1, str):
         reason = picture_0 if isinstance(picture_0, str) else str(picture_1)

@@ -26,11 +26,14 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 ANSWERS = ("left", "right", "tie", "both_bad", "skip")
 STRENGTHS = ("slightly", "clearly")
-PURPOSES = ("judge", "repeat", "ranking", "compare", "import")
+PURPOSES = ("judge", "repeat", "ranking", "compare", "import", "assumed")
 KINDS = ("pairs", "comparison")
 
 HAS_PREFERENCE = "votes > 0 AND both_bad < votes AND abs(votes_first * 2 - votes) > votes * 0.000000002"
 """Of a pair, what `preference.undecided` says, in SQL: a condition of the index that counts them."""
+
+IS_RANKING = "purpose = 'ranking'"
+"""Of a judgement, in SQL: a condition of the index that finds them."""
 
 # SQLite counts rows up by itself only in a column of exactly this type.
 _Id = BigInteger().with_variant(Integer, "sqlite")
@@ -117,6 +120,8 @@ class Candidate(Table):
     picture_id: Mapped[int] = mapped_column(ForeignKey("pictures.id"))
     arm: Mapped[str | None] = mapped_column(String(20))
     """In a comparison: "base" or "lora"."""
+    caption: Mapped[str | None] = mapped_column(Text)
+    """What the picture shows, where that is something else than the prompt: under it, it is rejected."""
     created: Mapped[float]
 
 
@@ -143,7 +148,7 @@ class Pair(Table):
     first_id: Mapped[int] = mapped_column(ForeignKey("pictures.id"))
     second_id: Mapped[int] = mapped_column(ForeignKey("pictures.id"))
     source: Mapped[str] = mapped_column(Text, default="")
-    """Who put it there: "" for candidates of this workspace, "import: ...", "comparison: ..."."""
+    """Who put it there: "" for candidates of this workspace, "import: ...", "comparison: ...", "targets: ..."."""
     created: Mapped[float]
     turn: Mapped[int]
     """The how-manieth pair of its prompt, from 0: judging by turn spreads over the prompts."""
@@ -166,6 +171,8 @@ class Pair(Table):
     """Those for `first`; a tie is half a vote."""
     weight: Mapped[float] = mapped_column(default=0.0)
     """The largest weight among the judgements behind `votes`."""
+    assumed: Mapped[bool] = mapped_column(default=False)
+    """Whether no person is behind them: one picture is wanted, the other was painted to be rejected."""
 
 
 class Annotator(Table):
@@ -186,6 +193,7 @@ class Judgement(Table):
         Index(None, "pair_id"),
         # What somebody said since it was last looked at, see history.py.
         Index(None, "annotator_id", "id"),
+        Index("ix_judgements_ranking", "pair_id", sqlite_where=text(IS_RANKING), postgresql_where=text(IS_RANKING)),
         _one_of("answer", (*ANSWERS, "undo")),
         _one_of("strength", STRENGTHS),
         _one_of("purpose", PURPOSES),
@@ -207,6 +215,7 @@ class Judgement(Table):
     seconds: Mapped[float | None]
     """From the pair being visible to the answer."""
     purpose: Mapped[str] = mapped_column(String(10), default="judge")
+    """"assumed": nobody said it, see `Pair.assumed`; it counts until somebody says something."""
     client: Mapped[str] = mapped_column(String(64))
     """The page, process or import that said it."""
     sequence: Mapped[int] = mapped_column(BigInteger)

@@ -37,7 +37,8 @@ class Statistics:
     repeated: pairs that were shown again; self_agreement: share of them answered alike, low and high its 95 % interval.
     shared: pairs, of the first thousand with several judgements, that several people judged; agreement: share of them
     on which two agree. ties, both_bad, skips: judgements. left_share: of the judgements for either side, those for the
-    left. trainable: pairs with a preference; held_out_pairs: those of them that are never trained on.
+    left. trainable: pairs with a preference; held_out_pairs: those of them that are never trained on; assumed: those
+    that no person judged.
     """
 
     judged: int
@@ -60,6 +61,7 @@ class Statistics:
     held_out_pairs: int
     held_out_prompts: int
     is_comparison: bool
+    assumed: int = 0
 
     @property
     def sentence(self) -> str:
@@ -67,6 +69,8 @@ class Statistics:
         said = [self._progress]
         if self.self_agreement is not None and self.repeated >= _FEWEST_REPEATS:
             said.append(self._steadiness)
+        if self.assumed:
+            said.append(f"of {self.assumed} pairs the preference was assumed: nobody compared their pictures")
         return " ".join(f"{one[0].upper()}{one[1:]}." for one in said)
 
     @property
@@ -131,6 +135,7 @@ def statistics_of(session: Session, dataset: Dataset, annotator: str) -> Statist
             ),
             held_out_prompts=_count(session, select(func.count()).where(*held_out)),
             is_comparison=dataset.kind == "comparison",
+            assumed=_count(session, select(func.count()).select_from(Pair).where(*has_preference, Pair.assumed)),
         )
 
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from alembic.config import Config
 
 MIGRATIONS = Path(__file__).with_name("migrations")
-LATEST = "0001"
+LATEST = "0002"
 """The newest revision in migrations/versions. Opening compares this word and need not look there."""
 
 _VERSION_TABLE = "mapo_revision"

@@ -23,8 +23,24 @@ def common_prompt(pictures: Iterable[Path]) -> str:
     if not captions:
         raise UserError(f"no caption beside either picture ({' or '.join(CAPTION_ENDINGS)})")
     if len({as_prompt(caption) for caption in captions}) > 1:
-        raise UserError("the captions of the two pictures differ; they need the same prompt")
+        raise UserError(
+            "the captions of the two pictures differ; they need the same prompt (where each picture has "
+            "its own caption, say `--rejected-captions own`)"
+        )
     return captions[0]
+
+
+def own_captions(chosen: Iterable[Path], rejected: Path) -> tuple[str, str | None]:
+    """The prompt, and the caption of the rejected picture where it says something else.
+
+    chosen: where the prompt may lie beside, in that order. Raises UserError where there is no caption at all, and for
+    one that is no text.
+    """
+    prompt = next((said for one in chosen if (said := caption_beside(one)) is not None), None)
+    own = caption_beside(rejected)
+    if prompt is None:
+        return common_prompt([rejected]), None
+    return prompt, None if own is None or as_prompt(own) == as_prompt(prompt) else own
 
 
 def caption_beside(picture: Path, endings: Iterable[str] = CAPTION_ENDINGS) -> str | None:

@@ -1,19 +1,22 @@
-"""How are pairs written as folders of picture files: kohya, OneTrainer, invoke-training?"""
+"""How are pairs written as folders of picture files: kohya, OneTrainer, invoke-training, rankings?"""
 
 from __future__ import annotations
 
 import json
 import re
+from itertools import combinations, product
 from pathlib import Path
 
+from ..rankings import picture_scores
 from .onetrainer_folder import CHOSEN, REJECTED
+from .ranked_jsonl import FILE as RANKING_FILE
 from .writing import Holds, StoredPair, StoredPicture, put
 
 
 class KohyaWriter:
     """<repeats>_<name>/w and l. A weight becomes repeats, rounded to a whole number and at least 1."""
 
-    holds = Holds(whole_weights=True)
+    holds = Holds(whole_weights=True, captions=True)
 
     def __init__(self, folder: Path, dataset: str):
         self._folder = folder
@@ -24,7 +27,7 @@ class KohyaWriter:
         concept = f"{max(1, round(weight))}_{self._name}"
         for side, picture in zip("wl", pair.chosen_first, strict=True):
             put(self._folder, f"{concept}/{side}/{pair.name}{picture.ending}", picture.read())
-            put(self._folder, f"{concept}/{side}/{pair.name}.txt", pair.prompt.encode())
+            put(self._folder, f"{concept}/{side}/{pair.name}.txt", _caption(pair, side == "l").encode())
 
     def finish(self) -> None:
         """Everything is written already."""
@@ -33,7 +36,7 @@ class KohyaWriter:
 class OneTrainerWriter:
     """<pair>_chosen.png and <pair>_rejected.png, each with its caption."""
 
-    holds = Holds()
+    holds = Holds(captions=True)
 
     def __init__(self, folder: Path, dataset: str):
         self._folder = folder
@@ -42,7 +45,7 @@ class OneTrainerWriter:
         for pattern, picture in zip((CHOSEN, REJECTED), pair.chosen_first, strict=True):
             name = pattern.format(pair.name)
             put(self._folder, name + picture.ending, picture.read())
-            put(self._folder, name + ".txt", pair.prompt.encode())
+            put(self._folder, name + ".txt", _caption(pair, pattern == REJECTED).encode())
 
     def finish(self) -> None:
         """Everything is written already."""
@@ -52,30 +55,73 @@ class InvokeWriter:
     """metadata.jsonl, and each picture once in images/. Where there was more than one vote, prefer_0 and prefer_1 are
     numbers of votes; they are null without any."""
 
-    holds = Holds(ties=True, unjudged=True, shares=True, votes=True)
+    holds = Holds(ties=True, unjudged=True, shares=True, votes=True, captions=True, assumed=True)
 
     def __init__(self, folder: Path, dataset: str):
-        self._folder = folder
-        self._written: set[str] = set()
+        self._pictures = _Once(folder)
         self._lines = (folder / "metadata.jsonl").open("w", encoding="utf-8", newline="\n")
 
     def write(self, pair: StoredPair) -> None:
         row = {
-            "image_0": self._put(pair.first),
-            "image_1": self._put(pair.second),
+            "image_0": self._pictures.put(pair.first),
+            "image_1": self._pictures.put(pair.second),
             "prompt": pair.prompt,
             **_preferred(pair),
+            **({"rejected_prompt": pair.rejected_prompt} if pair.rejected_prompt else {}),
+            **({"assumed": True} if pair.assumed else {}),
         }
         self._lines.write(json.dumps(row, ensure_ascii=False) + "\n")
 
     def finish(self) -> None:
         self._lines.close()
 
-    def _put(self, picture: StoredPicture) -> str:
+
+class RankedWriter:
+    """ranking.jsonl, and each picture once in images/. A pair that is in no whole ranking is a ranking of two."""
+
+    holds = Holds(rankings=True)
+
+    def __init__(self, folder: Path, dataset: str):
+        self._folder = folder
+        self._pictures = _Once(folder)
+        self._rankings: dict[tuple[str, str], list[tuple[str, str]]] = {}
+
+    def write(self, pair: StoredPair) -> None:
+        chosen, rejected = (self._pictures.put(picture) for picture in pair.chosen_first)
+        self._rankings.setdefault((pair.prompt, pair.ranking or f"pair {pair.name}"), []).append((chosen, rejected))
+
+    def finish(self) -> None:
+        with (self._folder / RANKING_FILE).open("w", encoding="utf-8", newline="\n") as lines:
+            for (prompt, _), pairs in self._rankings.items():
+                for tiers in _rankings(pairs):
+                    ranking = [tier[0] if len(tier) == 1 else tier for tier in tiers]
+                    lines.write(json.dumps({"prompt": prompt, "ranking": ranking}, ensure_ascii=False) + "\n")
+
+
+class _Once:
+    """Writes each picture once into images/."""
+
+    def __init__(self, folder: Path):
+        self._folder = folder
+        self._written: set[str] = set()
+
+    def put(self, picture: StoredPicture) -> str:
         name = f"images/{picture.name}"
         if name not in self._written:
             self._written.add(put(self._folder, name, picture.read()))
         return name
+
+
+def _rankings(pairs: list[tuple[str, str]]) -> list[list[list[str]]]:
+    """The one ranking that says what these pairs of (better, worse) do; where there is none, one for each."""
+    scores = picture_scores(pairs)
+    tiers = [[one for one in scores if scores[one] == score] for score in sorted(set(scores.values()), reverse=True)]
+    says = {two for above, below in combinations(tiers, 2) for two in product(above, below)}
+    return [tiers] if says == set(pairs) else [[[better], [worse]] for better, worse in pairs]
+
+
+def _caption(pair: StoredPair, rejected: bool) -> str:
+    return pair.rejected_prompt if rejected and pair.rejected_prompt else pair.prompt
 
 
 def _preferred(pair: StoredPair) -> dict[str, float | bool | None]:

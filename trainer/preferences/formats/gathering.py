@@ -11,8 +11,9 @@ Every row of a layout's reader goes into one `Gathering`; what counts as a prefe
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 
 from ...errors import UserError
 from ..pairs import LeftOut, Pair, PairSet, PictureRef, as_prompt, left_out
@@ -33,6 +34,11 @@ class _Judged:
     second: PictureRef
     where: str
     said: list[Said] = field(default_factory=list)
+    captions: dict[str, str] = field(default_factory=dict)
+    """A picture's own caption, by its hash."""
+    ranking: str | None = None
+    assumed: bool = True
+    """Whether all of the judgements are."""
 
 
 class Gathering:
@@ -56,7 +62,11 @@ class Gathering:
             picture_0, picture_1 = row.picture_0.at.ref(), row.picture_1.at.ref()
         except UserError as error:
             return self.broken(str(error).removeprefix(f"{row.where}, "), row.where)
-        return self.judged(row.prompt, picture_0, picture_1, row.share_0, row.where, row.weight, row.votes)
+        own = {}
+        if row.rejected_prompt and row.share_0 != 0.5:
+            own = {(picture_1 if row.share_0 > 0.5 else picture_0).sha256: row.rejected_prompt}
+        how = {"captions": own, "ranking": row.ranking, "assumed": row.assumed}
+        return self.judged(row.prompt, picture_0, picture_1, row.share_0, row.where, row.weight, row.votes, **how)
 
     def judged(
         self,
@@ -67,8 +77,14 @@ class Gathering:
         where: str,
         weight: float = 1.0,
         votes: float = 1.0,
+        captions: Mapping[str, str] = MappingProxyType({}),
+        ranking: str | None = None,
+        assumed: bool = False,
     ) -> None:
-        """A judgement: share_0, in [0, 1], is how far it is for picture_0; the rest as in `SourceRow`."""
+        """A judgement: share_0, in [0, 1], is how far it is for picture_0; the rest as in `SourceRow`.
+
+        captions: of pictures, by their hash, that have one of their own.
+        """
         prompt = as_prompt(prompt)
         if not prompt:
             return self.broken("the caption is empty", where)
@@ -81,6 +97,9 @@ class Gathering:
         if known.said:
             self.leave_out(REPEATED, where)
         known.said.append(Said("import", share_0, votes, weight))
+        known.captions |= {name: as_prompt(text) for name, text in captions.items()}
+        known.ranking = known.ranking or ranking
+        known.assumed = known.assumed and assumed
         return None
 
     def leave_out(self, reason: str, where: str) -> None:
@@ -167,4 +186,14 @@ def _pair(judged: _Judged) -> Pair | None:
         return None
     two = (judged.first, judged.second)
     chosen, rejected = two if found.for_first else reversed(two)
-    return Pair(judged.prompt, chosen, rejected, found.share, found.weight)
+    own = judged.captions.get(rejected.sha256)
+    return Pair(
+        judged.prompt,
+        chosen,
+        rejected,
+        found.share,
+        found.weight,
+        own if own and own != judged.prompt else None,
+        judged.ranking,
+        judged.assumed,
+    )

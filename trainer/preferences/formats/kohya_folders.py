@@ -5,7 +5,7 @@
 
 Pictures belong together by name, whatever their extensions. The number before the underscore is kohya's repeat count:
 it becomes the pair's weight. A prompt beside only one of the two is the prompt of both; two that differ are an error,
-because the objectives compare the pictures under one prompt.
+unless it was said that each picture has a caption of its own.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pathlib import Path
 
 from ...errors import UserError
 from ..picture_files import UnreadFile
-from .captions import common_prompt, is_picture
+from .captions import common_prompt, is_picture, own_captions
 from .rows import SourcePicture, SourceRow, Unusable
 
 _REPEATS = re.compile(r"(\d{1,9})_")
@@ -25,9 +25,11 @@ _REPEATS = re.compile(r"(\d{1,9})_")
 
 @dataclass(frozen=True)
 class KohyaFolders:
-    """The Reader of a folder of `<repeats>_<name>` folders, or of one such folder."""
+    """The Reader of a folder of `<repeats>_<name>` folders, or of one such folder. own_captions: whether a rejected
+    picture may have one."""
 
     path: Path
+    own_captions: bool = False
     layout = "kohya"
 
     @property
@@ -41,7 +43,7 @@ class KohyaFolders:
         folders = concept_folders(self.path)
         weights = [_weight(folder) for folder in folders]
         for folder, weight in zip(folders, weights, strict=True):
-            yield from _rows(folder, folder.relative_to(self.path.parent), weight)
+            yield from _rows(folder, folder.relative_to(self.path.parent), weight, self.own_captions)
 
 
 def concept_folders(path: Path) -> list[Path]:
@@ -49,20 +51,20 @@ def concept_folders(path: Path) -> list[Path]:
     return [folder for folder in (path, *sorted(path.iterdir())) if (folder / "w").is_dir() and (folder / "l").is_dir()]
 
 
-def _rows(folder: Path, shown_as: Path, weight: float) -> Iterator[SourceRow | Unusable]:
+def _rows(folder: Path, shown_as: Path, weight: float, own: bool) -> Iterator[SourceRow | Unusable]:
     sides = [_pictures(folder / side) for side in ("w", "l")]
     for name in sorted({*sides[0], *sides[1]}):
         where = f"{shown_as.as_posix()}/*/{name}"
         try:
             paths = [_only(side.get(name, []), letter) for side, letter in zip(sides, "wl", strict=True)]
-            prompt = common_prompt(paths)
+            prompt, rejected_prompt = own_captions(paths[:1], paths[1]) if own else (common_prompt(paths), None)
         except UserError as error:
             yield Unusable(str(error), where)
             continue
         chosen, rejected = (
             SourcePicture(UnreadFile(path, (shown_as / path.relative_to(folder)).as_posix())) for path in paths
         )
-        yield SourceRow(prompt, chosen, rejected, 1.0, where, weight=weight)
+        yield SourceRow(prompt, chosen, rejected, 1.0, where, weight=weight, rejected_prompt=rejected_prompt)
 
 
 def _weight(folder: Path) -> float:

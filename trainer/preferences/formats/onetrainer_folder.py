@@ -18,7 +18,7 @@ from pathlib import Path
 
 from ...errors import UserError
 from ..picture_files import UnreadFile
-from .captions import PICTURE_ENDINGS, common_prompt, pictures_below
+from .captions import PICTURE_ENDINGS, common_prompt, own_captions, pictures_below
 from .rows import SourcePicture, SourceRow, Unusable
 
 CHOSEN, REJECTED = "{}_chosen", "{}_rejected"
@@ -32,6 +32,8 @@ class OneTrainerFolder:
     path: Path
     chosen_pattern: str = CHOSEN
     rejected_pattern: str = REJECTED
+    own_captions: bool = False
+    """Whether the caption of a rejected picture may say something else than the chosen one's."""
     layout = "onetrainer"
 
     def __post_init__(self) -> None:
@@ -63,12 +65,16 @@ class OneTrainerFolder:
         for name in sorted({*sides[0], *sides[1]}):
             try:
                 paths = [self._only(sides[side].get(name, []), side) for side in (0, 1)]
-                prompt = common_prompt([*paths, self.path / f"{name}.png"])
+                both, rejected_prompt = self.path / f"{name}.png", None
+                if self.own_captions:
+                    prompt, rejected_prompt = own_captions([paths[0], both], paths[1])
+                else:
+                    prompt = common_prompt([*paths, both])
             except UserError as error:
                 yield Unusable(str(error), name)
                 continue
             chosen, rejected = (SourcePicture(UnreadFile(path, self._shown(path))) for path in paths)
-            yield SourceRow(prompt, chosen, rejected, 1.0, name)
+            yield SourceRow(prompt, chosen, rejected, 1.0, name, rejected_prompt=rejected_prompt)
 
     def any_pair(self) -> bool:
         """Whether something lies here that each of the patterns matches."""

@@ -5,7 +5,8 @@
 - votes: image1, image2, votes_image1, votes_image2, prompt; if there, model1, model2
 
 Pictures are the picture files' bytes, or structs with `bytes`. Labels are numbers: 1/0, 0.7/0.3, 0.5/0.5 for a tie. A
-row with has_label false is not judged, one with are_different false is left out. Other columns are not touched;
+row with has_label false is not judged, one with are_different false is left out. If there, rejected_prompt is the own
+caption of the picture that is not preferred. Other columns are not touched;
 Pick-a-Pic's best_image_uid says what the labels say.
 
 Of a folder every *.parquet below it is read, in the order of names. If there are shards called train-*, only those are:
@@ -25,6 +26,7 @@ from .parquet_cells import Shard, UnreadCell, opened, picture_bytes
 from .rows import SourcePicture, SourceRow, Unusable
 
 SAME_TWICE = "marked as showing the same picture twice (are_different is false)"
+OWN_CAPTION = "rejected_prompt"
 NOT_TRAINING = "not a train-* shard of the data set"
 
 
@@ -46,7 +48,7 @@ class Columns:
 
     @property
     def optional(self) -> tuple[str, ...]:
-        return (*(self.models or ()), *self.others, *((self.annotator,) if self.annotator else ()))
+        return (*(self.models or ()), *self.others, *((self.annotator,) if self.annotator else ()), OWN_CAPTION)
 
 
 def _labelled(row: dict[str, Any]) -> tuple[float | None, float]:
@@ -174,4 +176,5 @@ def _row(
         where,
         votes,
         annotator=None if judge is None else str(judge),
+        rejected_prompt=str(values[OWN_CAPTION]) if values.get(OWN_CAPTION) else None,
     )

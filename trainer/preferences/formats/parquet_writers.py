@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .parquet_pairs import LAYOUTS
+from .parquet_pairs import LAYOUTS, OWN_CAPTION
 from .writing import Holds, StoredPair, StoredPicture
 
 _GROUP_BYTES = 64 * 1024**2
@@ -89,6 +89,10 @@ class ParquetWriter:
         self._file, self._file_bytes = None, 0
 
 
+def _own_caption(pair: StoredPair) -> Row:
+    return {OWN_CAPTION: pair.rejected_prompt}
+
+
 def _schema(pictures: tuple[str, str], kind: _Kind) -> Any:
     import pyarrow as pa
 
@@ -117,12 +121,13 @@ def _pick_a_pic(pair: StoredPair) -> Row:
         "image_1_uid": pair.second.sha256,
         "model_0": pair.first.model,
         "model_1": pair.second.model,
+        **_own_caption(pair),
     }
 
 
 def _binarized(pair: StoredPair) -> Row:
     chosen, rejected = pair.chosen_first
-    return {"prompt": pair.prompt, "chosen": chosen, "rejected": rejected}
+    return {"prompt": pair.prompt, "chosen": chosen, "rejected": rejected, **_own_caption(pair)}
 
 
 def _votes(pair: StoredPair) -> Row:
@@ -134,26 +139,27 @@ def _votes(pair: StoredPair) -> Row:
         "votes_image2": round(pair.votes - pair.votes_first, 12),
         "model1": pair.first.model,
         "model2": pair.second.model,
+        **_own_caption(pair),
     }
 
 
 _KINDS = {
     "pick-a-pic": _Kind(
-        Holds(ties=True, unjudged=True, shares=True),
+        Holds(ties=True, unjudged=True, shares=True, captions=True),
         _pick_a_pic,
         {
             **dict.fromkeys(("label_0", "label_1"), "number"),
-            **dict.fromkeys(("caption", "image_0_uid", "image_1_uid", "model_0", "model_1"), "text"),
+            **dict.fromkeys(("caption", "image_0_uid", "image_1_uid", "model_0", "model_1", OWN_CAPTION), "text"),
             **dict.fromkeys(("has_label", "are_different"), "yes or no"),
         },
         structs=False,
     ),
-    "binarized": _Kind(Holds(), _binarized, {"prompt": "text"}),
+    "binarized": _Kind(Holds(captions=True), _binarized, {"prompt": "text", OWN_CAPTION: "text"}),
     "votes": _Kind(
-        Holds(ties=True, unjudged=True, shares=True, votes=True),
+        Holds(ties=True, unjudged=True, shares=True, votes=True, captions=True),
         _votes,
         {
-            **dict.fromkeys(("prompt", "model1", "model2"), "text"),
+            **dict.fromkeys(("prompt", "model1", "model2", OWN_CAPTION), "text"),
             **dict.fromkeys(("votes_image1", "votes_image2"), "number"),
         },
     ),

@@ -37,6 +37,7 @@ class SourceRow:
 
     share_0: in [0, 1], how far the judgement is for picture_0; None: not judged. votes: of how many people it is.
     weight: multiplies the pair's loss. annotator: who judged, where the source knows; where: names the row to a person.
+    rejected_prompt, ranking, assumed: see `pairs.Pair`.
     """
 
     prompt: str
@@ -47,6 +48,9 @@ class SourceRow:
     votes: float = 1.0
     weight: float = 1.0
     annotator: str | None = None
+    rejected_prompt: str | None = None
+    ranking: str | None = None
+    assumed: bool = False
 
 
 @dataclass(frozen=True)

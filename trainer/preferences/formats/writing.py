@@ -28,7 +28,10 @@ class StoredPicture:
 
 @dataclass(frozen=True)
 class StoredPair:
-    """A pair and what its judgements add up to. preference: None for a tie (then there are votes) or without votes."""
+    """A pair and what its judgements add up to. preference: None for a tie (then there are votes) or without votes.
+
+    rejected_prompt, ranking, assumed: see `pairs.Pair`.
+    """
 
     prompt: str
     first: StoredPicture
@@ -36,6 +39,9 @@ class StoredPair:
     votes: float
     votes_first: float
     preference: Preference | None
+    rejected_prompt: str | None = None
+    ranking: str | None = None
+    assumed: bool = False
 
     @property
     def name(self) -> str:
@@ -53,13 +59,17 @@ class StoredPair:
 
 @dataclass(frozen=True)
 class Holds:
-    """What of a pair a layout keeps besides its pictures and prompt. whole_weights: weights, but no fractions."""
+    """What of a pair a layout keeps besides its pictures and prompt. whole_weights: weights, but no fractions.
+    captions: a rejected picture's own. rankings: which pairs were ranked together, and what they weigh by that."""
 
     ties: bool = False
     unjudged: bool = False
     shares: bool = False
     votes: bool = False
     whole_weights: bool = False
+    captions: bool = False
+    assumed: bool = False
+    rankings: bool = False
 
 
 class Writer(Protocol):
