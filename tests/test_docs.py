@@ -16,6 +16,7 @@ IMPORT_FLAGS = ("--dataset", "--layout", "--chosen-pattern", "--rejected-pattern
 STUDIO_FLAGS = ("--root", "--listen", "--auth-file", "--hash-password")
 PLAN_FLAGS = ("--preset", "--family", "--memory")
 EVIDENCE_FLAGS = ("--lora", "--prompts", "--no-with-base", "--standing", "--scorer", "--quick")
+TARGETS_FLAGS = ("--into", "--lora", "--rejects")
 COMMAND = re.compile(r"(?:\./mapo\.sh|mapo\.bat) ([a-z-]+)([^`\n#]*)")
 
 
@@ -31,7 +32,8 @@ def flags(model=RunConfig):
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
 def test_commands_and_flags_exist(document):
-    known = {*flags(), *IMPORT_FLAGS, *STUDIO_FLAGS, *PLAN_FLAGS, *EVIDENCE_FLAGS, "--workspace", "--json", "--help"}
+    faces = (*IMPORT_FLAGS, *STUDIO_FLAGS, *PLAN_FLAGS, *EVIDENCE_FLAGS, *TARGETS_FLAGS)
+    known = {*flags(), *faces, "--workspace", "--json", "--help"}
     for verb, rest in COMMAND.findall(document.read_text(encoding="utf-8")):
         assert verb in {*VERBS, "test"}
         assert verb == "test" or set(re.findall(r"--[a-z][a-z-]*", rest)) <= known

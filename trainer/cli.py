@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
 import tyro
 
@@ -158,6 +158,9 @@ def _import(words: list[str]) -> int:
         chosen_pattern: Annotated[str | None, tyro.conf.arg(help="OneTrainer: as {}_chosen.png.")] = None
         rejected_pattern: Annotated[str | None, tyro.conf.arg(help="OneTrainer: as {}_rejected.png.")] = None
         annotator: Annotated[str, tyro.conf.arg(help="Who judged, where the files do not say.")] = "import"
+        rejected_captions: Annotated[
+            Literal["same", "own"], tyro.conf.arg(help="kohya, OneTrainer: whether a rejected picture has its own.")
+        ] = "same"
         json: Json = False
 
     asked = parse(Import, words, "import", Import(tyro.MISSING, tyro.MISSING, default_workspace()))
@@ -175,6 +178,7 @@ def _import(words: list[str]) -> int:
             asked.path,
             **how,
             anywhere=True,
+            own_captions=asked.rejected_captions == "own",
             tell=_told_to(listen),
             stop=stop,
         )
@@ -182,6 +186,42 @@ def _import(words: list[str]) -> int:
     if asked.json:
         _say(json.dumps(asdict(report)))
     return stop.exit_code if report.stopped else 0 if report.useful else 2
+
+
+def _targets(words: list[str]) -> int:
+    @dataclass
+    class Targets:
+        """Make pairs of pictures that you want more of: the base paints, under their captions, the rejected ones."""
+
+        folder: tyro.conf.Positional[Path]
+        into: Annotated[str, tyro.conf.arg(help="The dataset; it is made if need be.")]
+        base: Annotated[str, tyro.conf.arg(help="What paints: a checkpoint, a diffusers folder or a hub id.")]
+        workspace: Workspace
+        lora: Annotated[str | None, tyro.conf.arg(help="Paint with a LoRA: a file, or run:NAME for a run's.")] = None
+        rejects: Annotated[int, tyro.conf.arg(help="Pictures painted for each of yours.")] = 1
+        steps: Annotated[int | None, tyro.conf.arg(help="Denoising steps of a picture.")] = None
+        guidance: Annotated[float | None, tyro.conf.arg(help="Classifier-free guidance.")] = None
+        tokenizers: Annotated[str | None, tyro.conf.arg(help="Folder with a CLIP tokenizer, for single files.")] = None
+
+    asked = parse(Targets, words, "targets", Targets(*[tyro.MISSING] * 3, default_workspace()))
+    from .runs import Run
+    from .tasks import Status, follow, start
+
+    workspace, lora = asked.workspace.resolve(), asked.lora
+    if lora and lora.startswith("run:"):
+        lora = str(Run.open(workspace, lora.removeprefix("run:")).lora_file)
+    wanted = {"folder": str(asked.folder), "dataset": asked.into, "base": asked.base, "lora": lora}
+    wanted |= {name: getattr(asked, name) for name in ("rejects", "steps", "guidance", "tokenizers")}
+    task = start(workspace, "targets", {name: value for name, value in wanted.items() if value is not None})
+
+    def shown(status: Status) -> None:
+        _say(status.message + (f": {status.done} of {status.total}" if status.is_open and status.total else ""))
+
+    try:
+        return 0 if follow(task, shown).phase == "finished" else 2
+    except KeyboardInterrupt:
+        task.stop()
+        raise
 
 
 def _export(words: list[str]) -> int:
@@ -284,6 +324,7 @@ VERBS = {
     "encode": Verb(_encode, "encode pictures and captions into the cache, without training"),
     "plan": Verb(_plan, "say what a training would take on this machine"),
     "import": Verb(_import, "take pairs or pictures from files into a dataset of the workspace"),
+    "targets": Verb(_targets, "make pairs of pictures that you want: the base paints what they are better than"),
     "export": Verb(_export, "write a dataset of the workspace as files"),
     "compare": Verb(_evidence("compare"), "paint base and LoRAs side by side, and judge them blind"),
     "learning-curve": Verb(_evidence("learning_curve"), "say what more pairs would bring to a finished run"),

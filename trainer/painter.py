@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby, islice
 from pathlib import Path
 
@@ -56,6 +56,10 @@ class Manner:
     steps: int = 28
     guidance: float = 5.0
     negative: str = ""
+
+    def with_size(self, size: tuple[int, int]) -> Manner:
+        """The same for pictures of another size."""
+        return replace(self, size=size)
 
 
 class Painter:

@@ -38,6 +38,7 @@ KINDS = {
     "sweep": ".sweep",
     "rate": ".preferences.rating",
     "curve": ".learning_curve",
+    "targets": ".targets",
 }
 """The module of each kind. It holds check(workspace, settings), which gives them whole or raises UserError, and
 run(work), which does the work as work.py says and returns a sentence about what came of it."""

@@ -77,6 +77,28 @@ def test_a_ranking_teaches_what_its_pairs_do(base, model, ranking, name, tiers):
             assert torch.allclose(getattr(same_errors, side), getattr(errors, side), rtol=1e-4)
 
 
+@pytest.mark.parametrize("most", [None, 2])
+def test_the_loser_guard_lets_through_what_it_does_pair_by_pair(base, model, ranking, most):
+    unet, parameters = model
+    batch, found = drawn(ranking(TIED)), []
+    for one in (batch, replace(batch, places=None)):
+        for parameter in parameters:
+            parameter.grad = None
+        add_gradient(
+            base,
+            unet,
+            one,
+            MaPO(0.1, 1000.0, 0.5),
+            lambda loss: loss.backward(),
+            way="together",
+            seed=0,
+            guard=0.6,
+            most=most,
+        )
+        found.append(torch.cat([parameter.grad.flatten() for parameter in parameters]))
+    assert (found[0] - found[1]).norm() <= 1e-3 * found[1].norm()
+
+
 @pytest.mark.parametrize(("most", "forwards"), [(None, [4]), (2, [2, 2, 2]), (1, [1] * 7)])
 def test_each_picture_goes_through_once_and_never_more_at_once_than_there_may(
     base, model, ranking, monkeypatch, most, forwards

@@ -20,6 +20,7 @@ from ..import_thread import watched
 from ..painting_panel import painting_panel
 from ..sentences import in_sentences
 from ..studio import Studio
+from ..targets_panel import targets_panel
 from ..uploads import MOST_FILES, discard, folder_below
 
 _FIRST = "my taste"
@@ -36,6 +37,8 @@ def collect_tab(studio: Studio) -> None:
         with gr.Column(min_width=340, elem_classes="card"):
             gr.Markdown("#### Bring pictures", container=False)
             _bringing(studio, changed)
+            with gr.Accordion("Only pictures that you want more of?", open=False):
+                targets_panel(studio, lambda chosen: _dataset_for(studio, chosen), changed)
         with gr.Column(min_width=340, elem_classes="card"):
             gr.Markdown("#### Paint candidates", container=False)
             painting_panel(studio, lambda chosen: _dataset_for(studio, chosen), changed)
