@@ -63,7 +63,7 @@ class PaintingSettings(TaskSettings):
         from .painter import Manner
 
         tokenizers = Path(self.tokenizers) if self.tokenizers else None
-        base = open_base(self.base, tokenizers=tokenizers, prediction=self.prediction, memo=workspace / "cache")
+        base = open_base(self.base, tokenizers=tokenizers, prediction=self.prediction)
         size = (self.width or base.resolution, self.height or base.resolution)
         few = base.distilled
         steps, guidance = self.steps or (few.steps if few else 28), self.guidance or (1.0 if few else 5.0)
