@@ -14,7 +14,6 @@ from dataclasses import dataclass
 import numpy as np
 
 from .errors import UserError
-from .preferences.formats.opening import open_pairs
 from .preferences.pairs import drawn
 from .runs import Run
 from .summary import number
@@ -81,13 +80,13 @@ def measure_gap(
     """
     from .device import pick_device
     from .preferences.margins import margins_of
-    from .preparation import divided
+    from .preparation import divided, pairs_of
 
     config = run.config()
     measured = [one for one in run.events() if one["event"] == "evaluation" and number(one, "agreement") is not None]
     if not measured:
         raise UserError(f"{run.name} was never measured on held-out pairs: train it with some kept aside")
-    split = divided(open_pairs(config.data.pairs, config.data.bad_pairs, run.workspace).load(), config)
+    split = divided(pairs_of(config, run.workspace), config)
     last = measured[-1]
     pairs = drawn(split.train, int(last["pairs"]))
     agreeing = 0

@@ -20,7 +20,6 @@ from .config import RunConfig
 from .errors import UserError
 from .files import write_text
 from .forecast import Forecast, Measured, forecast
-from .preferences.formats.opening import open_pairs
 from .runs import Event, Run
 from .same_training import digest_of
 from .stopping import StopRequest, StopRequested
@@ -150,9 +149,9 @@ def _tell(work: Work, done: int, total: int, what: str) -> None:
 
 
 def _sizes(run: Run, config: RunConfig) -> list[int]:
-    from .preparation import divided
+    from .preparation import divided, pairs_of
 
-    split = divided(open_pairs(config.data.pairs, config.data.bad_pairs, run.workspace).load(), config)
+    split = divided(pairs_of(config, run.workspace), config)
     if len(split.train) < FEWEST_PAIRS:
         raise UserError(
             f"{run.name} has {len(split.train)} pairs to train on: training on parts of them needs {FEWEST_PAIRS} at "
@@ -178,9 +177,10 @@ def _config(run: Run, config: RunConfig, pairs: int, steps: int) -> RunConfig:
 def _of_run(run: Run, config: RunConfig, steps: int) -> str | None:
     """What the run itself came to, where it was trained on these very pairs and as long; else None."""
     from .library import metadata
+    from .preparation import pairs_of
 
     with suppress(UserError, OSError):
-        pairs = open_pairs(config.data.pairs, config.data.bad_pairs, run.workspace).load()
+        pairs = pairs_of(config, run.workspace)
         if metadata(run.lora_file).get("mapo.pairs_hash") == pairs.fingerprint:
             return _measured_at(run, steps)
     return None

@@ -12,6 +12,7 @@ from . import adapters
 from .config import RunConfig
 from .device import parked
 from .encode import load_text
+from .families.base import Base
 from .files import written_whole
 from .generate import decode, pictures_at_once, sample
 from .preparation import Material
@@ -66,7 +67,8 @@ class Samples:
         return pictures
 
     def _pictures(self, unet: nn.Module) -> list[Image.Image]:
-        material, few = self._material, self._material.base.distilled
+        material = self._material
+        steps, guidance = steps_and_guidance(material.base, self._watch.sample_steps, self._watch.guidance)
         empty = load_text(material.encoded.text(""))
         texts = [(load_text(material.encoded.text(prompt)), empty) for prompt in material.sample_prompts]
         latents = sample(
@@ -75,8 +77,8 @@ class Samples:
             texts,
             size := (self._size, self._size),
             [self._seed + i for i in range(len(texts))],
-            steps=self._watch.sample_steps or (few.steps if few else _STEPS),
-            guidance=self._watch.guidance or (1.0 if few else _GUIDANCE),
+            steps=steps,
+            guidance=guidance,
             batch_size=min(pictures_at_once(size), self._training.pairs_at_once or self._training.batch_size),
             one_half_at_a_time=self._training.split_pair,
         )
@@ -85,6 +87,12 @@ class Samples:
             if self._training.split_pair:
                 in_tiles(vae)
             return decode(vae, latents)
+
+
+def steps_and_guidance(base: Base, steps: int | None, guidance: float | None) -> tuple[int, float]:
+    """With how many steps and how much guidance sample pictures are painted, where nothing else was said."""
+    few = base.distilled
+    return steps or (few.steps if few else _STEPS), guidance or (1.0 if few else _GUIDANCE)
 
 
 def _keep(picture: Image.Image, file: Path) -> None:

@@ -93,12 +93,13 @@ def _painted(
     from .families.opening import open_base
     from .painted import Origin, hashed, model_name, seed_of
     from .painter import Manner, Painter, Wish, Worn
+    from .samples import steps_and_guidance
 
     config, worn = run.config(), Worn(run.lora_file)
     tokenizers = Path(config.tokenizers) if config.tokenizers else None
-    base = open_base(config.base, tokenizers=tokenizers, prediction=config.prediction, memo=run.workspace / "cache")
+    base = open_base(config.base, tokenizers=tokenizers, prediction=config.prediction)
     side = config.data.resolution or base.resolution
-    manner = Manner((side, side), config.watch.sample_steps, config.watch.guidance)
+    manner = Manner((side, side), *steps_and_guidance(base, config.watch.sample_steps, config.watch.guidance))
     origin = Origin(base.identity(), model_name(config.base), manner, hashed([run.lora_file]))
 
     def file(wish: Wish) -> Path:
