@@ -1,0 +1,145 @@
+"""Which trials make up the study, and which settings does each objective go into them with?"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from .arms import ARMS, SEARCH, Knobs
+from .bases import OWN_SHARE
+from .trial import Pace, Rung, Trial
+from .worlds import World
+
+Job = Trial | Rung | Pace
+Line = dict[str, Any]
+
+
+@dataclass
+class Results:
+    """Every line found so far."""
+
+    by_key: dict[str, Line] = field(default_factory=dict)
+
+    @classmethod
+    def read(cls, file: Path) -> Results:
+        results = cls()
+        if file.exists():
+            for line in file.read_text().splitlines():
+                results.add(json.loads(line))
+        return results
+
+    def add(self, line: Line) -> None:
+        self.by_key[line["key"]] = line
+
+    def of(self, part: str) -> list[Line]:
+        return [line for line in self.by_key.values() if line["part"] == part]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """parts: name -> the jobs of that part, given the results of those before it."""
+
+    parts: Mapping[str, Callable[[Results], Iterator[Job]]]
+
+
+STYLE = tuple(World("style", share) for share in (0.0, 0.05, 0.15, OWN_SHARE))
+UNWANTED = tuple(World("unwanted", share) for share in (OWN_SHARE, 0.8))
+SEARCHED = {"style": STYLE[1], "unwanted": UNWANTED[1]}
+"""The rung on which each ladder's settings are searched for, on captions that the trials do not look at."""
+SEEDS = (0, 1, 2)
+FEWER_ARMS = ("sft", "dpo", "dpo+sft", "mapo calibrated")
+"""Those that are also tried with other numbers of pairs and with noise."""
+
+
+def best(results: Results, ladder: str, arm: str) -> tuple[float, Knobs]:
+    """The setting of `arm` with the most pictures that show both taste and caption, then the smallest distance."""
+    lines = [one for one in results.of("search") if one["world"]["ladder"] == ladder and one["arm"] == arm]
+    winner = max(lines, key=lambda one: (one["both"], -one["distance"]))
+    return winner["learning_rate"], winner["knobs"]
+
+
+def _rungs(_: Results) -> Iterator[Job]:
+    for world in (*STYLE, *UNWANTED):
+        yield Rung(world)
+
+
+def _search(_: Results) -> Iterator[Job]:
+    for world in SEARCHED.values():
+        for arm, settings in SEARCH.items():
+            for rate, knobs in settings:
+                yield Trial(world, arm, rate, dict(knobs), look="search")
+
+
+def _claims(results: Results) -> Iterator[Job]:
+    for seed in SEEDS:
+        for world in (*STYLE, *UNWANTED):
+            for arm in ARMS:
+                rate, knobs = best(results, world.ladder, arm)
+                yield Trial(world, arm, rate, dict(knobs), seed=seed)
+
+
+def _amounts(results: Results) -> Iterator[Job]:
+    for seed in SEEDS:
+        for arm in FEWER_ARMS:
+            rate, knobs = best(results, "style", arm)
+            middle = Trial(SEARCHED["style"], arm, rate, dict(knobs), seed=seed)
+            yield from (replace(middle, pairs=pairs) for pairs in (100, 1000))
+            yield from (replace(middle, noise=noise) for noise in (0.1, 0.2))
+
+
+def _pace(_: Results) -> Iterator[Job]:
+    yield Pace(STYLE[-1])
+
+
+def _recipe(_: Results) -> Iterator[Job]:
+    """One thing after the other around a middle, on the search captions, with a tenth of the judgements wrong."""
+    middle = Trial(
+        SEARCHED["style"],
+        "mapo calibrated",
+        2e-3,
+        {"push": 8.0, "steepness": 1.0},
+        noise=0.1,
+        seed=10,
+        look="recipe",
+    )
+    for pairs in (50, 100, 300, 1000):
+        for rate in (5e-4, 1e-3, 2e-3, 4e-3):
+            yield replace(middle, pairs=pairs, learning_rate=rate)
+        for steps in (40, 160, 320):
+            yield replace(middle, pairs=pairs, steps=steps)
+    for push in (1.0, 4.0, 16.0, 64.0):
+        for steepness in (0.25, 1.0, 4.0):
+            yield replace(middle, knobs={"push": push, "steepness": steepness})
+    for rank in (2, 4, 16, 32):
+        yield replace(middle, rank=rank)
+    for schedule in ("constant", "linear"):
+        yield replace(middle, schedule=schedule)
+
+
+FULL = Plan(
+    {"rungs": _rungs, "search": _search, "claims": _claims, "amounts": _amounts, "pace": _pace, "recipe": _recipe}
+)
+
+
+def _quick_world(ladder: str) -> World:
+    return World(ladder, OWN_SHARE, per_caption=1)  # type: ignore[arg-type]
+
+
+def _quick_rungs(_: Results) -> Iterator[Job]:
+    yield Rung(_quick_world("style"))
+
+
+def _quick_trials(_: Results) -> Iterator[Job]:
+    for arm in ("sft", "dpo", "mapo calibrated"):
+        rate, knobs = SEARCH[arm][-1]
+        yield Trial(_quick_world("style"), arm, rate, dict(knobs), pairs=16, steps=4, look="search")
+
+
+def _quick_pace(_: Results) -> Iterator[Job]:
+    yield Pace(_quick_world("style"), rounds=2)
+
+
+QUICK = Plan({"rungs": _quick_rungs, "search": _quick_trials, "pace": _quick_pace})
