@@ -13,6 +13,7 @@ import os
 from pathlib import Path
 
 from .plan import FULL, QUICK
+from .running import carry_out
 
 _ROOT = Path(__file__).parents[2]
 
