@@ -48,6 +48,8 @@ def _train_on(folder: Path, share: float, steps: int) -> None:
     learning = train_base.UnetTraining(pipeline.unet.requires_grad_(True), steps, folder / "unet.pt")
     unet = train_base.train_unet(learning, latents, pictures.caption, conditions, started)
     train_base.write_base(folder, pipeline.vae, encoders, tokenizers, unet)
+    for name in ("tokenizer", "tokenizer_2"):  # diffusers writes them without vocab.json and merges.txt
+        shutil.copytree(TINY_PATH / name, folder / name, dirs_exist_ok=True)
     (folder / "unet.pt").unlink(missing_ok=True)
 
 
