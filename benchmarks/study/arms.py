@@ -27,7 +27,7 @@ class MarginAlone:
 
 
 def objective_of(arm: str, knobs: Knobs, spread: float) -> Objective:
-    """spread: standard deviation of the untouched base's margins, for the arm that sets its temperature by it."""
+    """spread: of the untouched base's margins, as the engine measures it, for the arm whose temperature follows it."""
     if arm == "sft":
         return SFT()
     if arm == "dpo":

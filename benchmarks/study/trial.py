@@ -11,7 +11,8 @@ from pathlib import Path
 
 import torch
 from mapo_studio.trainer.batches import BatchSettings, PairBatches, batches_by_step
-from mapo_studio.trainer.config import parse_config
+from mapo_studio.trainer.calibration import measure_margins, spread_of
+from mapo_studio.trainer.config import ASSUMED_SPREAD, parse_config
 from mapo_studio.trainer.encode import EncodedPairs, encode, load_text
 from mapo_studio.trainer.families.base import Base
 from mapo_studio.trainer.families.opening import open_base
@@ -52,7 +53,8 @@ class Trial:
         world = self.world
         learner, batches = _ready(self, work)
         held_out = _held_out(work, world)
-        spread = _spread(learner, batches, 64)
+        margins = measure_margins(learner.base, learner.unet, batches.pairs, 1.0, CPU, batch_size=16)
+        spread = spread_of(margins) or ASSUMED_SPREAD
         learner.objective = objective_of(self.arm, self.knobs, spread)
         began = time.process_time()
         for step, ready in enumerate(batches_by_step(batches, 1, 0, self.steps, CPU)):
@@ -86,20 +88,6 @@ def _ready(trial: Trial, work: Path) -> tuple[Learner, PairBatches]:
         BatchSettings(trial.batch, base.schedule.timesteps, trial.seed),
     )
     return learner, batches
-
-
-def _spread(learner: Learner, batches: PairBatches, pairs: int) -> float:
-    """Standard deviation of the untouched base's margins, one draw a pair as a step sees it."""
-    from mapo_studio.trainer.objectives import MaPO
-    from mapo_studio.trainer.pair_errors import pair_errors
-
-    margins, number = [], 0
-    with torch.no_grad():
-        while sum(map(len, margins)) < pairs:
-            errors = pair_errors(learner.base, learner.unet, batches[number], reference=False)
-            margins.append(MaPO(1.0, 1.0, 1.0)(errors).margin)
-            number += 1
-    return float(torch.cat(margins).std())
 
 
 @lru_cache(maxsize=4)
