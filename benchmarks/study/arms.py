@@ -52,7 +52,7 @@ def _grid(rates: tuple[float, ...], **knob: tuple[float, ...]) -> tuple[tuple[fl
 
 
 _FOUR_RATES = (1e-3, 2e-3, 4e-3, 8e-3)
-_TWO_RATES = (1e-3, 3e-3)
+_TWO_RATES = (1.5e-3, 4e-3)
 
 SEARCH: Mapping[str, tuple[tuple[float, Knobs], ...]] = {
     "sft": _grid(_FOUR_RATES),

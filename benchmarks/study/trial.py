@@ -38,7 +38,7 @@ class Trial:
     pairs: int = 300
     noise: float = 0.0
     seed: int = 0
-    steps: int = 80
+    steps: int = 48
     batch: int = 4
     rank: int = 8
     schedule: str = "cosine"
