@@ -97,7 +97,7 @@ def _pace(_: Results) -> Iterator[Job]:
 MIDDLE = {
     "pairs": 300,
     "noise": 0.1,
-    "learning_rate": 2e-3,
+    "learning_rate": 4e-3,
     "push": 8.0,
     "steepness": 1.0,
     "rank": 8,
@@ -109,7 +109,7 @@ MIDDLE = {
 
 def _recipe(_: Results) -> Iterator[Job]:
     for pairs in (50, 100, 300, 1000):
-        for rate in (5e-4, 1e-3, 2e-3, 4e-3):
+        for rate in (1e-3, 2e-3, 4e-3, 8e-3):
             yield _around(pairs=pairs, learning_rate=rate)
         for steps in (24, 96, 192):
             yield _around(pairs=pairs, steps=steps)
@@ -138,7 +138,7 @@ def _around(**other: Any) -> Trial:
 
 
 FULL = Plan(
-    {"rungs": _rungs, "search": _search, "claims": _claims, "amounts": _amounts, "pace": _pace, "recipe": _recipe}
+    {"rungs": _rungs, "search": _search, "claims": _claims, "recipe": _recipe, "pace": _pace, "amounts": _amounts}
 )
 
 
