@@ -33,8 +33,8 @@ class Asked:
     rank: int = 0
     learning_rate: float = 0.0
     objective: str = "mapo"
-    margin_weight: float = 1 / 64
-    temperature: float = 64.0
+    margin_weight: float = 0.0
+    temperature: float = 0.0
     error_scale: float = 1.0
     beta: float = 2000.0
     likelihood_weight: float = 1.0

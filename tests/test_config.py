@@ -77,10 +77,10 @@ def test_knobs_that_are_auto_follow_from_the_spread_of_the_margins():
     auto = ObjectiveConfig(temperature="auto", margin_weight="auto", steepness=2.0, push=0.5, error_scale=0.5)
     assert auto.calibrated
     assert auto.build(spread=0.01) == MaPO(weight=0.005, temperature=200.0, scale=0.5)
-    assert ObjectiveConfig(margin_weight="auto").build(spread=0.01) == MaPO(1 / 64, 64.0, 1.0), (
-        "the temperature is given"
-    )
-    assert ObjectiveConfig(temperature="auto").settled().temperature == 64.0
+    given = ObjectiveConfig(temperature=64, margin_weight="auto", push=1.0)
+    assert not given.calibrated
+    assert given.build(spread=0.01) == MaPO(1 / 64, 64.0, 1.0)
+    assert ObjectiveConfig().settled().temperature == 64.0  # where nothing could be measured
     assert not ObjectiveConfig(kind="sft", temperature="auto").calibrated
 
 

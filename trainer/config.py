@@ -85,18 +85,19 @@ class ObjectiveConfig(_Part):
 
     kind: Annotated[Literal["mapo", "dpo", "sft", "dpo+sft"], tyro.conf.arg(name="objective")] = "mapo"
     """mapo; the others are there to compare with."""
-    margin_weight: Annotated[float, Field(ge=0)] | Literal["auto"] = 1 / 64
+    margin_weight: Annotated[float, Field(ge=0)] | Literal["auto"] = "auto"
     """mapo: weight of the margin term beside the likelihood term. Higher pushes the rejected picture harder. auto: so
     that its push is the same at every temperature, see push."""
-    temperature: Annotated[float, Field(gt=0)] | Literal["auto"] = 64.0
+    temperature: Annotated[float, Field(gt=0)] | Literal["auto"] = "auto"
     """mapo: multiplies the margin inside the sigmoid. Higher: only near ties still push. auto: from how far apart the
     base's errors on your own pairs are, see steepness."""
     steepness: float = Field(1.0, gt=0)
     """mapo with temperature auto: the temperature times the spread of the untouched base's margins. Higher: only near
-    ties still push."""
-    push: float = Field(1.0, ge=0)
+    ties still push. From 1 to 4 it made no difference that could be told (docs/recipe.md)."""
+    push: float = Field(8.0, ge=0)
     """mapo with margin_weight auto: temperature * margin_weight * error_scale. At 1 a pair that is tied pushes its
-    rejected picture a quarter as hard as the likelihood term pulls its chosen one."""
+    rejected picture a quarter as hard as the likelihood term pulls its chosen one. More teaches a taste in fewer steps
+    and raises the error on chosen pictures (docs/recipe.md); the released code comes to 50."""
     error_scale: float = Field(1.0, gt=0)
     """mapo: multiplies the errors inside the link."""
     loser_guard: float | None = Field(None, ge=0, lt=1)

@@ -29,9 +29,9 @@ from .summary import Summary, summarise
 FEWEST_PAIRS = 20
 """Fewer say more about themselves than about a taste: with two held out, agreement is 0, 50 or 100 %."""
 SHOWINGS = 10
-"""How often each pair is shown: as often as in the demo, the one recipe that was tried from end to end."""
-_LEAST_STEPS, _MOST_STEPS = 100, 3000
-"""Below, the learning rate has no time to rise and fall; above, pairs are so many that each may be shown less often."""
+"""How often each pair is shown; up to 15 times did no harm in the small world (docs/recipe.md)."""
+_LEAST_STEPS, _MOST_STEPS = 200, 1500
+"""Few pairs need as many steps as more do, and many do not need more: docs/recipe.md has the map."""
 _WIDEST_SHARE = 0.5
 _SPARE = 2**30
 """Bytes that stay free: a system with a full disk fails in ways that nobody understands."""
