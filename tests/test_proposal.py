@@ -70,7 +70,7 @@ def test_the_tiny_base_is_trained_by_the_recipe_of_the_demo(store, judged):
     assert needs(store, config).problems == ()
 
 
-@pytest.mark.parametrize(("pairs", "steps"), [(25, 100), (400, None), (5000, 3000)])
+@pytest.mark.parametrize(("pairs", "steps"), [(25, 200), (400, None), (5000, 1500)])
 def test_other_bases_show_each_pair_ten_times_within_limits(store, judged, pairs, steps):
     judged(many(pairs))
     config = propose(store, "cats", "someone/some-model")

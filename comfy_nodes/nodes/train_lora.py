@@ -259,13 +259,13 @@ def _advanced_inputs() -> list[io.Input]:
         ),
         _number(
             "margin_weight",
-            1 / 64,
+            0.0,
             100.0,
             "mapo: weight of the margin. Higher pushes rejected pictures harder. 0: from the temperature.",
         ),
         _number(
             "temperature",
-            64.0,
+            0.0,
             100_000.0,
             "mapo: multiplies the margin. Higher: only near ties still push. 0: from your pairs.",
         ),
