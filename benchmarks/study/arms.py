@@ -40,7 +40,7 @@ def objective_of(arm: str, knobs: Knobs, spread: float) -> Objective:
         return MaPO.paper(knobs["beta"])
     if arm == "margin alone":
         return MarginAlone(1 / knobs["beta"], knobs["beta"])
-    if arm == "mapo calibrated":
+    if arm in ("mapo calibrated", "mapo default"):
         temperature = knobs.get("steepness", 1.0) / spread
         return MaPO(knobs["push"] / temperature, temperature, 1.0)
     raise ValueError(f"there is no arm {arm!r}")

@@ -122,10 +122,21 @@ def _recipe(_: Results) -> Iterator[Job]:
         yield _around(schedule=schedule)
 
 
+def _follow_up(_: Results) -> Iterator[Job]:
+    """What the results made us look at: the new default on every rung, and the guard where the push is hard."""
+    knobs = {name: MIDDLE[name] for name in ("push", "steepness")}
+    for seed in SEEDS:
+        for world in (*STYLE, *UNWANTED):
+            yield Trial(world, "mapo default", MIDDLE["learning_rate"], knobs, seed=seed)
+    for push in (16.0, 64.0):
+        for guard in (0.6, 0.9):
+            yield _around(push=push, guard=guard)
+
+
 def _around(**other: Any) -> Trial:
     """The middle with something else in it; looked at on the search's captions, with a seed of its own."""
     setting = {**MIDDLE, **other}
-    knobs = {name: setting.pop(name) for name in ("push", "steepness")}
+    knobs = {name: setting.pop(name) for name in ("push", "steepness", "guard") if name in setting}
     return Trial(
         SEARCHED["style"],
         "mapo calibrated",
@@ -138,7 +149,15 @@ def _around(**other: Any) -> Trial:
 
 
 FULL = Plan(
-    {"rungs": _rungs, "search": _search, "claims": _claims, "recipe": _recipe, "pace": _pace, "amounts": _amounts}
+    {
+        "rungs": _rungs,
+        "search": _search,
+        "claims": _claims,
+        "recipe": _recipe,
+        "pace": _pace,
+        "amounts": _amounts,
+        "follow-up": _follow_up,
+    }
 )
 
 

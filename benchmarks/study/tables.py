@@ -112,6 +112,36 @@ def _measures(results: Results) -> str:
     return _markdown(("ladder", "objective", *(name.replace("_", " ") for name in names)), rows)
 
 
+def _default(results: Results) -> str:
+    """The new default on every rung, beside the settings that the search had found."""
+    lines = [*results.of("claims"), *(one for one in results.of("follow-up") if one["arm"] == "mapo default")]
+    worlds = list({_rung(one): None for one in _by_rung(lines)})
+    rows = []
+    for arm in ("mapo default", "mapo calibrated", "mapo released", "mapo paper", "dpo+sft"):
+        here = [one for one in lines if one["arm"] == arm]
+        cells = [
+            "{:.0%} ({:.0%} to {:.0%})".format(*spread_of([o for o in here if _rung(o) == w], "both")) for w in worlds
+        ]
+        rise = np.mean([one["winner_error"] / one["winner_before"] - 1 for one in here])
+        rows.append((arm, *cells, f"{np.mean([one['both'] for one in here]):.0%}", f"{rise:+.0%}"))
+    head = ("objective", *(f"{ladder} {share:.0%}" for ladder, share in worlds), "all", "winner's error")
+    return _markdown(head, rows)
+
+
+def _guards(results: Results) -> str:
+    rows = []
+    for push in (16.0, 64.0):
+        plain = [one for one in results.of("recipe") if _fits(one, {"push"}) and one["knobs"]["push"] == push]
+        guarded = [
+            one for one in results.of("follow-up") if one["knobs"].get("push") == push and "guard" in one["knobs"]
+        ]
+        rows += [
+            (f"{push:g}", line["knobs"].get("guard", "none"), _cell(line), f"{line['caption']:.0%}")
+            for line in (*plain, *sorted(guarded, key=lambda one: one["knobs"]["guard"]))
+        ]
+    return _markdown(("push", "loser guard", "taste and caption (winner's error)", "caption"), rows)
+
+
 def _amounts(results: Results) -> str:
     """Other numbers of pairs, and judgements turned round, beside the trials of the claims on the same rung."""
     lines = [*results.of("amounts"), *(one for one in results.of("claims") if one["world"] == _middle(results))]
@@ -204,6 +234,8 @@ TABLES = {
     "claims": _claims,
     "measures": _measures,
     "amounts": _amounts,
+    "default": _default,
+    "guards": _guards,
     "pace": _pace,
     "recipe rates": _recipe("pairs", "learning_rate"),
     "recipe steps": _recipe("pairs", "steps"),
