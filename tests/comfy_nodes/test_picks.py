@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 import pytest
 from mapo_studio.comfy_nodes import picks
 from mapo_studio.comfy_nodes.picks import End, Picks, Question, World, answered, ranked
+from mapo_studio.tests import own_loop
 from mapo_studio.trainer.preferences.queue import PictureInfo
 
 FIRST, SECOND, THIRD = (PictureInfo(letter * 64, 8, 8, ".png") for letter in "abc")
@@ -59,7 +60,7 @@ def quick(monkeypatch):
 
 
 def run(test: Callable[[], Awaitable[None]]) -> None:
-    asyncio.run(asyncio.wait_for(test(), 20))
+    own_loop.run(asyncio.wait_for(test(), 20))
 
 
 async def until(is_so: Callable[[], bool]) -> None:
@@ -172,14 +173,14 @@ def test_what_is_asked_of_a_prompt_that_ends_is_withdrawn():
 
 def test_the_time_that_is_left_is_told_and_ends():
     waiting, host = Picks(), Host()
-    end = asyncio.run(waiting.ask(replace(QUESTION, wait=0.05), host.world()))
+    end = own_loop.run(waiting.ask(replace(QUESTION, wait=0.05), host.world()))
     assert end == End("late")
     assert 0 <= host.told[0][1]["seconds_left"] <= 0.1
 
 
 def test_nobody_is_waited_for_where_no_page_is_there():
     waiting, host = Picks(), Host(set())
-    assert asyncio.run(waiting.ask(replace(QUESTION, page=None), host.world(patience=0.03))) == End("late")
+    assert own_loop.run(waiting.ask(replace(QUESTION, page=None), host.world(patience=0.03))) == End("late")
 
 
 def test_a_page_that_comes_is_waited_for():
@@ -330,5 +331,5 @@ def test_the_best_goes_on_after_a_ranking():
 def test_a_ranking_is_shown_where_there_are_more_than_two():
     waiting, host = Picks(), Host()
     question = replace(QUESTION, pictures=(FIRST, SECOND, THIRD), shown=(THIRD, FIRST, SECOND), pair=None, wait=0.01)
-    asyncio.run(waiting.ask(question, host.world()))
+    own_loop.run(waiting.ask(question, host.world()))
     assert host.told[0][1]["view"] == "rank"

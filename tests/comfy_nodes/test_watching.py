@@ -8,6 +8,7 @@ import pytest
 from mapo_studio.comfy_nodes import watching
 from mapo_studio.comfy_nodes.run_list import RunList
 from mapo_studio.comfy_nodes.watching import Watcher
+from mapo_studio.tests import own_loop
 from mapo_studio.trainer.config import RunConfig
 from mapo_studio.trainer.errors import UserError
 from mapo_studio.trainer.runs import Run
@@ -215,4 +216,4 @@ def test_nothing_is_looked_at_while_no_page_is_there_and_trouble_does_not_end_it
         assert not task.done()
         task.cancel()
 
-    asyncio.run(asyncio.wait_for(try_it(), 20))
+    own_loop.run(asyncio.wait_for(try_it(), 20))
