@@ -110,6 +110,7 @@ class RandomWeights:
     """A source (see families/sources.py) of SDXL's shapes whose weights are drawn when the UNet is loaded."""
 
     path = Path("random")
+    names = ("random",)
 
     def __init__(self, changes: dict[str, Any]) -> None:
         self._changes = changes

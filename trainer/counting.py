@@ -71,7 +71,8 @@ class LiveStorage(TorchDispatchMode):
         Asking torch for the shape of a sum takes longer than all else here, and a UNet's blocks are much alike.
         """
         try:
-            key = (func, _described(args), _described(tuple(kwargs.items())))
+            # A factory that is told no dtype takes the default one, which loading a model changes for a while.
+            key = (func, torch.get_default_dtype(), _described(args), _described(tuple(kwargs.items())))
             if _SHAPES.get(key):
                 made = [torch.empty_strided(*shape, dtype=dtype, device=CARD) for shape, dtype in _SHAPES[key][0]]
                 return made[0] if _SHAPES[key][1] else tuple(made)

@@ -38,7 +38,7 @@ def test_where_the_margins_lie_and_in_which_order_does_not_matter(margins, moved
     assume(spread_of(margins))
     shuffled = margins.tolist()
     random.shuffle(shuffled)
-    assert spread_of(torch.tensor(shuffled).double() + moved) == pytest.approx(spread_of(margins), rel=1e-6)
+    assert spread_of(torch.tensor(shuffled, dtype=torch.float64) + moved) == pytest.approx(spread_of(margins), rel=1e-6)
 
 
 def test_the_spread_of_a_bell_curve_is_its_standard_deviation_and_a_few_far_margins_do_not_move_it():
@@ -145,7 +145,7 @@ def whole(workspace, settings, kept):
 def test_a_run_trains_with_what_it_found_and_says_so(whole):
     (found,) = events(whole, "calibrated")
     assert found["temperature"] == pytest.approx(1 / found["spread"])
-    assert found["temperature"] * found["margin_weight"] == pytest.approx(1.0)
+    assert found["temperature"] * found["margin_weight"] == pytest.approx(whole.config().objective.push)
     assert found["draws"] == FEW
     used = str(MaPO(found["margin_weight"], found["temperature"], 1.0))
     assert events(whole, "started")[0]["objective"] == used
