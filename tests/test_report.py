@@ -210,7 +210,7 @@ def test_worse_winner_errors_under_high_agreement_are_alarmed_about(new_run):
     finished(run, winner_error=0.15)
     words = report_of(run).words
     assert "better at telling your pictures apart by getting worse at painting" in words
-    assert "rose by 50 % while the agreement is 83 %. Lower --margin-weight or --learning-rate" in words
+    assert "rose by 50 % while the agreement is 83 %. Lower --push or --learning-rate" in words
 
 
 @pytest.mark.parametrize(("objective", "advice"), [("dpo", "--objective mapo"), ("dpo+sft", "--likelihood-weight")])

@@ -11,12 +11,12 @@ import pytest
 import uvicorn
 from mapo_studio.trainer import tasks, work
 from mapo_studio.trainer.comparison import feed_back
+from mapo_studio.trainer.comparison_begin import free_name, known_of, run_of
 from mapo_studio.trainer.config import parse_config, write_config
 from mapo_studio.trainer.preferences.collecting import create_dataset, find_dataset
 from mapo_studio.trainer.preferences.database import open_store
 from mapo_studio.trainer.preferences.judging import Answer, answer
 from mapo_studio.trainer.preferences.schema import Candidate, Pair, Picture
-from mapo_studio.web import comparison_form
 from mapo_studio.web.app import studio_app
 from mapo_studio.web.safety import Hosts
 from mapo_studio.web.tabs import compare
@@ -149,24 +149,24 @@ def test_only_a_lora_of_this_workspaces_runs_brings_its_settings(studio, tmp_pat
     folder = studio.workspace / "runs" / "taste"
     folder.mkdir(parents=True)
     (folder / "run.toml").write_text(write_config(config))
-    run = comparison_form._run_of(studio, str(folder / "taste.safetensors"))
+    run = run_of(studio.workspace, str(folder / "taste.safetensors"))
     assert run.name == "taste"
-    assert comparison_form._of_run(run, "tiny") == {
+    assert known_of(run, "tiny") == {
         "run": "taste",
         "dataset": "cats",
         "prediction": "auto",
         "tokenizers": None,
     }
-    assert "prediction" not in comparison_form._of_run(run, "another")
+    assert "prediction" not in known_of(run, "another")
     for other in ("", "/etc/passwd", str(folder / "other.safetensors"), "../runs/taste/taste.safetensors"):
-        assert comparison_form._run_of(studio, other) is None
+        assert run_of(studio.workspace, other) is None
 
 
 def test_a_name_is_found_that_is_free(studio, begin):
-    assert comparison_form._free_name(studio, "taste", "") == "taste or the base"
+    assert free_name(studio.workspace, "taste", "") == "taste or the base"
     work.perform(begin(name="taste or the base", prompts=PROMPTS[:1]).folder)
-    assert comparison_form._free_name(studio, "taste", "") == "taste or the base 2"
-    assert comparison_form._free_name(studio, "taste", "/x/old.safetensors") == "taste or old"
+    assert free_name(studio.workspace, "taste", "") == "taste or the base 2"
+    assert free_name(studio.workspace, "taste", "/x/old.safetensors") == "taste or old"
 
 
 @pytest.fixture
