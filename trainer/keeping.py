@@ -23,6 +23,8 @@ CLEARLY_WORSE = 1.1
 """Times an error: far more than the rounding of another card, and seen in pictures."""
 _BETTER_AT_ALL = 0.99
 _HIGH_AGREEMENT = 0.6
+_HARMFUL = 1.2
+"""Times the lowest error. A push that teaches well raises it by some 10 % on the way, and it falls again."""
 
 
 @dataclass(frozen=True)
@@ -96,7 +98,7 @@ class Standing:
         """By which share the error on the chosen pictures is above its lowest before `moment`, and at which step
         that was; None where it is not clearly, or where the agreement is low too and nothing was bought with it."""
         lowest, step = self.least
-        if moment.agreement < _HIGH_AGREEMENT or lowest <= 0 or moment.winner_error < CLEARLY_WORSE * lowest:
+        if moment.agreement < _HIGH_AGREEMENT or lowest <= 0 or moment.winner_error < _HARMFUL * lowest:
             return None
         return moment.winner_error / lowest - 1, step
 
