@@ -1,4 +1,4 @@
-"""How are candidates painted from the page? The task is a process of its own; here it is begun, watched and ended."""
+"""Which candidates are painted, and with what, from the page?"""
 
 from __future__ import annotations
 
@@ -8,13 +8,10 @@ from typing import Any
 import gradio as gr
 
 from ..trainer.demo.world import captions
-from ..trainer.errors import UserError
-from ..trainer.tasks import Status, Task, all_tasks, start
+from .painting_task import PaintingTask, base_and_lora
 from .sentences import in_sentences
 from .studio import Studio
-from .task_view import task_html
 
-_KIND = "generate"
 _EXAMPLES = 12
 
 
@@ -31,18 +28,7 @@ def painting_panel(studio: Studio, dataset_for: Callable[[str | None], str], cha
         placeholder="portrait of a woman in soft window light\na cat asleep on a red sofa",
     )
     examples = gr.Button("Fill in example prompts", size="sm", elem_classes="link")
-    with gr.Row():
-        base = gr.Dropdown(
-            studio.bases(), value="tiny", label="Base", allow_custom_value=True, min_width=180, elem_classes="choice"
-        )
-        lora = gr.Dropdown(
-            [("none", ""), *studio.loras()],
-            value="",
-            label="LoRA",
-            allow_custom_value=True,
-            min_width=140,
-            elem_classes="choice",
-        )
+    base, lora = base_and_lora(studio, (180, 140))
     count = gr.Slider(2, 16, value=4, step=1, label="Pictures for each prompt")
     with gr.Accordion("More", open=False):
         with gr.Row():
@@ -58,11 +44,8 @@ def painting_panel(studio: Studio, dataset_for: Callable[[str | None], str], cha
     with gr.Row(elem_classes="acts"):
         paint = gr.Button("Paint", variant="primary", min_width=90)
         pause = gr.Button("Pause", visible=False, min_width=90)
-        go_on = gr.Button("Go on", visible=False, min_width=90)
-        stop = gr.Button("Stop", visible=False, min_width=90)
-    shown = gr.HTML("", elem_classes="task-pane")
-    timer = gr.Timer(1.0, active=False)
-    view = [shown, paint, pause, go_on, stop, timer, changed]
+        task = PaintingTask(studio, "generate", paint, pause, changed)
+    task.shows()
     fields = {
         "base": base,
         "lora": lora,
@@ -79,63 +62,14 @@ def painting_panel(studio: Studio, dataset_for: Callable[[str | None], str], cha
 
     @in_sentences
     def begin(chosen: str | None, text: str, *given: Any):
-        settings = {name: value for name, value in zip(fields, given, strict=True) if value not in (None, "")}
-        if not settings.get("lora"):
-            settings.pop("mixed", None)
-        if not settings.get("base"):
-            raise UserError("choose the base to paint with")
-        task = _latest(studio)
-        if task and task.status().is_open:
-            raise UserError("pictures are being painted already: stop that first, or wait until they are there")
-        name = dataset_for(chosen)
-        start(studio.workspace, _KIND, {**settings, "dataset": name, "prompts": text.splitlines()})
-        return studio.picker(name), *_view(_latest(studio))
-
-    def told(ask: Callable[[Task], None]) -> Callable[[], tuple[Any, ...]]:
-        @in_sentences
-        def tell():
-            task = _latest(studio)
-            if task:
-                ask(task)
-            return _view(task)
-
-        return tell
-
-    @in_sentences
-    def look():
-        return _view(_latest(studio))
-
-    @in_sentences
-    def offered():
-        return gr.Dropdown(choices=studio.bases()), gr.Dropdown(choices=[("none", ""), *studio.loras()])
+        settings = dict(zip(fields, given, strict=True)) | {"prompts": text.splitlines()}
+        if not settings["lora"]:
+            settings.pop("mixed")
+        return task.begin(settings, lambda: dataset_for(chosen))
 
     quiet = {"show_progress": "hidden"}
     examples.click(lambda: ("\n".join(_examples()), "tiny"), None, [prompts, base], queue=False, **quiet)
-    paint.click(begin, [studio.dataset, prompts, *fields.values()], [studio.dataset, *view], **quiet)
-    pause.click(told(Task.pause), None, view, **quiet)
-    go_on.click(told(Task.go_on), None, view, **quiet)
-    stop.click(told(Task.stop), None, view, **quiet)
-    timer.tick(look, None, view, **quiet)
-    gr.on([studio.page.load, studio.tabs.change], look, None, view, **quiet)
-    gr.on([studio.page.load, studio.tabs.change], offered, None, [base, lora], **quiet)
-
-
-def _latest(studio: Studio) -> Task | None:
-    return next((task for task in all_tasks(studio.workspace) if task.kind == _KIND), None)
-
-
-def _view(task: Task | None) -> tuple[Any, ...]:
-    """What the panel shows: its line, the four buttons, the timer, and a value that tells of new pictures."""
-    status = task.status() if task else Status("finished")
-    return (
-        task_html(status if task else None),
-        gr.Button(visible=not status.is_open),
-        gr.Button(visible=status.is_open),
-        gr.Button(visible=status.can_go_on),
-        gr.Button(visible=status.is_open),
-        gr.Timer(active=status.is_open),
-        f"{task.name if task else ''} {status.phase} {status.done}",
-    )
+    paint.click(begin, [studio.dataset, prompts, *fields.values()], [studio.dataset, *task.view], **quiet)
 
 
 def _examples() -> list[str]:

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
 
 import pytest
+import uvicorn
+from fastapi import FastAPI
 from mapo_studio.tests.web.judging_server import JudgingServer
 from playwright.sync_api import Browser, Page
 
@@ -24,6 +29,30 @@ def page(browser: Browser, request: pytest.FixtureRequest) -> Iterator[Page]:
     yield page
     context.close()
     assert [text for text in complaints if not text.startswith(page.tolerated)] == []
+
+
+@pytest.fixture
+def serve(monkeypatch, tmp_path_factory) -> Iterator[Callable[[Callable[[int], FastAPI]], str]]:
+    """serve(make): the address, with / at its end, of the app that make(port) gives; it ends with the test."""
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path_factory.mktemp("passing")))
+    monkeypatch.setenv("GRADIO_ANALYTICS_ENABLED", "False")
+    running = []
+
+    def start(make: Callable[[int], FastAPI]) -> str:
+        listening = socket.create_server(("127.0.0.1", 0))
+        port = listening.getsockname()[1]
+        server = uvicorn.Server(uvicorn.Config(make(port), log_level="warning"))
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
+        thread.start()
+        running.append((server, thread))
+        while not server.started:
+            time.sleep(0.05)
+        return f"http://127.0.0.1:{port}/"
+
+    yield start
+    for server, thread in running:
+        server.should_exit = server.force_exit = True
+        thread.join(10)
 
 
 @pytest.fixture

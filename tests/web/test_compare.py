@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import socket
-import threading
-import time
 from types import SimpleNamespace
 
 import pytest
-import uvicorn
 from mapo_studio.trainer import tasks, work
 from mapo_studio.trainer.comparison import feed_back
 from mapo_studio.trainer.comparison_begin import free_name, known_of, run_of
@@ -170,20 +166,8 @@ def test_a_name_is_found_that_is_free(studio, begin):
 
 
 @pytest.fixture
-def address(studio, monkeypatch, tmp_path_factory):
-    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path_factory.mktemp("passing")))
-    monkeypatch.setenv("GRADIO_ANALYTICS_ENABLED", "False")
-    listening = socket.create_server(("127.0.0.1", 0))
-    port = listening.getsockname()[1]
-    server = uvicorn.Server(uvicorn.Config(studio_app(studio.workspace, Hosts.of([], port)), log_level="warning"))
-    thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
-    thread.start()
-    while not server.started:
-        time.sleep(0.05)
-    yield f"http://127.0.0.1:{port}/"
-    server.should_exit = True
-    server.force_exit = True
-    thread.join(10)
+def address(studio, serve):
+    return serve(lambda port: studio_app(studio.workspace, Hosts.of([], port)))
 
 
 @pytest.mark.slow

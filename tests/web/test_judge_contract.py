@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import io
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import uvicorn
 from fastapi import FastAPI
 from fastapi.responses import HTMLResponse
 from mapo_studio.tests.web.judging_server import PAGE
@@ -43,20 +41,13 @@ def store(tmp_path: Path) -> Store:
 
 
 @pytest.fixture
-def url(store: Store) -> Iterator[str]:
+def url(store: Store, serve: Callable[[Callable[[int], FastAPI]], str]) -> str:
     app = FastAPI()
     app.include_router(judging_router(store, lambda request: "ada"))
     app.mount("/judge", ElementFiles())
     body = '<mapo-judge api="/mapo/api" dataset="cats"></mapo-judge>'
     app.add_api_route("/", lambda: HTMLResponse(PAGE.format(body=body)))
-    server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="warning"))
-    thread = threading.Thread(target=server.run, daemon=True)
-    thread.start()
-    while not server.started:
-        thread.join(0.05)
-    yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}/"
-    server.should_exit = True
-    thread.join()
+    return serve(lambda port: app)
 
 
 def png(shade: int) -> bytes:
