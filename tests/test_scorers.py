@@ -1,51 +1,29 @@
 """Scorers on tiny random CLIP models in the real layouts: the same numbers as by hand, and what is refused."""
 
 import json
+import re
 
 import numpy as np
 import pytest
 import torch
+from mapo_studio.tests.tiny_models import write_clip
 from mapo_studio.trainer import scorers
 from mapo_studio.trainer.clip_pictures import PictureInput, picture_input
 from mapo_studio.trainer.errors import UserError
-from mapo_studio.trainer.scorers import open_scorer
+from mapo_studio.trainer.scorers import open_scorer, why_absent
 from mapo_studio.trainer.scores import Scores, row_of
 from mapo_studio.trainer.scoring import score_pairs
 from PIL import Image
 from safetensors.torch import save_file
-from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
+from transformers import CLIPModel, CLIPTokenizer
 
 CPU = torch.device("cpu")
-WORDS = ["a", "red", "blue", "cat"]
 SIDE = 32
 
 
 @pytest.fixture(scope="module")
 def clip(tmp_path_factory):
-    """A folder as PickScore's: config.json, model.safetensors, a tokenizer and preprocessor_config.json."""
-    folder = tmp_path_factory.mktemp("clip")
-    small = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
-    letters = sorted({sign for word in WORDS for sign in word})
-    merges, pieces = [], list(letters) + [f"{letter}</w>" for letter in letters]
-    for word in WORDS:
-        parts = [*word[:-1], f"{word[-1]}</w>"]
-        while len(parts) > 1:
-            merges.append(f"{parts[0]} {parts[1]}")
-            parts = [parts[0] + parts[1], *parts[2:]]
-            pieces.append(parts[0])
-    vocabulary = list(dict.fromkeys(["<|startoftext|>", "<|endoftext|>", *pieces]))
-    (folder / "vocab.json").write_text(json.dumps({piece: number for number, piece in enumerate(vocabulary)}))
-    (folder / "merges.txt").write_text("#version: 0.2\n" + "\n".join(dict.fromkeys(merges)) + "\n")
-    text = {**small, "vocab_size": len(vocabulary), "bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 1}
-    torch.manual_seed(0)
-    CLIPModel(
-        CLIPConfig(text_config=text, vision_config={**small, "image_size": SIDE, "patch_size": 8}, projection_dim=12)
-    ).save_pretrained(folder)
-    (folder / "tokenizer_config.json").write_text('{"tokenizer_class": "CLIPTokenizer"}')
-    (folder / "preprocessor_config.json").write_text(
-        json.dumps({"size": {"shortest_edge": SIDE}, "crop_size": {"height": SIDE, "width": SIDE}, "resample": 3})
-    )
-    return folder
+    return write_clip(tmp_path_factory.mktemp("clip"), SIDE)
 
 
 @pytest.fixture
@@ -113,9 +91,20 @@ def test_absent_weights_are_said_and_the_others_still_score(clip, pictures, tmp_
         files.append(tmp_path / f"{number}.png")
     rows, absent = score_pairs([f"hps={tmp_path / 'nowhere'}", f"pickscore={clip}"], [("a red cat", *files)])
     assert [row.scorer for row in rows] == ["PickScore"]
-    assert "Not scored by hps: the weights of HPS v2.1 are not to be had at" in absent[0]
+    assert absent == [f"Not scored by hps: there is no folder {tmp_path / 'nowhere'} with the weights of HPS v2.1"]
     before, after = by_hand(clip, ["a red cat"] * 2, pictures[:2])
     assert (rows[0].before, rows[0].after) == pytest.approx((before, after), abs=1e-4)
+
+
+def test_what_the_hub_does_not_give_is_said(monkeypatch):
+    def offline(*_, **__):
+        raise OSError("We couldn't connect,\n  and it is not in the cache")
+
+    monkeypatch.setattr(CLIPModel, "from_pretrained", offline)
+    said = (
+        r"the weights of PickScore are not to be had at some/model \(We couldn't connect, and it is not in the cache\)"
+    )
+    assert re.fullmatch(said, why_absent("pickscore=some/model"))
 
 
 def test_a_single_checkpoint_of_open_clip_is_refused_with_the_reason(tmp_path):

@@ -95,6 +95,30 @@ def write_sd15(folder: Path, *, seed: int = 0, scheduler: Mapping[str, object] |
     return folder
 
 
+def write_clip(folder: Path, side: int) -> Path:
+    """A CLIP as PickScore's: config.json, model.safetensors, a tokenizer and preprocessor_config.json.
+
+    It sees pictures of side x side px and gives 12 numbers for each. Returns `folder`.
+    """
+    from transformers import CLIPConfig, CLIPModel
+
+    vocabulary = write_tokenizer(folder, END)
+    (folder / "preprocessor_config.json").write_text(
+        json.dumps({"size": {"shortest_edge": side}, "crop_size": {"height": side, "width": side}, "resample": 3})
+    )
+    small = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+    end = vocabulary - 1
+    text = {**small, "vocab_size": vocabulary, "bos_token_id": end - 1, "eos_token_id": end, "pad_token_id": end}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        CLIPModel(
+            CLIPConfig(
+                text_config=text, vision_config={**small, "image_size": side, "patch_size": 8}, projection_dim=12
+            )
+        ).save_pretrained(folder)
+    return folder
+
+
 def write_tokenizer(folder: Path, pad: str) -> int:
     """A CLIP tokenizer that knows single ASCII letters and "red". Returns the size of its vocabulary."""
     folder.mkdir(parents=True, exist_ok=True)

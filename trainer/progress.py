@@ -61,8 +61,8 @@ class _Bar:
             self._show(_PHASES[event["phase"]], event["done"], event["total"], "")
         elif kind in _COPYING:
             self._show(kind, event["done"], event["total"], "")
-        elif kind == "painting":
-            self._show(f"painting {event['what']}", event["done"], event["total"], "")
+        elif kind == "progress":
+            self._show(event["what"], event["done"], event["total"], "")
         elif kind == "started":
             self._steps = event["steps"]
             self._show("training", 0, self._steps, "")
@@ -93,12 +93,12 @@ class _Lines:
         kind = event["event"]
         if kind == "started":
             self._steps = event["steps"]
-        if kind in ("encoding", "painting", "step", *_COPYING):
+        if kind in ("encoding", "progress", "step", *_COPYING):
             if time.monotonic() - self._last < _QUIET_SECONDS:
                 return
             self._last = time.monotonic()
-            if kind == "painting":
-                self._print(f"painting {event['what']}: step {event['done']} of {event['total']}")
+            if kind == "progress":
+                self._print(f"{event['what']}: {event['done']} of {event['total']}")
             elif kind in _COPYING:
                 self._print(f"{kind}: {event['done']} of {event['total'] or 'an unknown number'}")
             elif kind == "encoding":

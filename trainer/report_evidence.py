@@ -50,7 +50,6 @@ def _scores(scores: Scores) -> Html:
     ]
     return section(
         "What scorers say",
-        paragraph(scores.sentence(), "soft"),
-        table(rows) if scores.rows else Html(""),
+        *((paragraph(scores.sentence(), "soft"), table(rows)) if scores.rows else ()),
         *(paragraph(f"{one}.", "note") for one in scores.absent),
     )

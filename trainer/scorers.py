@@ -126,6 +126,15 @@ def open_scorer(asked: str, device: torch.device | None = None) -> Scorer:
     return PromptScorer(KINDS[kind], model.to(device), _tokenizer(where, kind), opened, device)
 
 
+def why_absent(asked: str) -> str | None:
+    """Why `asked` cannot score; None where it can. Its weights are read for that, on the CPU."""
+    try:
+        open_scorer(asked, torch.device("cpu"))
+    except UserError as error:
+        return str(error)
+    return None
+
+
 def _features(scorer: PromptScorer | AestheticScorer, pictures: Sequence[Image.Image]) -> Tensor:
     """(pictures, projection): of length 1."""
     pixels = torch.from_numpy(scorer.pictures.batch(pictures)).to(scorer.device)
@@ -137,6 +146,8 @@ def _clip(where: str, name: str) -> CLIPModel:
     from transformers import CLIPModel
 
     path = Path(where).expanduser()
+    if not path.exists() and (path.is_absolute() or where.startswith(".") or len(path.parts) > 2):
+        raise UserError(f"there is no folder {where} with the weights of {name}")  # no hub id looks like this
     if path.is_file():
         raise UserError(
             f"{where} is a single file: {name} is read from a folder in the layout of transformers (config.json and "

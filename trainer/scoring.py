@@ -14,7 +14,7 @@ from .errors import UserError
 from .files import written_whole
 from .preferences.collecting import find_dataset
 from .preferences.picture_store import picture_path
-from .scorers import open_scorer
+from .scorers import open_scorer, why_absent
 from .scores import Row, Scores, keep_scores, row_of
 
 if TYPE_CHECKING:
@@ -37,7 +37,8 @@ def score_run(
     """Paint base and LoRA on the same noise, score both, keep the table with the run and write it into its report.
 
     scorers: see scorers.py. prompts: by default those that the run kept aside. What was painted before is kept in the
-    run's folder and not painted again. tell: (done, total, what); check may raise to stop.
+    run's folder and not painted again; nothing is, where no scorer's weights are there. tell: (done, total, what);
+    check may raise to stop.
 
     Raises UserError where the run has no LoRA, or nobody named prompts that were not trained on.
     """
@@ -48,7 +49,8 @@ def score_run(
     wanted = tuple(prompts) or held_out_prompts(run.workspace, [str(run.lora_file)])
     if not wanted:
         raise UserError(f"{run.name} kept no prompts aside: name some with --prompts that it was not trained on")
-    painted = _painted(run, wanted, seeds, tell, check)
+    there = any(why_absent(asked) is None for asked in scorers)
+    painted = _painted(run, wanted, seeds, tell, check) if there else []
     rows, absent = score_pairs(scorers, painted, tell)
     scores = Scores(len(wanted), len(painted), tuple(rows), tuple(absent))
     keep_scores(run, scores)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import tyro
 
@@ -18,7 +18,12 @@ from .errors import UserError
 
 if TYPE_CHECKING:
     from .progress import Listener
+    from .runs import Run
+    from .scores import Scores
+    from .stopping import StopRequest
     from .tasks import Status, Task
+
+T = TypeVar("T")
 
 
 def learning_curve(words: list[str]) -> int:
@@ -37,30 +42,19 @@ def learning_curve(words: list[str]) -> int:
         json: Json = False
 
     asked = parse(LearningCurve, words, "learning-curve", LearningCurve(tyro.MISSING, default_workspace()))
-    from .learning_curve import measure_curve
-    from .progress import watching
     from .runs import Run
-    from .stopping import StopRequest, StopRequested
-    from .turns import wait_for_turn
 
     run = Run.open(asked.workspace.resolve(), asked.run)
-    stop = StopRequest(run.workspace / "stop")
-    with ExitStack() as held:
-        held.enter_context(stop.listening())
-        listen = held.enter_context(watching())
-        try:
-            held.enter_context(wait_for_turn(run.workspace, run.folder, partial(_behind, listen), stop.check))
-            if asked.quick:
-                from .fit_gap import measure_gap
+    if asked.quick:
+        from .fit_gap import measure_gap
 
-                gap = measure_gap(run, partial(_tell, listen), stop.check)
-                said, values = gap.sentences(), asdict(gap)
-            else:
-                curve = measure_curve(run, stop, asked.steps, listen)
-                said, values = curve.sentences(), asdict(curve) | {"forecast": asdict(curve.forecast())}
-        except StopRequested:
-            _say("stopped; the same command goes on from here")
-            return stop.exit_code
+        gap = _in_turn(run, lambda stop, listen: measure_gap(run, partial(_tell, listen), stop.check))
+        said, values = gap.sentences(), asdict(gap)
+    else:
+        from .learning_curve import measure_curve
+
+        curve = _in_turn(run, lambda stop, listen: measure_curve(run, stop, asked.steps, listen))
+        said, values = curve.sentences(), asdict(curve) | {"forecast": asdict(curve.forecast())}
     _say(*said)
     if asked.json:
         _say(json.dumps(values))
@@ -143,35 +137,44 @@ def score(words: list[str]) -> int:
     asked = parse(Score, words, "score", Score(tyro.MISSING, default_workspace()))
     if not asked.scorer:
         raise UserError("name at least one --scorer, such as pickscore=PATH: none comes with the program")
-    from .progress import watching
     from .runs import Run
-    from .stopping import StopRequest, StopRequested
     from .task_settings import prompts_in
-    from .turns import wait_for_turn
 
     run = Run.open(asked.workspace.resolve(), asked.run)
-    stop = StopRequest(run.workspace / "stop")
-    with ExitStack() as held:
-        held.enter_context(stop.listening())
-        listen = held.enter_context(watching())
-        try:
-            held.enter_context(wait_for_turn(run.workspace, run.folder, partial(_behind, listen), stop.check))
-            from .scoring import score_run
+    prompts = prompts_in(asked.prompts)
 
-            scores = score_run(
-                run, asked.scorer, prompts_in(asked.prompts), asked.seeds, partial(_tell, listen), stop.check
-            )
-        except StopRequested:
-            _say("stopped; the same command goes on from here")
-            return stop.exit_code
+    def rate(stop: StopRequest, listen: Listener) -> Scores:
+        from .scoring import score_run
+
+        return score_run(run, asked.scorer, prompts, asked.seeds, partial(_tell, listen), stop.check)
+
+    scores = _in_turn(run, rate)
     _say(scores.text(), f"written into {run.report_file}")
     if asked.json:
         _say(json.dumps(asdict(scores)))
     return 0 if scores.rows else 2
 
 
+def _in_turn(run: Run, work: Callable[[StopRequest, Listener], T]) -> T:
+    """What `work` gives, which waits for the device and shows how far it is. Ends the program where it is stopped."""
+    from .progress import watching
+    from .stopping import StopRequest, StopRequested
+    from .turns import wait_for_turn
+
+    stop = StopRequest(run.workspace / "stop")
+    with ExitStack() as held:
+        held.enter_context(stop.listening())
+        listen = held.enter_context(watching())
+        try:
+            held.enter_context(wait_for_turn(run.workspace, run.folder, partial(_behind, listen), stop.check))
+            return work(stop, listen)
+        except StopRequested:
+            _say("stopped; the same command goes on from here")
+            raise SystemExit(stop.exit_code) from None
+
+
 def _tell(listen: Listener, done: int, total: int, what: str) -> None:
-    listen(_painting(what.removeprefix("painting "), done, total))
+    listen({"event": "progress", "what": what, "done": done, "total": total})
 
 
 def _followed(task: Task) -> bool:
@@ -185,7 +188,7 @@ def _followed(task: Task) -> bool:
             if status.phase == "waiting" and status.message:
                 listen({"event": "waiting", "behind": status.message.removesuffix(" has the device")})
             elif status.total:
-                listen(_painting(status.message.removeprefix("painting "), status.done, status.total))
+                _tell(listen, status.done, status.total, status.message)
 
         try:
             status = follow(task, shown)
@@ -258,7 +261,3 @@ def _say(*lines: str) -> None:
 
 def _behind(listen: Listener, behind: str) -> None:
     listen({"event": "waiting", "behind": behind})
-
-
-def _painting(what: str, done: int, total: int) -> dict[str, object]:
-    return {"event": "painting", "what": what, "done": done, "total": total}

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from mapo_studio.tests.tiny_models import write_sdxl
+from mapo_studio.trainer.cli import main
 from mapo_studio.trainer.config import RunConfig, parse_config
 from mapo_studio.trainer.encode import EncodedPairs, encode
 from mapo_studio.trainer.families.base import Base
@@ -73,3 +74,23 @@ def settings(base_folder, pairs_folder):
         return parse_config(values, "test")
 
     return make
+
+
+@pytest.fixture
+def mapo(tmp_path, base_folder, capfd):
+    """mapo(*words): runs a command in a workspace of its own; returns exit code, standard output and standard error."""
+
+    def call(*words):
+        if words[0] in ("train", "encode", "plan") and "--base" not in words:
+            words = (*words, "--base", str(base_folder))
+        if words[0] not in ("lora",):
+            words = (*words, "--workspace", str(tmp_path / "workspace"))
+        capfd.readouterr()
+        try:
+            code = main([str(word) for word in words])
+        except SystemExit as exit_:
+            code = exit_.code
+        said = capfd.readouterr()
+        return code, said.out, said.err
+
+    return call

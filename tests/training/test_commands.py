@@ -18,26 +18,6 @@ def pairs(pairs_folder, tmp_path):
     return shutil.copytree(pairs_folder, tmp_path / "my-pairs")
 
 
-@pytest.fixture
-def mapo(tmp_path, base_folder, capfd):
-    """mapo(*words): runs a command in a workspace of its own; returns exit code, standard output and standard error."""
-
-    def call(*words):
-        if words[0] in ("train", "encode", "plan") and "--base" not in words:
-            words = (*words, "--base", str(base_folder))
-        if words[0] not in ("lora",):
-            words = (*words, "--workspace", str(tmp_path / "workspace"))
-        capfd.readouterr()
-        try:
-            code = main([str(word) for word in words])
-        except SystemExit as exit_:
-            code = exit_.code
-        said = capfd.readouterr()
-        return code, said.out, said.err
-
-    return call
-
-
 def rewrite(folder, change):
     file = folder / "metadata.jsonl"
     rows = [json.loads(line) for line in file.read_text().splitlines()]

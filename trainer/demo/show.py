@@ -123,7 +123,8 @@ def _paint(captions: Sequence[str], lora: Path | None, listen: Listener) -> list
     """The same noise for the same caption each time, so that what differs is what was learned."""
 
     def tell(done: int, total: int) -> None:
-        listen({"event": "painting", "what": "after" if lora else "before", "done": done, "total": total})
+        what = "painting after" if lora else "painting before"
+        listen({"event": "progress", "what": what, "done": done, "total": total})
 
     base = open_base(TINY)
     return generate(base, captions, lora, steps=SAMPLE_STEPS, guidance=GUIDANCE, progress=tell)
