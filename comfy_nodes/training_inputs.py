@@ -33,6 +33,7 @@ class Asked:
     rank: int = 0
     learning_rate: float = 0.0
     objective: str = "mapo"
+    push: float = 8.0
     margin_weight: float = 0.0
     temperature: float = 0.0
     error_scale: float = 1.0
@@ -74,6 +75,7 @@ def _typed(asked: Asked) -> dict[str, dict[str, Any]]:
         "optimization": {"learning_rate": asked.learning_rate} if asked.learning_rate else {},
         "objective": {
             "kind": asked.objective,
+            "push": asked.push,
             "margin_weight": asked.margin_weight or AUTO,
             "temperature": asked.temperature or AUTO,
             "error_scale": asked.error_scale,

@@ -258,10 +258,16 @@ def _advanced_inputs() -> list[io.Input]:
             tooltip="What is optimized. mapo is what this is made for; the others are there to compare with.",
         ),
         _number(
+            "push",
+            8.0,
+            1000.0,
+            "mapo: how hard rejected pictures are pushed away. Lower it if pictures get worse while agreement rises.",
+        ),
+        _number(
             "margin_weight",
             0.0,
             100.0,
-            "mapo: weight of the margin. Higher pushes rejected pictures harder. 0: from the temperature.",
+            "mapo: weight of the margin, in place of push. 0: so that the push is the same at every temperature.",
         ),
         _number(
             "temperature",

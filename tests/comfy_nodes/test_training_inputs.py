@@ -27,10 +27,11 @@ def test_what_is_left_alone_is_as_a_run_has_it_by_itself(store):
 
 
 def test_what_is_typed_goes_over_preset_and_proposal(store):
-    given = {"objective": "dpo", "beta": 9.0, "margin_weight": 0.5, "seed": 3, "continue_from": "/a.safetensors"}
+    given = {"objective": "dpo", "beta": 9.0, "push": 2.0, "margin_weight": 0.5, "seed": 3, "continue_from": "/a.safetensors"}
     config = config_of(store, Asked("my cats", BASE, "8 GB", steps=7, rank=4, learning_rate=2e-5, **given))
     assert (config.training.steps, config.adapter.rank, config.optimization.learning_rate) == (7, 4, 2e-5)
-    assert (config.objective.kind, config.objective.beta, config.objective.margin_weight) == ("dpo", 9.0, 0.5)
+    knobs = config.objective
+    assert (knobs.kind, knobs.beta, knobs.push, knobs.margin_weight) == ("dpo", 9.0, 2.0, 0.5)
     assert (config.training.seed, config.adapter.continue_from) == (3, "/a.safetensors")
     assert config.training.gradient_checkpointing == "offload"
 
@@ -71,7 +72,7 @@ def test_values_that_cannot_be_and_datasets_that_are_not_are_refused(store):
 def test_the_defaults_are_those_of_a_run():
     asked, run = Asked("cats", BASE), RunConfig()
     assert asked.objective == run.objective.kind
-    for knob in ("margin_weight", "temperature", "error_scale", "beta", "likelihood_weight"):
+    for knob in ("push", "margin_weight", "temperature", "error_scale", "beta", "likelihood_weight"):
         assert (getattr(asked, knob) or "auto") == getattr(run.objective, knob)
     assert (asked.seed, asked.continue_from) == (run.training.seed, run.adapter.continue_from)
     assert presets.AUTOMATIC == AUTOMATIC

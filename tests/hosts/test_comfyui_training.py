@@ -111,7 +111,7 @@ def test_the_node_offers_what_a_run_and_the_presets_have(comfy):
     assert [inputs[name][1]["default"] for name in ("steps", "rank", "learning_rate")] == [0, 0, 0.0]
     run = RunConfig()
     knobs = {name: inputs[name][1] for name in inputs if inputs[name][1].get("advanced")}
-    offered_knobs = ("margin_weight", "temperature", "error_scale", "beta", "likelihood_weight")
+    offered_knobs = ("push", "margin_weight", "temperature", "error_scale", "beta", "likelihood_weight")
     values = {name: getattr(run.objective, name) for name in offered_knobs}
     assert {name: knob["default"] for name, knob in knobs.items()} == {
         "objective": run.objective.kind,
