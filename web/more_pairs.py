@@ -9,6 +9,7 @@ from ..trainer.charts import draw
 from ..trainer.errors import UserError
 from ..trainer.learning_curve import read_curve
 from ..trainer.report_evidence import learning_chart
+from ..trainer.report_page import text as words
 from ..trainer.runs import Run
 from ..trainer.tasks import Status, Task, all_tasks, start
 from .task_view import task_html
@@ -42,7 +43,7 @@ def more_pairs_html(run: Run) -> str:
     curve = read_curve(run)
     if curve is None:
         return shown
-    sentences = "".join(f"<p>{escape(one)}</p>" for one in curve.sentences())
+    sentences = "".join(f"<p>{words(one)}</p>" for one in curve.sentences())
     chart = learning_chart(curve)
     drawn = draw(chart, curve.measured[-1].pairs)
     return (

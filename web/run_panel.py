@@ -9,6 +9,7 @@ import gradio as gr
 
 from ..trainer import jobs
 from ..trainer.errors import UserError
+from ..trainer.report_page import text as words
 from ..trainer.runs import Run
 from ..trainer.summary import summarise
 from .copying import copy_label
@@ -77,7 +78,7 @@ class RunPanel:
             summary = summarise(run)
         except UserError as error:
             return [
-                f'<p class="run-message">{escape(str(error))}</p>',
+                f'<p class="run-message">{words(str(error))}</p>',
                 _html(""),
                 *hidden,
                 "",

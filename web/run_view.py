@@ -9,6 +9,7 @@ from ..trainer import run_charts
 from ..trainer.charts import Chart, draw
 from ..trainer.jobs import Status
 from ..trainer.progress import as_time
+from ..trainer.report_page import text as words
 from ..trainer.runs import Event, Run
 from ..trainer.summary import Summary, course, headline, number, percent
 from ..trainer.summary import measured as newest
@@ -40,7 +41,7 @@ def progress_html(run: Run, status: Status, events: list[Event]) -> str:
     if status.phase == "running" and what == "training" and status.seconds_left is not None and done:
         said.append(f"{as_time(status.seconds_left)} left")
     share = 100 * done / total if total else 0
-    message = f'<p class="run-message">{escape(status.message)}</p>' if status.message else ""
+    message = f'<p class="run-message">{words(status.message)}</p>' if status.message else ""
     return (
         f'<div class="task run-progress {status.phase}"><h3>{escape(run.name)}<small>{escape(" · ".join(said))}</small>'
         f'</h3><div class="task-bar"><div style="width:{share:.1f}%"></div></div>{message}</div>'
@@ -52,7 +53,7 @@ def agreement_html(summary: Summary) -> str:
     measured = course(summary.evaluations, "agreement", "low", "high")
     if not measured:
         # The course of a run that has only begun says nothing yet; one that has ended says why.
-        return "" if summary.ending == "open" else f'<p class="quiet">{escape(headline(summary))}.</p>'
+        return "" if summary.ending == "open" else f'<p class="quiet">{words(headline(summary))}.</p>'
     told = newest(summary) or {}
     step, share, low, high = next((one for one in reversed(measured) if one[0] == told.get("step")), measured[-1])
     sure = share_and_interval(share, low, high)

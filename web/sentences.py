@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 import inspect
 import logging
 from collections.abc import Callable, Iterator
@@ -13,6 +12,7 @@ from typing import Any, TypeVar
 import gradio as gr
 
 from ..trainer.errors import UserError
+from ..trainer.report_page import text as words
 
 log = logging.getLogger(__name__)
 
@@ -57,4 +57,4 @@ def _said() -> Iterator[None]:
 
 def _shown(sentence: str) -> gr.Error:
     # The page takes a message for HTML, and a sentence may hold the name of a file from elsewhere.
-    return gr.Error(html.escape(sentence[:1].upper() + sentence[1:]), print_exception=False)
+    return gr.Error(words(sentence[:1].upper() + sentence[1:]), print_exception=False)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import html
-
+from ..trainer.report_page import text as words
 from ..trainer.tasks import Status
 
 _WORDS = {
@@ -31,7 +30,7 @@ def task_html(status: Status | None) -> str:
     share = 100 * status.done / status.total if status.total else 0
     return (
         f'<div class="task {status.phase}"><div class="task-bar"><div style="width:{share:.1f}%"></div></div>'
-        f"<p>{html.escape(' · '.join(said))}</p></div>"
+        f"<p>{words(' · '.join(said))}</p></div>"
     )
 
 

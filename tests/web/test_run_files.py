@@ -71,6 +71,11 @@ def test_what_comes_from_elsewhere_is_escaped(run):
         assert "&lt;img src=x" in shown
 
 
+def test_an_option_in_a_warning_is_shown_as_code(run):
+    run.log("warning", text="Lower `--push`")
+    assert "Lower <code>--push</code>" in progress_html(run, jobs.status(run), list(run.events()))
+
+
 def test_a_waiting_run_says_what_it_waits_for(run, monkeypatch):
     status = jobs.Status("waiting", behind="the training dogs-1")
     assert "waits for its turn: the training dogs-1 has the device" in progress_html(run, status, [])

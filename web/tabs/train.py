@@ -15,6 +15,7 @@ from ...trainer.driver import card_memory
 from ...trainer.errors import UserError
 from ...trainer.families.opening import TINY
 from ...trainer.proposal import Needs, needs, propose
+from ...trainer.report_page import text as words
 from ...trainer.runs import Run, all_runs
 from ...trainer.turns import in_words, line_of
 from ..copying import copy_to_hosts
@@ -149,8 +150,8 @@ def _resume(run: Run) -> None:
 
 def _offer(found: Needs) -> tuple[str, gr.Button]:
     """What it takes or what is in the way, and whether the button may be pressed."""
-    lines = [f'<li class="problem">{escape(problem)}</li>' for problem in found.problems]
-    lines += [f"<li>{escape(line)}</li>" for line in found.takes]
+    lines = [f'<li class="problem">{words(problem)}</li>' for problem in found.problems]
+    lines += [f"<li>{words(line)}</li>" for line in found.takes]
     return f"<ul>{''.join(lines)}</ul>", gr.Button(interactive=not found.problems)
 
 
