@@ -27,7 +27,14 @@ def test_what_is_left_alone_is_as_a_run_has_it_by_itself(store):
 
 
 def test_what_is_typed_goes_over_preset_and_proposal(store):
-    given = {"objective": "dpo", "beta": 9.0, "push": 2.0, "margin_weight": 0.5, "seed": 3, "continue_from": "/a.safetensors"}
+    given = {
+        "objective": "dpo",
+        "beta": 9.0,
+        "push": 2.0,
+        "margin_weight": 0.5,
+        "seed": 3,
+        "continue_from": "/a.safetensors",
+    }
     config = config_of(store, Asked("my cats", BASE, "8 GB", steps=7, rank=4, learning_rate=2e-5, **given))
     assert (config.training.steps, config.adapter.rank, config.optimization.learning_rate) == (7, 4, 2e-5)
     knobs = config.objective

@@ -1,0 +1,83 @@
+"""How much faster does a ranking of k pictures go through the base than the k (k - 1) / 2 pairs that it stands for?
+
+    python benchmarks/rankings.py [--pictures 3 4 6] [--rounds 5] [--json]
+
+On a CPU, the embedded tiny base, LoRA of rank 8: processor time of one forward and backward of the objective, of the
+ranking (each picture once) and of its pairs (each picture in k - 1 of them), in turns; medians. Both are our own step;
+tests/training/test_ranked.py shows that their gradients are the same.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import time
+from dataclasses import replace
+from itertools import combinations
+
+import torch
+from mapo_studio.trainer.adapters import LoraSettings, attach
+from mapo_studio.trainer.batches import PairBatch
+from mapo_studio.trainer.families.opening import TINY, open_base
+from mapo_studio.trainer.objectives import MaPO
+from mapo_studio.trainer.pair_gradient import add_gradient
+
+CPU = torch.device("cpu")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--pictures", type=int, nargs="+", default=[3, 4, 6], help="of a ranking")
+    parser.add_argument("--rounds", type=int, default=5, help="counted ones; one more warms up")
+    parser.add_argument("--json", action="store_true", help="end with one JSON object on a line of its own")
+    asked = parser.parse_args()
+    torch.set_num_threads(1)
+    found = {pictures: measure(pictures, asked.rounds) for pictures in asked.pictures}
+    print(f"torch {torch.__version__}, processor seconds of a forward and backward, medians (least to most)")
+    for pictures, seen in found.items():
+        ratios = [pairs / ranking for ranking, pairs in zip(seen["ranking"], seen["pairs"], strict=True)]
+        ways = ", ".join(f"{way} {_told(seconds, 3)}" for way, seconds in seen.items())
+        print(f"  {pictures} pictures: {ways}; {_told(ratios, 2)} times as fast")
+    if asked.json:
+        print(json.dumps(found))
+
+
+def measure(pictures: int, rounds: int) -> dict[str, list[float]]:
+    """Processor seconds of every counted round of each way."""
+    base = open_base(TINY)
+    unet = base.load_unet(CPU, torch.float32)
+    attach(unet, LoraSettings(rank=8), seed=0)
+    unet.train()
+    [text] = base.load_text(CPU, torch.float32)(["a red circle at the top left"])
+    places = tuple(combinations(range(pictures), 2))
+    cells = base.resolution // base.latent_factor
+    latents = torch.randn(pictures, 4, cells, cells)
+    ranking = PairBatch(
+        pairs=(None,) * len(places),  # type: ignore[arg-type]
+        chosen=latents[[chosen for chosen, _ in places]],
+        rejected=latents[[rejected for _, rejected in places]],
+        noise=torch.randn(1, 4, cells, cells).expand(len(places), -1, -1, -1),
+        timestep=torch.full((len(places),), 500),
+        text={name: one.expand(len(places), *one.shape) for name, one in text.items()},
+        framing=torch.zeros(len(places), 6),
+        preference=torch.ones(len(places)),
+        weight=torch.ones(len(places)),
+        places=places,
+    )
+    ways = {"ranking": ranking, "pairs": replace(ranking, places=None)}
+    seen: dict[str, list[float]] = {way: [] for way in ways}
+    for _ in range(rounds + 1):
+        for way, batch in ways.items():
+            begun = time.process_time()
+            add_gradient(base, unet, batch, MaPO(), lambda loss: loss.backward(), way="together", seed=0)
+            seen[way].append(time.process_time() - begun)
+    return {way: seconds[1:] for way, seconds in seen.items()}
+
+
+def _told(numbers: list[float], digits: int) -> str:
+    return f"{statistics.median(numbers):.{digits}f} ({min(numbers):.{digits}f} to {max(numbers):.{digits}f})"
+
+
+if __name__ == "__main__":
+    main()
