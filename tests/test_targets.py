@@ -8,7 +8,6 @@ import pytest
 from mapo_studio.trainer import tasks, work
 from mapo_studio.trainer.errors import UserError
 from mapo_studio.trainer.preferences.collecting import create_dataset, find_dataset
-from mapo_studio.trainer.preferences.database import open_store
 from mapo_studio.trainer.preferences.exporting import export_pairs
 from mapo_studio.trainer.preferences.formats.opening import open_pairs
 from mapo_studio.trainer.preferences.judging import Answer, answer
@@ -39,10 +38,8 @@ def folder(tmp_path):
 
 
 @pytest.fixture
-def store(tmp_path):
-    store = open_store(tmp_path / "workspace")
-    yield store
-    store.close()
+def store(sqlite_store):
+    return sqlite_store
 
 
 @pytest.fixture

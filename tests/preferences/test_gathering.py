@@ -1,24 +1,12 @@
 """What do scores and several judgements add up to?"""
 
-from dataclasses import dataclass
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from mapo_studio.tests.preferences.empty_picture import EmptyPicture as Ref
 from mapo_studio.trainer.errors import UserError
 from mapo_studio.trainer.preferences.formats.gathering import REPEATED, Gathering, share, votes
 from mapo_studio.trainer.preferences.preference import TIE
-
-
-@dataclass(frozen=True)
-class Ref:
-    sha256: str
-    label: str = ""
-    size: tuple = (64, 64)
-
-    def read(self):
-        return b""
-
 
 CAT, DOG = Ref("c"), Ref("d")
 

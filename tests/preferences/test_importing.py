@@ -23,11 +23,8 @@ from sqlalchemy import func, select
 
 
 @pytest.fixture
-def store(tmp_path):
-    """SQLite alone where the kind of database makes no difference."""
-    store = open_store(tmp_path / "workspace")
-    yield store
-    store.close()
+def store(sqlite_store):
+    return sqlite_store
 
 
 @pytest.fixture

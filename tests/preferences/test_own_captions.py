@@ -7,7 +7,6 @@ from itertools import count
 
 import pytest
 from mapo_studio.trainer.errors import UserError
-from mapo_studio.trainer.preferences.database import open_store
 from mapo_studio.trainer.preferences.exporting import export_pairs
 from mapo_studio.trainer.preferences.formats.opening import open_pairs
 from mapo_studio.trainer.preferences.importing import import_pairs
@@ -17,10 +16,8 @@ _NUMBERS = count()
 
 
 @pytest.fixture
-def store(tmp_path):
-    store = open_store(tmp_path / "workspace")
-    yield store
-    store.close()
+def store(sqlite_store):
+    return sqlite_store
 
 
 @pytest.fixture

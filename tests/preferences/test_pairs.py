@@ -1,18 +1,7 @@
 """Are pairs the same wherever they lie, and does a split keep prompts apart?"""
 
-from dataclasses import dataclass
-
+from mapo_studio.tests.preferences.empty_picture import EmptyPicture as Ref
 from mapo_studio.trainer.preferences.pairs import Pair, PairSet, drawn, left_out, split_by_prompt
-
-
-@dataclass(frozen=True)
-class Ref:
-    sha256: str
-    label: str = ""
-    size: tuple = (64, 64)
-
-    def read(self):
-        return b""
 
 
 def pair(prompt, chosen="a", rejected="b", **more):

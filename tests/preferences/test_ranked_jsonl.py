@@ -7,7 +7,6 @@ import json
 import pytest
 from mapo_studio.trainer.errors import UserError
 from mapo_studio.trainer.preferences.collecting import find_dataset
-from mapo_studio.trainer.preferences.database import open_store
 from mapo_studio.trainer.preferences.exporting import export_pairs
 from mapo_studio.trainer.preferences.formats.opening import find_reader, open_pairs
 from mapo_studio.trainer.preferences.formats.ranked_jsonl import RankedJsonl
@@ -34,10 +33,8 @@ def ranking(tmp_path, picture_bytes):
 
 
 @pytest.fixture
-def store(tmp_path):
-    store = open_store(tmp_path / "workspace")
-    yield store
-    store.close()
+def store(sqlite_store):
+    return sqlite_store
 
 
 WHOLE = {"prompt": "a cat", "ranking": ["2.png", "0.png", "3.png", "1.png"]}

@@ -27,10 +27,8 @@ HOLD_ALL = ("pick-a-pic", "votes", "invoke")
 
 
 @pytest.fixture
-def store(tmp_path):
-    store = open_store(tmp_path / "workspace")
-    yield store
-    store.close()
+def store(sqlite_store):
+    return sqlite_store
 
 
 @pytest.fixture

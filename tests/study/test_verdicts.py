@@ -2,22 +2,12 @@
 
 from __future__ import annotations
 
-import importlib
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 ROOT = Path(__file__).parents[2]
-
-
-@pytest.fixture(scope="module")
-def study():
-    """The modules of benchmarks/study, which are run from the repository's root and are in no installed package."""
-    sys.path.insert(0, str(ROOT))
-    yield lambda name: importlib.import_module(f"benchmarks.study.{name}")
-    sys.path.remove(str(ROOT))
 
 
 def results_where(study, both, *, winner=lambda arm, gap: -0.001, loser=lambda arm, gap: 0.01, pace=None):

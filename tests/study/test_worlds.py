@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import subprocess
 import sys
@@ -14,13 +13,6 @@ from mapo_studio.trainer.demo.world import read
 from PIL import Image
 
 ROOT = Path(__file__).parents[2]
-
-
-@pytest.fixture(scope="module")
-def study():
-    sys.path.insert(0, str(ROOT))
-    yield lambda name: importlib.import_module(f"benchmarks.study.{name}")
-    sys.path.remove(str(ROOT))
 
 
 def test_two_clouds_of_the_same_kind_are_near_and_shifted_ones_as_far_as_they_were_shifted(study):
