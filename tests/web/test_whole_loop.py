@@ -114,33 +114,44 @@ def go_to(page: Page, studio: StudioProcess, tab: str) -> None:
 
 PIXELS = """(judge) => {
   const stage = judge.shadowRoot;
-  const prompt = stage.querySelector(".prompt p").textContent;
-  const pixels = ["left", "right"].map((side) => {
+  return ["left", "right"].map((side) => {
     const image = stage.querySelector(`img[alt="${side} picture"]`);
+    if (!image) return null;
     const canvas = new OffscreenCanvas(image.naturalWidth, image.naturalHeight);
     const context = canvas.getContext("2d");
     context.drawImage(image, 0, 0);
     // As text: an array of numbers would be taken apart number by number on its way.
     return btoa(String.fromCharCode(...context.getImageData(0, 0, canvas.width, canvas.height).data));
   });
-  return { prompt, pixels };
 }"""
 
 
-def answer_of_the_judge(page: Page) -> str:
-    """The key that this artist presses for what is in sight."""
+def answer_of_the_judge(page: Page) -> str | None:
+    """The key that this artist presses for what is in sight; None while nothing is."""
     shown = page.locator("mapo-judge:visible").evaluate(PIXELS)
-    sides = [np.frombuffer(b64decode(one), np.uint8).reshape(64, 64, 4)[..., :3] for one in shown["pixels"]]
+    if None in shown:
+        return None
+    sides = [np.frombuffer(b64decode(one), np.uint8).reshape(64, 64, 4)[..., :3] for one in shown]
     left, right = (bool(read(Image.fromarray(side)).outline) for side in sides)
     if left == right:
         return "ArrowDown"
     return "Shift+ArrowLeft" if left else "Shift+ArrowRight"
 
 
+SAID = """() => {
+  if (window.said === undefined) document.addEventListener("mapo-said", () => (window.said += 1));
+  return (window.said ??= 0);
+}"""
+
+
 def judge(page: Page, pairs: int) -> None:
     for _ in range(pairs):
-        begin = time.monotonic()
-        page.keyboard.press(answer_of_the_judge(page))
+        begin, said = time.monotonic(), page.evaluate(SAID)
+        while page.evaluate(SAID) == said:
+            # A key that comes before its pictures could be seen says nothing: whoever sees that presses again.
+            if key := answer_of_the_judge(page):
+                page.keyboard.press(key)
+            assert time.monotonic() < begin + 30
         time.sleep(max(0.0, begin + 0.1 - time.monotonic()))  # ten a second
 
 
