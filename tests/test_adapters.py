@@ -9,6 +9,8 @@ import torch
 from mapo_studio.trainer.adapters import LoraSettings, attach, disabled, load_state, state
 from mapo_studio.trainer.errors import UserError
 
+pytestmark = pytest.mark.slow
+
 FAMILIES = ["sdxl", "sd15"]
 TARGETS = ["attention", "all"]
 EVERY_SHAPE = [

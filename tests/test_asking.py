@@ -7,6 +7,8 @@ from mapo_studio.trainer.device import Memory
 from mapo_studio.trainer.errors import UserError
 from mapo_studio.trainer.presets import apply, preset_named
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def file(tmp_path):

@@ -15,6 +15,8 @@ from mapo_studio.trainer.preferences.schema import Candidate, Pair, Picture, Pro
 from mapo_studio.trainer.work import Work
 from sqlalchemy import func, select
 
+pytestmark = pytest.mark.slow
+
 PROMPTS = ["a red circle", "a blue square"]
 QUICK = {"dataset": "cats", "base": "tiny", "steps": 2, "prompts": PROMPTS, "candidates": 3}
 
@@ -72,7 +74,6 @@ def test_each_prompt_gets_its_candidates_and_their_pairs(store, paint):
     assert dict(map(tuple, pairs)) == {"a red circle": 3, "a blue square": 3}
 
 
-@pytest.mark.slow
 def test_nothing_is_painted_twice_and_more_can_be_asked_for(store, paint, tiny_lora):
     paint()
     before = pictures(store)
@@ -177,7 +178,6 @@ def until(condition, seconds=120):
         time.sleep(0.05)
 
 
-@pytest.mark.slow
 def test_a_process_of_its_own_is_paused_killed_and_let_go_on(store):
     """As the studio does it: the face only ever touches files."""
     import os

@@ -7,6 +7,8 @@ import torch
 from mapo_studio.trainer import adapters, checkpointing, lean_blocks
 from torch import nn
 
+pytestmark = pytest.mark.slow
+
 CPU = torch.device("cpu")
 WAYS = ("off", "on", "offload")
 

@@ -9,6 +9,8 @@ import torch
 from mapo_studio.trainer.checkpoints import Origin, State, latest_step, load_state, save_state
 from mapo_studio.trainer.errors import UserError
 
+pytestmark = pytest.mark.slow
+
 ORIGIN = Origin(base="b" * 16, pairs="p" * 16)
 
 

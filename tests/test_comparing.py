@@ -27,6 +27,8 @@ from mapo_studio.trainer.work import Work
 from PIL import Image, ImageChops
 from sqlalchemy import func, select
 
+pytestmark = pytest.mark.slow
+
 PROMPTS = ["a red circle", "a blue square", "a green ring"]
 
 
@@ -116,7 +118,6 @@ def test_two_loras_can_meet_and_the_arms_differ(store, begin, tiny_lora, tmp_pat
     assert max(high for _, high in ImageChops.difference(one, two).getextrema()) > 10
 
 
-@pytest.mark.slow
 def test_one_that_was_stopped_goes_on_without_painting_twice(store, begin, monkeypatch):
     monkeypatch.setattr("mapo_studio.trainer.painter.pictures_at_once", lambda size: 1)
     tell = Work.tell

@@ -17,6 +17,8 @@ from mapo_studio.trainer.preferences.database import open_store
 from mapo_studio.trainer.runs import Run
 from mapo_studio.trainer.task_settings import prompts_in
 
+pytestmark = pytest.mark.slow
+
 PROMPTS = ["a red circle", "a blue square"]
 
 

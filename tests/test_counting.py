@@ -8,6 +8,8 @@ from mapo_studio.trainer.counting import CARD, LiveStorage, as_on_cuda, size_of
 from torch import nn
 from torch.nn import functional as F
 
+pytestmark = pytest.mark.slow
+
 KIB = 1024
 
 

@@ -26,6 +26,8 @@ from mapo_studio.trainer.preferences.picture_files import PictureFile
 from PIL import Image
 from transformers import CLIPTextConfig, CLIPTextModel
 
+pytestmark = pytest.mark.slow
+
 CPU = torch.device("cpu")
 
 
@@ -319,7 +321,6 @@ def test_a_corrupted_entry_is_refused_when_read_and_made_again(pairs, tmp_path, 
     assert torch.equal(load_latent(first.pairs[0].chosen)[0], before[0])
 
 
-@pytest.mark.slow
 def test_the_number_of_workers_does_not_change_the_results(tmp_path):
     pairs = some_pairs(tmp_path / "pictures", count=12)
     made = {}
@@ -395,7 +396,6 @@ tests.run(tests.SmallBase(), tests.some_pairs(folder / "pictures", 150, ((64, 64
 """
 
 
-@pytest.mark.slow
 @pytest.mark.skipif(os.name == "nt", reason="needs SIGKILL")
 def test_a_killed_encode_leaves_only_entries_that_can_be_trusted(tmp_path):
     process = subprocess.Popen([sys.executable, "-c", KILLED, __file__, str(tmp_path)])
@@ -503,7 +503,6 @@ def fits_only(most):
     return make
 
 
-@pytest.mark.slow
 def test_out_of_memory_halves_the_batch_and_gives_the_same_latents(tmp_path):
     pairs = some_pairs(tmp_path / "pictures", count=7, sizes=((64, 64),))
     whole = run(SmallBase(), pairs, tmp_path / "whole")

@@ -11,6 +11,8 @@ from mapo_studio.trainer.families.opening import open_base
 from mapo_studio.trainer.generate import decode, generate, sample
 from mapo_studio.trainer.lora_file import write_lora
 
+pytestmark = pytest.mark.slow
+
 CPU = torch.device("cpu")
 ZERO_SNR = {"prediction_type": "v_prediction", "rescale_betas_zero_snr": True}
 
@@ -224,7 +226,6 @@ def random_lora_state(model):
     }
 
 
-@pytest.mark.slow
 def test_a_lora_file_changes_the_pictures_as_the_trained_model_would(base, lora, texts):
     path, settings, state = lora
     trained = base.load_unet(CPU, torch.float32)

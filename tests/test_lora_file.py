@@ -19,6 +19,8 @@ from mapo_studio.trainer.lora_description import describe
 from mapo_studio.trainer.lora_file import _dotted, host_name, read_lora, write_lora
 from peft.tuners.lora import LoraLayer
 
+pytestmark = pytest.mark.slow
+
 FAMILIES = ["sdxl", "sd15"]
 REAL = [("sdxl", "attention", 560), ("sdxl", "all", 722), ("sd15", "attention", 128), ("sd15", "all", 192)]
 SCALES = [LoraSettings(4, None), LoraSettings(4, 10.0), LoraSettings(3, 7.0, rslora=True), LoraSettings(1, 0.5)]
@@ -72,7 +74,6 @@ def test_keys_are_the_kohya_names_of_every_trained_module_and_nothing_else(famil
     assert safetensors.torch.load_file(path).keys() == expected
 
 
-@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*copying from a non-meta parameter")
 @pytest.mark.parametrize(("family", "targets", "modules"), REAL)
 def test_diffusers_loads_every_module_with_no_key_left_over(family, targets, modules, real_file, real_unet):

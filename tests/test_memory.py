@@ -11,6 +11,8 @@ from mapo_studio.trainer.families.shapes import shapes_like, shapes_of
 from mapo_studio.trainer.learner import Learner
 from mapo_studio.trainer.memory import Count, Footprint, peak_of_step
 
+pytestmark = pytest.mark.slow
+
 
 def config_of(**training):
     return parse_config({"base": "tiny", "training": {"precision": "float32", **training}}, "test")
@@ -64,7 +66,6 @@ def test_paged_states_are_in_the_computers_memory(count):
     assert gone.host >= there.optimizer > 0
 
 
-@pytest.mark.slow
 def test_offloaded_activations_are_in_the_computers_memory():
     count = Count(shapes_of("sd15"))
     here = count.of(config_of(split_pair=True, gradient_checkpointing="on", precision="bfloat16"))

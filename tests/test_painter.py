@@ -14,6 +14,8 @@ from mapo_studio.trainer.lora_file import write_lora
 from mapo_studio.trainer.painter import Manner, Painter, Wish, Worn
 from mapo_studio.trainer.stopping import StopRequested
 
+pytestmark = pytest.mark.slow
+
 CPU = torch.device("cpu")
 MANNER = Manner((64, 64), steps=3, guidance=4.0, negative="xyz")
 
@@ -56,7 +58,6 @@ def alone(base, wish):
     return pixels(picture)
 
 
-@pytest.mark.slow
 def test_every_wish_is_painted_as_it_would_be_alone(base, loras):
     one, two = loras
     wishes = [

@@ -15,6 +15,8 @@ from mapo_studio.trainer.families.base import compute_dtype
 from mapo_studio.trainer.quantize import check, fill, shell
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+pytestmark = pytest.mark.slow
+
 CPU, META = torch.device("cpu"), torch.device("meta")
 FAMILIES = ["sdxl", "sd15"]
 HOW = ["int8", "nf4", "fp8"]

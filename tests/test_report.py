@@ -11,6 +11,8 @@ from mapo_studio.trainer.report import write_report
 from mapo_studio.trainer.runs import Run
 from PIL import Image
 
+pytestmark = pytest.mark.slow
+
 EVIL = '<img src="http://evil.example/x.png" onerror=alert(1)>&"\''
 VOID = {"meta", "img"}
 

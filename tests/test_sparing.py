@@ -5,6 +5,8 @@ from mapo_studio.trainer.config import RunConfig, parse_config
 from mapo_studio.trainer.presets import apply, presets
 from mapo_studio.trainer.sparing import all_more_sparing, more_sparing
 
+pytestmark = pytest.mark.slow
+
 WIDE = {
     "training": {"batch_size": 4, "accumulation": 1, "gradient_checkpointing": "off"},
     "optimization": {"optimizer": "adamw"},

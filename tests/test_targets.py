@@ -17,6 +17,8 @@ from mapo_studio.trainer.targets import check, targets_in
 from PIL import Image
 from sqlalchemy import select
 
+pytestmark = pytest.mark.slow
+
 QUICK = {"base": "tiny", "dataset": "pets", "steps": 1, "guidance": 1.0}
 
 

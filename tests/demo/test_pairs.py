@@ -5,6 +5,8 @@ from mapo_studio.trainer.demo import pairs
 from mapo_studio.trainer.demo.world import captions, read, scene_of
 from PIL import Image
 
+pytestmark = pytest.mark.slow
+
 
 def rows(metadata):
     return [json.loads(line) for line in metadata.read_text().splitlines()]

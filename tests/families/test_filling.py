@@ -16,6 +16,8 @@ from safetensors.torch import load_file, save_file
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+pytestmark = pytest.mark.slow
+
 CPU = torch.device("cpu")
 WIDE = {
     "sample_size": 16,

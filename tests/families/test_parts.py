@@ -12,6 +12,8 @@ from mapo_studio.tests.tiny_models import TOKENS
 from mapo_studio.trainer.families.base import Framing
 from mapo_studio.trainer.families.opening import open_base
 
+pytestmark = pytest.mark.slow
+
 CPU = torch.device("cpu")
 PROMPTS = ["a red fox", "", "Red, RED!", "a very long prompt " * 5]
 

@@ -18,6 +18,8 @@ from mapo_studio.trainer.families.sdxl import SDXL
 from mapo_studio.trainer.families.sources import CONFIGS, Folder, SingleFile, read_json
 from safetensors.torch import load_file, save_file
 
+pytestmark = pytest.mark.slow
+
 CPU, SINGLE = torch.device("cpu"), torch.float32
 PARTS = {"sdxl": ("text_encoder", "text_encoder_2", "vae", "unet"), "sd15": ("text_encoder", "vae", "unet")}
 
@@ -164,7 +166,6 @@ def test_a_slimmed_variant_is_named_as_such(tmp_path):
         one.unet(CPU, torch.float16)
 
 
-@pytest.mark.slow
 def test_a_real_size_sd15_file_loads_every_part_offline(tmp_path):
     from diffusers import AutoencoderKL, UNet2DConditionModel
     from transformers import CLIPTextConfig, CLIPTextModel

@@ -48,7 +48,7 @@ def postgresql():
         yield lambda: new_database(address, f"test{next(names)}")
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
+@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.slow)])
 def url(request):
     """Where preferences are kept: None, for a file in the workspace, or the url of an empty PostgreSQL database."""
     return None if request.param == "sqlite" else request.getfixturevalue("postgresql")()

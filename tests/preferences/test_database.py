@@ -89,6 +89,7 @@ def test_a_workspace_that_was_thrown_away_begins_anew(tmp_path):
         find_dataset(session, "cats")
 
 
+@pytest.mark.slow
 def test_the_environment_names_the_database(tmp_path, monkeypatch, postgresql):
     monkeypatch.setenv("MAPO_DATABASE_URL", postgresql())
     store = open_store(tmp_path / "w")
@@ -242,6 +243,7 @@ def test_a_wrong_address_is_explained_without_its_password(tmp_path, monkeypatch
     assert caught.value.__suppress_context__ or caught.value.__context__ is None
 
 
+@pytest.mark.slow
 def test_a_password_that_is_refused_is_not_told(tmp_path, postgresql):
     url = postgresql().replace("postgres:unasked", "nobody:s3cret")
     with pytest.raises(UserError, match="nobody") as caught:

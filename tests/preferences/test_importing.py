@@ -334,7 +334,7 @@ def test_a_caption_beside_an_output_goes_before_its_text(store, put, picture_byt
 HOSTILE = "<script>alert(1)</script>'); DROP TABLE pictures;-- \0\ud800 %s {}"
 
 
-@pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
+@pytest.mark.parametrize("kind", ["sqlite", pytest.param("postgresql", marks=pytest.mark.slow)])
 def test_hostile_text_is_stored_as_text(request, tmp_path, jsonl, put, picture_bytes, kind):
     url = None if kind == "sqlite" else request.getfixturevalue("postgresql")()
     store = open_store(tmp_path / "elsewhere", url)

@@ -12,6 +12,8 @@ from mapo_studio.trainer.preferences.many_pairs import Added, Row, add_rows
 from mapo_studio.trainer.preferences.schema import Annotator, Candidate, Judgement, Pair, Picture, Prompt
 from sqlalchemy import func, select
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def pictures(store, request):

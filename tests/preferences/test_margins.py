@@ -24,6 +24,8 @@ from mapo_studio.trainer.runs import Run
 from mapo_studio.trainer.stopping import StopRequested
 from sqlalchemy import select
 
+pytestmark = pytest.mark.slow
+
 CPU = torch.device("cpu")
 
 
@@ -67,7 +69,6 @@ def test_unjudged_pairs_get_their_margins_and_are_asked_in_that_order(filled, tr
     assert useful == [pair.id for pair in sorted(rated, key=lambda pair: pair.closeness)]
 
 
-@pytest.mark.slow
 def test_a_margin_has_the_sign_that_agreement_counts(filled, trained):
     """Judged as the LoRA would, the pair that it is surest of agrees with it."""
     there, run = filled(3), trained()
@@ -88,7 +89,6 @@ def test_a_margin_has_the_sign_that_agreement_counts(filled, trained):
     assert measured[largest] > 0
 
 
-@pytest.mark.slow
 def test_what_is_rated_stays_and_only_new_pairs_are_measured(filled, trained):
     there, run = filled(3), trained()
     assert rate(there.store, "cats", run) == 3
@@ -107,7 +107,6 @@ def test_another_lora_makes_the_first_ones_margins_be_forgotten(filled, trained)
     assert pairs(there.store)[0].closeness is None
 
 
-@pytest.mark.slow
 def test_a_rating_that_was_stopped_goes_on_where_it_was(filled, trained, monkeypatch):
     monkeypatch.setattr(margins, "_A_WRITE", 2)
     there, run = filled(4), trained()

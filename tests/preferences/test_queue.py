@@ -20,6 +20,8 @@ from mapo_studio.trainer.preferences.queue import (
 from mapo_studio.trainer.preferences.schema import Pair, Prompt
 from sqlalchemy import select
 
+pytestmark = pytest.mark.slow
+
 
 class Person:
     """Somebody at a page, who asks for pairs and answers them."""

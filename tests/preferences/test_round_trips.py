@@ -22,6 +22,8 @@ from mapo_studio.trainer.preferences.schema import Candidate, Pair, Picture, Pro
 from mapo_studio.trainer.stopping import StopRequested
 from sqlalchemy import select
 
+pytestmark = pytest.mark.slow
+
 JUDGED = ("pick-a-pic", "binarized", "votes", "kohya", "onetrainer", "invoke", "ranked")
 HOLD_ALL = ("pick-a-pic", "votes", "invoke")
 

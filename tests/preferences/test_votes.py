@@ -18,6 +18,8 @@ from mapo_studio.trainer.preferences.preference import preference
 from mapo_studio.trainer.preferences.schema import Judgement, Pair, Picture
 from sqlalchemy import event, select
 
+pytestmark = pytest.mark.slow
+
 ANNOTATORS = st.sampled_from(["ann", "bob"])
 PAIRS = st.integers(0, 2)
 _names = itertools.count()

@@ -17,6 +17,8 @@ from mapo_studio.trainer.report import write_report
 from mapo_studio.trainer.runs import Run
 from mapo_studio.trainer.stopping import StopRequest
 
+pytestmark = pytest.mark.slow
+
 CPU = torch.device("cpu")
 FEW = 8
 AUTO = {"temperature": "auto", "margin_weight": "auto"}

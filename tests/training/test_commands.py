@@ -11,6 +11,8 @@ from mapo_studio.trainer.cli import main
 from mapo_studio.trainer.runs import Run, all_runs
 from PIL import Image
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def pairs(pairs_folder, tmp_path):
@@ -163,7 +165,6 @@ def test_help_lists_every_command(capfd):
     assert all(f"\n  {verb} " in said for verb in ("demo", "train", "resume", "encode", "plan", "lora", "doctor"))
 
 
-@pytest.mark.slow
 def test_a_settings_file_and_flags_over_it_train_together(mapo, pairs, tmp_path):
     file = tmp_path / "run.toml"
     file.write_text(f'name = "from-file"\n[data]\npairs = "{pairs}"\n[training]\nsteps = 5\n[adapter]\nrank = 3\n')

@@ -18,6 +18,8 @@ from mapo_studio.trainer.runs import Run
 from mapo_studio.trainer.stopping import StopRequest
 from torch.optim import AdamW
 
+pytestmark = pytest.mark.slow
+
 CPU = torch.device("cpu")
 SETTINGS = {
     "optimization": {"optimizer": "adamw", "learning_rate": 1e-3, "warmup_steps": 0},
@@ -92,7 +94,6 @@ def test_a_full_memory_saves_what_was_learned_and_names_the_mend(run, room):
     assert jobs.status(short).phase == "failed"
 
 
-@pytest.mark.slow
 def test_it_goes_on_by_itself_and_learns_what_the_sparing_settings_would_have(run, room, monkeypatch):
     whole = run()
     go(whole)
@@ -112,7 +113,6 @@ def test_it_goes_on_by_itself_and_learns_what_the_sparing_settings_would_have(ru
     assert steps == list(range(1, 7))
 
 
-@pytest.mark.slow
 def test_it_gives_up_with_a_sentence_where_nothing_is_left(run, room):
     hopeless = run(auto=True, steps=1)
     room(0)

@@ -12,6 +12,8 @@ from mapo_studio.trainer.preferences.importing import import_pairs
 from mapo_studio.trainer.proposal import needs, propose
 from mapo_studio.trainer.runs import Run
 
+pytestmark = pytest.mark.slow
+
 
 def until(condition, seconds=240):
     end = time.monotonic() + seconds
@@ -20,7 +22,6 @@ def until(condition, seconds=240):
         time.sleep(0.05)
 
 
-@pytest.mark.slow
 def test_a_started_job_is_watched_stopped_and_resumed_from_outside(tmp_path, settings):
     endless = settings(training={"steps": 10_000}, watch={"log_every": 1, "evaluate_every": 0})
     run = jobs.start(tmp_path, endless)
@@ -41,7 +42,6 @@ def test_a_started_job_is_watched_stopped_and_resumed_from_outside(tmp_path, set
     assert "mapo resume cats" in (run.folder / "log.txt").read_text()
 
 
-@pytest.mark.slow
 def test_a_job_that_fails_says_why_in_its_status_and_log(tmp_path, settings, base_folder):
     run = jobs.start(tmp_path, settings(data={"pairs": str(tmp_path / "nowhere")}))
     until(lambda: jobs.status(run).phase == "failed")
@@ -58,7 +58,6 @@ def test_a_run_that_nobody_trains_is_waiting_or_died(tmp_path, settings):
     assert (status.phase, status.step, status.steps) == ("died", 3, 8)
 
 
-@pytest.mark.slow
 def test_what_is_proposed_trains_one_after_the_other_and_is_followed_by_a_rating(tmp_path):
     write_pairs(tmp_path / "pairs", 40, seed=0)
     store = open_store(tmp_path / "workspace")

@@ -27,6 +27,8 @@ from mapo_studio.trainer.preferences.formats.opening import open_pairs
 from mapo_studio.trainer.runs import Run
 from mapo_studio.trainer.stopping import StopRequest, StopRequested
 
+pytestmark = pytest.mark.slow
+
 SLOW = pytest.mark.slow
 LAUNCHER = Path(__file__).parents[2] / "trainer" / "__main__.py"
 
@@ -103,7 +105,6 @@ def test_a_finished_run_leaves_lora_report_state_and_events(whole):
     assert "<html" in whole.report_file.read_text()
 
 
-@pytest.mark.slow
 def test_the_loss_on_the_trained_pairs_falls(run):
     longer = run(training={"steps": 20}, optimization={"learning_rate": 3e-2}, watch={"evaluate_every": 0})
     go(longer)
@@ -139,7 +140,6 @@ def test_a_run_cut_off_in_any_step_ends_with_the_same_bytes(whole, like_whole, m
     assert [e["step"] for e in like_whole.events() if e["event"] == "step"] == list(range(1, 9))
 
 
-@pytest.mark.slow
 def test_a_run_killed_by_sigkill_ends_with_the_same_bytes(whole, like_whole, monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", str(torch.get_num_threads()))  # other thread counts add up in other orders
     process = jobs.resume(like_whole)
@@ -152,7 +152,6 @@ def test_a_run_killed_by_sigkill_ends_with_the_same_bytes(whole, like_whole, mon
     assert jobs.status(like_whole).phase == "finished"
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_finishes_the_step_saves_and_says_how_to_go_on(run, number):
     endless = run(training={"steps": 10_000}, watch={"log_every": 1, "checkpoint_every": 5000, "evaluate_every": 0})
@@ -169,7 +168,6 @@ def test_a_signal_finishes_the_step_saves_and_says_how_to_go_on(run, number):
     assert read_lora(endless.lora_file).metadata["mapo.steps"] == str(step)
 
 
-@pytest.mark.slow
 def test_the_stop_file_stops_and_the_run_goes_on_from_there(whole, like_whole, monkeypatch):
     learn = Learner.learn
 
@@ -187,7 +185,6 @@ def test_the_stop_file_stops_and_the_run_goes_on_from_there(whole, like_whole, m
     assert tensors(like_whole) == tensors(whole)
 
 
-@pytest.mark.slow
 def test_a_stop_while_encoding_keeps_the_run_resumable(run, monkeypatch):
     early = run()
     stop = StopRequest(early.stop_file)
@@ -199,7 +196,6 @@ def test_a_stop_while_encoding_keeps_the_run_resumable(run, monkeypatch):
     assert go(early).finished
 
 
-@pytest.mark.slow
 def test_a_number_that_is_not_finite_stops_names_the_pairs_and_keeps_the_good_state(like_whole, monkeypatch):
     learn = Learner.learn
 
@@ -244,7 +240,6 @@ def test_accumulated_batches_of_any_sizes_are_one_step(base, encoded, settings):
         assert torch.allclose(other, numbers[0], rtol=1e-4, atol=1e-7)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("changed", ["base", "pairs"])
 def test_resuming_with_another_base_or_other_pairs_is_refused(
     run, changed, tmp_path, base_folder, pairs_folder, monkeypatch
@@ -292,7 +287,6 @@ def test_training_goes_on_from_a_lora_file(whole, run):
     assert all(torch.allclose(before.state[name], after.state[name], atol=1e-6) for name in before.state)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["sft", "dpo", "dpo+sft"])
 def test_every_objective_trains(run, kind):
     assert go(run(objective={"kind": kind}, training={"steps": 2})).finished
@@ -306,14 +300,12 @@ def test_a_half_precision_base_trains_a_full_precision_lora(run):
     assert read_lora(half.lora_file).dtype == torch.float32
 
 
-@pytest.mark.slow
 def test_flip_dropped_captions_and_plain_adamw_train(run):
     assert go(
         run(data={"flip": True, "caption_dropout": 0.5}, optimization={"optimizer": "adamw"}, training={"steps": 2})
     ).finished
 
 
-@pytest.mark.slow
 def test_checkpointing_changes_memory_and_not_the_result(whole, like_whole, run):
     parts = {part: values for part, values in SHORT.items() if part != "name"}
     saving = run(**parts | {"training": SHORT["training"] | {"gradient_checkpointing": "on"}})
@@ -329,7 +321,6 @@ def moved(run: Run) -> torch.Tensor:
     return torch.cat([state[name].flatten() for name in sorted(state) if "lora_B" in name])
 
 
-@pytest.mark.slow
 def test_samples_are_painted_at_the_ends_and_between(run):
     painted = run(
         training={"steps": 4}, watch={"sample_every": 2, "sample_steps": 2, "sample_prompts": ["red", "red 1"]}

@@ -13,6 +13,8 @@ from mapo_studio.trainer.learner import Learner
 from mapo_studio.trainer.objectives import DPO, SFT, DPOPlusSFT, MaPO
 from mapo_studio.trainer.pair_gradient import add_gradient, way_of
 
+pytestmark = pytest.mark.slow
+
 CPU = torch.device("cpu")
 OBJECTIVES = {"mapo": MaPO(1 / 64, 64.0, 1.0), "dpo": DPO(200.0), "sft": SFT(), "dpo+sft": DPOPlusSFT(200.0, 0.5)}
 APART = ("one by one", "kept apart")

@@ -16,6 +16,8 @@ from mapo_studio.trainer.quantize import for_painting
 from mapo_studio.trainer.runs import Run
 from mapo_studio.trainer.stopping import StopRequest
 
+pytestmark = pytest.mark.slow
+
 CPU = torch.device("cpu")
 
 
@@ -32,7 +34,6 @@ def events(run, kind):
     return [event for event in run.events() if event["event"] == kind]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("how", ["int8", "nf4", "fp8"])
 def test_a_quantized_run_learns_and_writes_a_lora(how, workspace, settings, base):
     run = Run.create(

@@ -17,6 +17,8 @@ from mapo_studio.trainer.pair_errors import pair_errors
 from mapo_studio.trainer.pair_gradient import add_gradient
 from mapo_studio.trainer.ranked import cuts, distinct, together
 
+pytestmark = pytest.mark.slow
+
 CPU = torch.device("cpu")
 OBJECTIVES = {"mapo": MaPO(1 / 64, 64.0, 1.0), "dpo": DPO(200.0), "sft": SFT()}
 TIED = ((0,), (1, 2), (3,))

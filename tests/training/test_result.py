@@ -17,6 +17,8 @@ from mapo_studio.trainer.runs import Run
 from mapo_studio.trainer.stopping import StopRequest
 from mapo_studio.trainer.summary import headline, how_it_ended, summarise
 
+pytestmark = pytest.mark.slow
+
 RISES_AND_FALLS = {0: (0.5, 0.05), 1: (0.7, 0.05), 2: (0.8, 0.05), 3: (0.95, 0.04), 4: (0.8, 0.05), 5: (0.7, 0.06)}
 SATURATED = {step: (1.0, 0.05 - 0.005 * step) for step in range(6)}
 WATCH = {"evaluate_every": 1, "checkpoint_every": 2, "log_every": 1, "sample_every": 0}

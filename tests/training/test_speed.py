@@ -12,6 +12,8 @@ from mapo_studio.trainer.learner import Learner
 from torch._dynamo.utils import counters
 from torch.utils._python_dispatch import TorchDispatchMode
 
+pytestmark = pytest.mark.slow
+
 CPU = torch.device("cpu")
 
 
@@ -137,7 +139,6 @@ def speed_of(device, **changes):
     return replace(abilities(device), **changes)
 
 
-@pytest.mark.slow
 def test_compiled_blocks_learn_the_same_and_are_not_compiled_for_every_size(settings, base, batches):
     recomputing = {"gradient_checkpointing": "on"}
     sizes = {batches[number].chosen.shape for number in range(6)}

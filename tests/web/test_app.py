@@ -19,6 +19,8 @@ from mapo_studio.web.settings import SettingsFile
 from PIL import Image, PngImagePlugin
 from starlette.testclient import TestClient
 
+pytestmark = pytest.mark.slow
+
 OWN = "http://127.0.0.1:7860"
 
 

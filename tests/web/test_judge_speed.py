@@ -9,7 +9,7 @@ from mapo_studio.tests.web.judging_server import JudgingServer, picture
 from mapo_studio.tests.web.test_judge_element import arrived, opened, visible
 from playwright.sync_api import Page
 
-pytestmark = pytest.mark.timed
+pytestmark = [pytest.mark.slow, pytest.mark.timed]
 
 # The browser itself says when the frame after a key press was on the screen; what was in sight is read before.
 WATCH = """

@@ -9,6 +9,8 @@ import pytest
 from mapo_studio.tests.web.judging_server import JudgingServer
 from playwright.sync_api import Page, expect
 
+pytestmark = pytest.mark.slow
+
 ELEMENT = Path(__file__).parents[2] / "web" / "judge"
 # What a person reads or hears, without the pictures of keys ("space") and without what is the person's own.
 READ = """(judge) => [...judge.shadowRoot.querySelectorAll("button, span, [aria-label], img, slot")].flatMap((node) => {
