@@ -7,8 +7,13 @@ import torch
 from hypothesis import assume, given
 from hypothesis import strategies as st
 from mapo_studio.trainer.batches import seeded
+from mapo_studio.trainer.config import parse_config
+from mapo_studio.trainer.demo.pairs import write_pairs
+from mapo_studio.trainer.loop import train
 from mapo_studio.trainer.loser_guard import let_through
 from mapo_studio.trainer.objectives import DPO, DPOPlusSFT, MaPO, PairErrors
+from mapo_studio.trainer.runs import Run
+from mapo_studio.trainer.stopping import StopRequest
 
 OBJECTIVES = [MaPO(), MaPO(1 / 64, 64.0, 1.0), DPO(2000.0), DPO(20.0), DPOPlusSFT(200.0, 0.5)]
 SHAPE = (1, 4, 4, 4)
@@ -98,3 +103,28 @@ def test_a_pairs_weight_does_not_change_what_is_let_through():
     through = let_through(pull, push, error(chosen_off), (chosen_off * rejected_off).mean(dim=(1, 2, 3)), 0.6)
     assert through[0] == pytest.approx(through[1])
     assert through[0] < 1
+
+
+@pytest.mark.slow
+def test_a_hard_push_raises_the_error_on_chosen_pictures_and_the_guard_holds_it(tmp_path):
+    """On the tiny base with outlined shapes over plain ones: the guard's effect, which docs/recipe.md weighs."""
+    write_pairs(tmp_path / "pairs", 48, seed=0)
+
+    def rise(name, **knobs):
+        values = {
+            "name": name,
+            "base": "tiny",
+            "data": {"pairs": str(tmp_path / "pairs"), "held_out": 0.3},
+            "adapter": {"rank": 8},
+            "objective": {"push": 64.0, **knobs},
+            "optimization": {"learning_rate": 2e-3, "warmup_steps": 5},
+            "training": {"steps": 24, "batch_size": 4, "accumulation": 1, "device": "cpu"},
+            "watch": {"evaluate_every": 24, "sample_every": 0, "checkpoint_every": 1000},
+        }
+        run = Run.create(tmp_path, parse_config(values, "test"))
+        train(run, StopRequest(run.stop_file))
+        before, after = (event["winner_error"] for event in run.events() if event["event"] == "evaluation")
+        return after / before
+
+    assert rise("free") > 1.25
+    assert rise("guarded", loser_guard=0.9) < 1.2
