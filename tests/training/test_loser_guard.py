@@ -117,14 +117,14 @@ def test_a_hard_push_raises_the_error_on_chosen_pictures_and_the_guard_holds_it(
             "data": {"pairs": str(tmp_path / "pairs"), "held_out": 0.3},
             "adapter": {"rank": 8},
             "objective": {"push": 64.0, **knobs},
-            "optimization": {"learning_rate": 2e-3, "warmup_steps": 5},
-            "training": {"steps": 24, "batch_size": 4, "accumulation": 1, "device": "cpu"},
-            "watch": {"evaluate_every": 24, "sample_every": 0, "checkpoint_every": 1000},
+            "optimization": {"learning_rate": 2e-3, "warmup_steps": 5, "schedule": "constant"},
+            "training": {"steps": 30, "batch_size": 4, "accumulation": 1, "device": "cpu"},
+            "watch": {"evaluate_every": 30, "sample_every": 0, "checkpoint_every": 1000},
         }
         run = Run.create(tmp_path, parse_config(values, "test"))
         train(run, StopRequest(run.stop_file))
         before, after = (event["winner_error"] for event in run.events() if event["event"] == "evaluation")
         return after / before
 
-    assert rise("free") > 1.25
+    assert rise("free") > 1.3
     assert rise("guarded", loser_guard=0.9) < 1.2
