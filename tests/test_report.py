@@ -8,7 +8,9 @@ from html.parser import HTMLParser
 import pytest
 from mapo_studio.trainer.config import RunConfig, parse_config
 from mapo_studio.trainer.report import write_report
+from mapo_studio.trainer.report_added import add_sections
 from mapo_studio.trainer.runs import Run
+from mapo_studio.trainer.summary import summarise
 from PIL import Image
 
 pytestmark = pytest.mark.slow
@@ -57,8 +59,8 @@ def new_run(tmp_path):
     return make
 
 
-def report_of(run, extra=()):
-    page = Page(write_report(run, extra).read_text(encoding="utf-8"))
+def report_of(run):
+    page = Page(write_report(run).read_text(encoding="utf-8"))
     assert not page.open
     page.words = re.sub(r"\s+", " ", page.words)
     return page
@@ -244,7 +246,9 @@ def test_nothing_from_outside_is_taken_for_html(new_run, tmp_path):
     evaluate(run, 0, 0.5)
     run.log("failed", error=EVIL)
     run.lora_file.write_bytes(b"lora")
-    page = report_of(run, [(EVIL, EVIL), (EVIL, [[EVIL], [EVIL]]), (EVIL, tmp_path / EVIL.replace("/", "_"))])
+    sections = [(EVIL, EVIL), (EVIL, [[EVIL], [EVIL]]), (EVIL, tmp_path / EVIL.replace("/", "_"))]
+    add_sections(run, summarise(run).step, sections)
+    page = report_of(run)
     assert not page.all("img")
     assert not any("onerror" in attrs for _, attrs in page.tags)
     assert page.words.count(EVIL) >= 12
@@ -383,14 +387,37 @@ def test_a_lora_of_the_tiny_base_is_not_offered_to_hosts(new_run):
     assert "ComfyUI/models/loras" not in words
 
 
-def test_extra_sections_stand_above_the_samples(new_run, tmp_path):
+@pytest.fixture
+def added_to(new_run):
+    """A finished run, and three sections of somebody's own."""
     run = new_run()
-    Image.new("RGB", (600, 600), "red").save(tmp_path / "grid.png")
-    extra = [("Before and after", [["", "Before"], ["outlined", "4 %"]]), ("Pictures", tmp_path / "grid.png")]
-    page = report_of(run, [*extra, ("In words", "It learned outlines.")])
-    places = [page.words.index(words) for words in ("outlined4 %", "It learned outlines.", "What it paints")]
-    assert places == sorted(places)
-    assert len(page.all("img")) == 1
+    finished(run)
+    Image.new("RGB", (600, 600), "red").save(run.folder / "grid.png")
+    rows = [["", "Before"], ["outlined", "4 %"]]
+    sections = [("Before and after", rows), ("Pictures", run.folder / "grid.png"), ("In words", "It learned outlines.")]
+    add_sections(run, summarise(run).step, sections)
+    return run
+
+
+def test_added_sections_stand_above_the_samples_in_every_report(added_to):
+    for _ in range(2):
+        page = report_of(added_to)
+        places = [page.words.index(words) for words in ("outlined4 %", "It learned outlines.", "What it paints")]
+        assert places == sorted(places)
+        assert len(page.all("img")) == 1
+
+
+def test_added_sections_move_with_the_run_and_are_gone_once_it_was_trained_on(added_to):
+    moved = Run(added_to.folder.rename(added_to.folder.with_name("renamed")))
+    assert len(report_of(moved).all("img")) == 1
+    take(moved, 401)
+    assert "It learned outlines." not in report_of(moved).words
+
+
+def test_damaged_added_sections_are_left_out(added_to):
+    for text in ("{", "[]", '{"step": 1, "sections": 3}'):
+        (added_to.folder / "report-added.json").write_text(text)
+        assert "It learned outlines." not in report_of(added_to).words
 
 
 def test_a_second_report_replaces_the_first(new_run):

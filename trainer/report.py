@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from pydantic import BaseModel
 
 from . import run_charts
 from .files import write_text
+from .report_added import added_sections
 from .report_data import data_section
 from .report_evidence import evidence_sections
 from .report_page import Html, chart_card, element, enlargeable, page, paragraph, picture, section, table, text
@@ -26,14 +26,11 @@ from .summary import (
     summarise,
 )
 
-Extra = tuple[str, str | Path | Sequence[Sequence[object]]]
-"""A section's title, and in it one paragraph, one picture file, or the rows of a table (the first is its header)."""
-
 _STATES = {"finished": "Finished", "stopped": "Stopped", "failed": "Failed", "open": "Not finished"}
 
 
-def write_report(run: Run, extra: Sequence[Extra] = ()) -> Path:
-    """Write `run.report_file` and return it; extra sections stand right below the headline.
+def write_report(run: Run) -> Path:
+    """Write `run.report_file` and return it.
 
     Whatever the run has not come to (no events, no pictures, no measurement) is said so in its place. Raises UserError
     where run.toml cannot be read or the report not be written.
@@ -41,7 +38,7 @@ def write_report(run: Run, extra: Sequence[Extra] = ()) -> Path:
     summary = summarise(run)
     body = [
         _top(summary),
-        *(_extra(title, content) for title, content in extra),
+        *added_sections(run, summary.step),
         _samples(run, summary),
         _curves(summary),
         *evidence_sections(run),
@@ -74,12 +71,6 @@ def _top(summary: Summary) -> Html:
         + (paragraph(alarm, "alarm") if alarm else "")
         + "".join(paragraph(_sentence(warning), "note") for warning in summary.warnings)
     )
-
-
-def _extra(title: str, content: str | Path | Sequence[Sequence[object]]) -> Html:
-    if isinstance(content, Path):
-        return section(title, picture(content, title))
-    return section(title, paragraph(content) if isinstance(content, str) else table(content))
 
 
 def _samples(run: Run, summary: Summary) -> Html:

@@ -18,6 +18,7 @@ from ..generate import generate
 from ..loop import train
 from ..progress import Listener, as_time
 from ..report import write_report
+from ..report_added import add_sections
 from ..runs import Run, all_runs
 from ..sheet import grid
 from ..stopping import StopRequest, StopRequested
@@ -92,7 +93,8 @@ def show(workspace: Path, seed: int, watching: Callable[[], AbstractContextManag
 
     was, now = measure(before, captions), measure(after, captions)
     sheet = _write_sheet(run, captions, before, after)
-    write_report(run, extra=[("What changed", _table(was, now)), ("Before and after", sheet)])
+    add_sections(run, outcome.step, [("What changed", _table(was, now)), ("Before and after", sheet)])
+    write_report(run)
     return DemoResult(
         preferred_before=was.outlined,
         preferred_after=now.outlined,
