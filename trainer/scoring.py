@@ -15,7 +15,7 @@ from .files import written_whole
 from .preferences.collecting import find_dataset
 from .preferences.picture_store import picture_path
 from .scorers import open_scorer, why_absent
-from .scores import Row, Scores, keep_scores, row_of
+from .scores import Row, Scores, keep_scores, read_scores, row_of
 
 if TYPE_CHECKING:
     from .preferences.database import Store
@@ -53,8 +53,9 @@ def score_run(
     painted = _painted(run, wanted, seeds, tell, check) if there else []
     rows, absent = score_pairs(scorers, painted, tell)
     scores = Scores(len(wanted), len(painted), tuple(rows), tuple(absent))
-    keep_scores(run, scores)
-    write_report(run)
+    if rows or read_scores(run) is None:  # a mistyped path must not cost what was scored before
+        keep_scores(run, scores)
+        write_report(run)
     return scores
 
 

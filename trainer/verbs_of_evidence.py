@@ -149,7 +149,7 @@ def score(words: list[str]) -> int:
         return score_run(run, asked.scorer, prompts, asked.seeds, partial(_tell, listen), stop.check)
 
     scores = _in_turn(run, rate)
-    _say(scores.text(), f"written into {run.report_file}")
+    _say(scores.text(), *([f"written into {run.report_file}"] if scores.rows else []))
     if asked.json:
         _say(json.dumps(asdict(scores)))
     return 0 if scores.rows else 2

@@ -55,7 +55,7 @@ class PaintingTask:
         self._stop = gr.Button("Stop", visible=False, min_width=90)
         self._paint, self._changed = paint, changed
         self.view: list[Any] = []
-        """The components that `state` is for."""
+        """What is shown anew whenever the task may stand otherwise; empty before `shows`."""
 
     def shows(self) -> None:
         """Put the line of the task here, and let the buttons and the clock do their work."""

@@ -74,11 +74,15 @@ def test_what_was_painted_is_scored_again_without_painting(mapo, run, clip):
     assert {file: file.stat().st_mtime_ns for file in (run.folder / "scored").iterdir()} == before
 
 
-def test_nothing_is_painted_for_a_scorer_that_is_not_there(mapo, run, tmp_path):
+def test_nothing_is_painted_or_forgotten_for_a_scorer_that_is_not_there(mapo, run, clip, tmp_path):
+    mapo("score", "cats", "--scorer", f"pickscore={clip}", "--prompts", "red", "--seeds", 1)
+    before = read_scores(run)
     code, said = mapo("score", "cats", "--scorer", f"pickscore={tmp_path}/nowhere", "--prompts", "a blue one")
     assert code == 2
     assert f"Not scored by pickscore: there is no folder {tmp_path}/nowhere" in said
     assert "painting" not in said
+    assert read_scores(run) == before
+    assert before.rows
     code, said = mapo("score", "cats")
     assert code == 2
     assert "none comes with the program" in said
