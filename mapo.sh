@@ -1,5 +1,5 @@
 #!/bin/sh
-# From a fresh clone to a running mapo, on Linux and macOS: finds a Python, trainer/bootstrap.py does the rest.
+# From a fresh clone to a running mapo, on Linux and macOS: finds a Python, trainer/installer/bootstrap.py does the rest.
 set -eu
 
 script=$0

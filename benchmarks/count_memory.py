@@ -2,7 +2,7 @@
 
     python benchmarks/count_memory.py [--preset "8 GB"] [--json]
 
-Takes some minutes. How it is counted: trainer/counting.py and trainer/memory.py.
+Takes some minutes. How it is counted: trainer/memory_estimate/meta_tracker.py and trainer/memory_estimate/estimate.py.
 """
 
 from __future__ import annotations
@@ -10,10 +10,10 @@ from __future__ import annotations
 import argparse
 import json
 
-from mapo_studio.trainer.config import RunConfig
-from mapo_studio.trainer.families.shapes import FAMILIES, shapes_of
-from mapo_studio.trainer.memory import Count
-from mapo_studio.trainer.presets import apply, preset_named, presets
+from mapo_studio.trainer.config.presets import apply, preset_named, presets
+from mapo_studio.trainer.config.run_config import RunConfig
+from mapo_studio.trainer.memory_estimate.estimate import Count
+from mapo_studio.trainer.models.meta_models import FAMILIES, shapes_of
 
 PARTS = ("weights", "adapter", "optimizer", "activations", "peak", "sampling", "encoding", "host")
 

@@ -3,7 +3,7 @@
     python benchmarks/encode.py BASE [--pictures 16] [--side 256] [--rounds 3] [--json]
 
 On a CPU. BASE: any diffusers folder, for instance one that benchmarks/small_sdxl.py makes. plain: open a picture, scale
-it, encode it, torch.save what comes out, then the next. ours: trainer/encode.py, which decodes ahead in threads and
+it, encode it, torch.save what comes out, then the next. ours: latents/encode.py, which decodes ahead in threads and
 writes each entry whole or not at all. Both are timed from the moment that the VAE is loaded until the last picture is
 on the disk, in turns; medians.
 """
@@ -20,10 +20,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from mapo_studio.trainer.encode import encode
-from mapo_studio.trainer.families.base import Base
-from mapo_studio.trainer.families.opening import open_base
-from mapo_studio.trainer.preferences.formats.opening import open_pairs
+from mapo_studio.trainer.latents.encode import encode
+from mapo_studio.trainer.models.base_model import Base
+from mapo_studio.trainer.models.open import open_base
+from mapo_studio.trainer.preferences.io.detect_layout import open_pairs
 from PIL import Image
 
 CPU = torch.device("cpu")

@@ -5,7 +5,7 @@
 
 Needs no network, no model and no pictures: the UNet has the published SDXL's shapes and random weights, which the
 arithmetic does not care about; latents and text are noise of the right sizes. Every row is the engine's own step
-(trainer/learner.py) at 1024 px: one or four pairs at a time with a LoRA of rank 16 on attention, the frozen weights
+(training/learner.py) at 1024 px: one or four pairs at a time with a LoRA of rank 16 on attention, the frozen weights
 stored whole or in fewer bits, activations recomputed or kept, blocks compiled or not; and the presets as they are, four
 pairs a step with the LoRA they are counted with.
 
@@ -38,16 +38,16 @@ import torch
 from diffusers import UNet2DConditionModel
 from mapo_studio.benchmarks.released_on_card import Theirs, theirs
 from mapo_studio.benchmarks.small_sdxl import TEXT_WIDTH, unet_shape
-from mapo_studio.trainer.config import RunConfig, parse_config
+from mapo_studio.trainer.config.presets import apply, preset_named, presets
+from mapo_studio.trainer.config.run_config import RunConfig, parse_config
 from mapo_studio.trainer.device import DTYPES, abilities, pick_device, pick_precision, release_memory
-from mapo_studio.trainer.families.schedule import settled
-from mapo_studio.trainer.families.sdxl import SDXL
-from mapo_studio.trainer.families.shapes import shapes_of
-from mapo_studio.trainer.families.sources import CONFIGS, read_json
-from mapo_studio.trainer.learner import Learner
-from mapo_studio.trainer.memory import Count, batch_of
-from mapo_studio.trainer.presets import apply, preset_named, presets
-from mapo_studio.trainer.quantize import fill, shell
+from mapo_studio.trainer.memory_estimate.estimate import Count, batch_of
+from mapo_studio.trainer.models.memory_saving.quantize import fill, shell
+from mapo_studio.trainer.models.meta_models import shapes_of
+from mapo_studio.trainer.models.noise_schedule import settled
+from mapo_studio.trainer.models.sdxl import SDXL
+from mapo_studio.trainer.models.sources import CONFIGS, read_json
+from mapo_studio.trainer.training.learner import Learner
 from torch.utils.flop_counter import FlopCounterMode
 
 _WARM_UP = 2

@@ -87,11 +87,11 @@ def _released(clone: Path, arguments: list[str], pace: _Pace) -> None:
 
 
 def _ours(settings: Path, workspace: Path, pace: _Pace) -> None:
-    from mapo_studio.trainer import loop
-    from mapo_studio.trainer.config import read_config
-    from mapo_studio.trainer.meter import Meter
-    from mapo_studio.trainer.runs import Run
-    from mapo_studio.trainer.stopping import StopRequest
+    from mapo_studio.trainer.cancellation import StopRequest
+    from mapo_studio.trainer.config.run_config import read_config
+    from mapo_studio.trainer.runs.run_folder import Run
+    from mapo_studio.trainer.training import loop
+    from mapo_studio.trainer.training.metrics import Meter
 
     run = Run.create(workspace, read_config(settings))
     prepare = loop.prepare

@@ -26,12 +26,12 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
 
-from mapo_studio.trainer.preferences import contract
-from mapo_studio.trainer.preferences.collecting import annotator_named, create_dataset, find_dataset
-from mapo_studio.trainer.preferences.database import Store, open_store
-from mapo_studio.trainer.preferences.many_pairs import Row, add_rows
+from mapo_studio.trainer.preferences import api
+from mapo_studio.trainer.preferences.bulk_insert import Row, add_rows
+from mapo_studio.trainer.preferences.datasets import annotator_named, create_dataset, find_dataset
 from mapo_studio.trainer.preferences.pairs import position_of
 from mapo_studio.trainer.preferences.schema import Candidate, Judgement, Pair, Picture, Prompt
+from mapo_studio.trainer.preferences.store import Store, open_store
 from sqlalchemy import func, insert, select, text, update
 
 DATASET = "million"
@@ -105,9 +105,9 @@ def _ask(times: Times, folder: Path, state: str, annotator: str, rounds: int) ->
     store = open_store(folder)
     held: list[int] = []
 
-    def ask(count: int, order: str) -> contract.NextReply:
-        request = contract.NextRequest(dataset=DATASET, count=count, exclude=tuple(held), order=order)
-        return contract.next(store, request, annotator)
+    def ask(count: int, order: str) -> api.NextReply:
+        request = api.NextRequest(dataset=DATASET, count=count, exclude=tuple(held), order=order)
+        return api.next(store, request, annotator)
 
     began = time.perf_counter()
     ask(8, "spread")
@@ -118,14 +118,14 @@ def _ask(times: Times, folder: Path, state: str, annotator: str, rounds: int) ->
         times.take(f"{state}: next 8, most useful first", lambda: ask(8, "useful"))
         times.take(
             f"{state}: statistics",
-            lambda: contract.statistics(store, contract.StatisticsRequest(dataset=DATASET), annotator),
+            lambda: api.statistics(store, api.StatisticsRequest(dataset=DATASET), annotator),
         )
         if reply.pairs:
             shown = reply.pairs[0]
             said = {"pair": shown.pair, "left": shown.left.id, "answer": "left", "seconds": 1.5, "client": client}
             said |= {"sequence": number, "purpose": shown.purpose}
-            request = contract.AnswersRequest.model_validate({"answers": [said]})
-            kept = times.take(f"{state}: answer", lambda request=request: contract.answers(store, request, annotator))
+            request = api.AnswersRequest.model_validate({"answers": [said]})
+            kept = times.take(f"{state}: answer", lambda request=request: api.answers(store, request, annotator))
             assert kept.stored == [number]
         held[:] = [one.pair for one in reply.pairs[1:]]
 

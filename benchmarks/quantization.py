@@ -20,21 +20,28 @@ from typing import Any
 
 import torch
 from diffusers import UNet2DConditionModel
-from mapo_studio.trainer import adapters
-from mapo_studio.trainer.config import parse_config
+from mapo_studio.trainer.cancellation import StopRequest
+from mapo_studio.trainer.config.run_config import parse_config
+from mapo_studio.trainer.demo.judge import test_captions, write_pairs
 from mapo_studio.trainer.demo.measure import measure
-from mapo_studio.trainer.demo.pairs import test_captions, write_pairs
 from mapo_studio.trainer.demo.recipe import GUIDANCE, SAMPLE_STEPS, STEPS, recipe
-from mapo_studio.trainer.families.base import Base
-from mapo_studio.trainer.families.opening import open_base
-from mapo_studio.trainer.families.sources import CONFIGS, read_json
-from mapo_studio.trainer.generate import generate
-from mapo_studio.trainer.loop import train
-from mapo_studio.trainer.objectives import MaPO, PairErrors
-from mapo_studio.trainer.quantize import Quantize, fill, shell
-from mapo_studio.trainer.quantized_layers import FP8, INT8, NORMAL4, QuantizedConv2d, QuantizedLinear, Rows
-from mapo_studio.trainer.runs import Run
-from mapo_studio.trainer.stopping import StopRequest
+from mapo_studio.trainer.lora import adapter
+from mapo_studio.trainer.models.base_model import Base
+from mapo_studio.trainer.models.memory_saving.quantize import Quantize, fill, shell
+from mapo_studio.trainer.models.memory_saving.quantized_layers import (
+    FP8,
+    INT8,
+    NORMAL4,
+    QuantizedConv2d,
+    QuantizedLinear,
+    Rows,
+)
+from mapo_studio.trainer.models.open import open_base
+from mapo_studio.trainer.models.sources import CONFIGS, read_json
+from mapo_studio.trainer.runs.run_folder import Run
+from mapo_studio.trainer.sampling.sampler import generate
+from mapo_studio.trainer.training.loop import train
+from mapo_studio.trainer.training.objectives import MaPO, PairErrors
 from torch import Tensor, nn
 
 CPU = torch.device("cpu")
@@ -81,7 +88,7 @@ def step(base: Base, unet: nn.Module) -> tuple[Tensor, Tensor]:
         "hidden": torch.randn(1, 77, config.cross_attention_dim, generator=generator).expand(2, -1, -1),
         "pooled": torch.randn(1, pooled, generator=generator).expand(2, -1),
     }
-    parameters = adapters.attach(unet, adapters.LoraSettings(rank=8, targets="all"), seed=0)
+    parameters = adapter.attach(unet, adapter.LoraSettings(rank=8, targets="all"), seed=0)
     with torch.no_grad():
         for weight in parameters[1::2]:
             weight.normal_(std=1e-3, generator=generator)

@@ -17,11 +17,11 @@ from dataclasses import replace
 from itertools import combinations
 
 import torch
-from mapo_studio.trainer.adapters import LoraSettings, attach
-from mapo_studio.trainer.batches import PairBatch
-from mapo_studio.trainer.families.opening import TINY, open_base
-from mapo_studio.trainer.objectives import MaPO
-from mapo_studio.trainer.pair_gradient import add_gradient
+from mapo_studio.trainer.lora.adapter import LoraSettings, attach
+from mapo_studio.trainer.models.open import TINY, open_base
+from mapo_studio.trainer.training.batches import PairBatch
+from mapo_studio.trainer.training.gradient import add_gradient
+from mapo_studio.trainer.training.objectives import MaPO
 
 CPU = torch.device("cpu")
 

@@ -29,7 +29,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from mapo_studio.trainer.config import parse_config, write_config
+from mapo_studio.trainer.config.run_config import parse_config, write_config
 
 HERE = Path(__file__).resolve().parent
 PUBLIC = "https://github.com/mapo-t2i/mapo"

@@ -25,7 +25,7 @@ from diffusers import AutoencoderKL, EulerDiscreteScheduler, StableDiffusionXLPi
 from PIL import Image
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
-CONFIGS = Path(__file__).resolve().parents[1] / "trainer" / "families" / "configs" / "sdxl"
+CONFIGS = Path(__file__).resolve().parents[1] / "trainer" / "models" / "configs" / "sdxl"
 WIDTHS = (64, 128, 256)
 TEXT_WIDTH = 64
 _START, _END = "<|startoftext|>", "<|endoftext|>"

@@ -27,17 +27,17 @@ from pathlib import Path
 
 import torch
 from diffusers import UNet2DConditionModel
-from mapo_studio.trainer.batches import BatchSettings, PairBatches, batches_by_step
-from mapo_studio.trainer.config import parse_config
-from mapo_studio.trainer.demo.pairs import write_pairs
-from mapo_studio.trainer.encode import encode, load_text
-from mapo_studio.trainer.families.base import Base
-from mapo_studio.trainer.families.opening import TINY, open_base
-from mapo_studio.trainer.learner import Learner
-from mapo_studio.trainer.meter import Meter
-from mapo_studio.trainer.pair_errors import pair_errors
-from mapo_studio.trainer.preferences.formats.opening import open_pairs
-from mapo_studio.trainer.runs import Run
+from mapo_studio.trainer.config.run_config import parse_config
+from mapo_studio.trainer.demo.judge import write_pairs
+from mapo_studio.trainer.latents.encode import encode, load_text
+from mapo_studio.trainer.models.base_model import Base
+from mapo_studio.trainer.models.open import TINY, open_base
+from mapo_studio.trainer.preferences.io.detect_layout import open_pairs
+from mapo_studio.trainer.runs.run_folder import Run
+from mapo_studio.trainer.training.batches import BatchSettings, PairBatches, batches_by_step
+from mapo_studio.trainer.training.learner import Learner
+from mapo_studio.trainer.training.metrics import Meter
+from mapo_studio.trainer.training.pair_errors import pair_errors
 
 CPU = torch.device("cpu")
 _WIDTHS = (96, 192, 288)

@@ -6,8 +6,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from mapo_studio.trainer.preferences.database import open_store
 from mapo_studio.trainer.preferences.schema import Judgement
+from mapo_studio.trainer.preferences.store import open_store
 from sqlalchemy import func, select
 
 

@@ -12,9 +12,11 @@ import pytest
 import torch
 from diffusers import UNet2DConditionModel
 from mapo_studio.tests.system_packages import needed
-from mapo_studio.trainer.preferences.database import Store, open_store
+from mapo_studio.trainer.preferences.store import Store, open_store
 from playwright.sync_api import Browser, expect, sync_playwright
 from torch import Tensor, nn
+
+pytest_plugins = ["mapo_studio.tests.preference_fixtures", "mapo_studio.tests.training_fixtures"]
 
 # The models here are too small to share out: a second thread mostly waits, for minutes where another process is busy.
 torch.set_num_threads(1)
@@ -30,13 +32,13 @@ LONGEST_FIRST = (
     "hosts/test_comfyui_page.py",
     "hosts/test_comfyui_runs.py",
     "training/test_loop.py",
-    "test_presets.py",
-    "training/test_jobs.py",
+    "config/test_presets.py",
+    "jobs/test_job.py",
     "demo/test_show.py",
-    "test_bootstrap_starts.py",
+    "installer/test_bootstrap_starts.py",
 )
 
-CONFIGS = Path(__file__).parents[1] / "trainer" / "families" / "configs"
+CONFIGS = Path(__file__).parents[1] / "trainer" / "models" / "configs"
 FEW_BLOCKS = {
     "sd15": {
         "block_out_channels": (16, 32),
@@ -159,9 +161,9 @@ def random_lora() -> Callable[..., dict[str, Tensor]]:
 @pytest.fixture(scope="session")
 def tiny_lora(tmp_path_factory, random_lora) -> Path:
     """A LoRA file for the embedded base that changes its pictures visibly."""
-    from mapo_studio.trainer.adapters import LoraSettings, attach
-    from mapo_studio.trainer.families.opening import open_base
-    from mapo_studio.trainer.lora_file import write_lora
+    from mapo_studio.trainer.lora.adapter import LoraSettings, attach
+    from mapo_studio.trainer.lora.file import write_lora
+    from mapo_studio.trainer.models.open import open_base
 
     unet, settings = open_base("tiny").load_unet(torch.device("cpu"), torch.float32), LoraSettings(rank=4)
     attach(unet, settings, seed=0)

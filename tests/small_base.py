@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 import torch
 from diffusers import AutoencoderKL
-from mapo_studio.trainer.encode import encode
-from mapo_studio.trainer.families.base import Base
-from mapo_studio.trainer.pictures import apply, fit, open_picture
+from mapo_studio.trainer.images.decode import apply, fit, open_picture
+from mapo_studio.trainer.latents.encode import encode
+from mapo_studio.trainer.models.base_model import Base
+from mapo_studio.trainer.preferences.image_files import PictureFile
 from mapo_studio.trainer.preferences.pairs import Pair
-from mapo_studio.trainer.preferences.picture_files import PictureFile
 from PIL import Image
 from transformers import CLIPTextConfig, CLIPTextModel
 

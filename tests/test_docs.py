@@ -4,9 +4,9 @@ import re
 from pathlib import Path
 
 import pytest
-from mapo_studio.trainer.cli import VERBS
-from mapo_studio.trainer.config import RunConfig
-from mapo_studio.trainer.preferences.formats.opening import LAYOUTS, open_pairs
+from mapo_studio.trainer.cli.main import VERBS
+from mapo_studio.trainer.config.run_config import RunConfig
+from mapo_studio.trainer.preferences.io.detect_layout import LAYOUTS, open_pairs
 from PIL import Image
 from pydantic import BaseModel
 

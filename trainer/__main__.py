@@ -25,6 +25,6 @@ def _bind_package() -> None:
 
 if __name__ == "__main__":
     _bind_package()
-    from mapo_studio.trainer.cli import main
+    from mapo_studio.trainer.cli.main import main
 
     sys.exit(main())

@@ -19,14 +19,14 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..trainer.atomic_files import no_room_explained
 from ..trainer.errors import UserError
-from ..trainer.files import no_room_explained
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp
 
-    from .login import Passwords
-    from .safety import Hosts
+    from .server.login import Passwords
+    from .server.security import Hosts
 
 PORT = 7860
 MOST_UPLOAD = 2 * 1024**3
@@ -37,7 +37,7 @@ def main(words: Sequence[str]) -> int:
     """`mapo studio`: serve the studio until Ctrl-C. Raises UserError for what the person can mend."""
     asked = _parser().parse_args(words)
     if asked.hash_password:
-        from .login import hashed
+        from .server.login import hashed
 
         _say(f"{asked.hash_password}:{hashed(_asked_password())}")
         return 0
@@ -58,7 +58,7 @@ def main(words: Sequence[str]) -> int:
     # What an event returns may be a path, and Gradio lets those below the current folder pass.
     os.chdir(workspace)
     try:
-        from .safety import Hosts
+        from .server.security import Hosts
 
         own = [asked.listen, *asked.host_name, *([socket.gethostname()] if asked.listen else [])]
         hosts = Hosts.of([name for name in own if name], port)
@@ -81,14 +81,14 @@ def studio_app(
     import gradio as gr
     from fastapi import FastAPI, Request
 
-    from ..trainer.preferences.database import open_store
-    from .judging_routes import ElementFiles, judging_router
-    from .login import Login
+    from ..trainer.preferences.store import open_store
     from .page import HEAD, build_page
-    from .run_files import run_files
-    from .safety import Guard
-    from .settings import SettingsFile
-    from .theme import CSS, Look, studio_theme
+    from .server.judging_routes import ElementFiles, judging_router
+    from .server.login import Login
+    from .server.preferences_file import SettingsFile
+    from .server.run_files import run_files
+    from .server.security import Guard
+    from .theme.theme import CSS, Look, studio_theme
 
     store, settings = open_store(workspace), SettingsFile(workspace / "settings.json")
     settings.read()  # a damaged file is told of now, not at the first click
@@ -199,7 +199,7 @@ def _address(listen: str | None, port: int) -> str:
 
 
 def _passwords(auth_file: Path | None, listen: str | None) -> Passwords | None:
-    from .login import Passwords, read_passwords
+    from .server.login import Passwords, read_passwords
 
     if auth_file:
         return read_passwords(auth_file.expanduser())

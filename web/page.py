@@ -8,11 +8,11 @@ from pathlib import Path
 import gradio as gr
 
 from ..trainer.errors import UserError
-from ..trainer.preferences.collecting import create_dataset, list_datasets
-from ..trainer.preferences.database import Store
-from .sentences import in_sentences
-from .settings import SettingsFile
-from .studio import TABS, Studio
+from ..trainer.preferences.datasets import create_dataset, list_datasets
+from ..trainer.preferences.store import Store
+from .context import TABS, Studio
+from .server.errors import in_sentences
+from .server.preferences_file import SettingsFile
 
 HEAD = '<script type="module" src="/mapo/static/judge/mapo-judge.js"></script>'
 

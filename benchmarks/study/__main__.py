@@ -12,8 +12,8 @@ import argparse
 import os
 from pathlib import Path
 
-from .plan import FULL, QUICK
-from .running import carry_out
+from mapo_studio.benchmarks.study.plan import FULL, QUICK
+from mapo_studio.benchmarks.study.running import carry_out
 
 _ROOT = Path(__file__).parents[2]
 

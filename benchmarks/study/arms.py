@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import product
 
-from mapo_studio.trainer.objectives import DPO, SFT, DPOPlusSFT, Judged, MaPO, Objective, PairErrors
+from mapo_studio.trainer.training.objectives import DPO, SFT, DPOPlusSFT, Judged, MaPO, Objective, PairErrors
 
 Knobs = Mapping[str, float]
 

@@ -13,9 +13,9 @@ from pathlib import Path
 import numpy as np
 import torch
 from diffusers import StableDiffusionXLPipeline
-from mapo_studio.trainer.demo import train_base
-from mapo_studio.trainer.demo.world import captions, draw, dress
-from mapo_studio.trainer.families.opening import TINY_PATH
+from mapo_studio.trainer.demo.shapes_world import captions, draw, dress
+from mapo_studio.trainer.demo.tiny_base import train_base
+from mapo_studio.trainer.models.open import TINY_PATH
 
 OWN_SHARE = train_base.OUTLINED_SHARE
 """What the tiny base itself was trained on."""

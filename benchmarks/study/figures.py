@@ -13,14 +13,13 @@ import matplotlib
 
 matplotlib.use("Agg")
 import numpy as np
+from mapo_studio.benchmarks.study.arms import ARMS
+from mapo_studio.benchmarks.study.plan import FEWER_ARMS, SEARCHED, Results
+from mapo_studio.benchmarks.study.tables import recipe_map, write_tables
+from mapo_studio.benchmarks.study.verdicts import gap_of
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-
-from .arms import ARMS
-from .plan import FEWER_ARMS, SEARCHED, Results
-from .tables import recipe_map, write_tables
-from .verdicts import gap_of
 
 _ROOT = Path(__file__).parents[2]
 _COLOURS = dict(zip(ARMS, ("#8a8f98", "#c2410c", "#f59e0b", "#7c3aed", "#0ea5e9", "#111827", "#16a34a"), strict=True))

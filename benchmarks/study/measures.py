@@ -7,17 +7,16 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from mapo_studio.trainer.batches import draw_pair, seeded, stack
-from mapo_studio.trainer.demo.world import captions, draw, dress, read, scene_of
-from mapo_studio.trainer.encode import EncodedPair
-from mapo_studio.trainer.families.base import Base
-from mapo_studio.trainer.generate import decode, sample
-from mapo_studio.trainer.pair_errors import pair_errors
+from mapo_studio.benchmarks.study.worlds import GUIDANCE, SAMPLE_STEPS, World, samples
+from mapo_studio.trainer.demo.shapes_world import captions, draw, dress, read, scene_of
+from mapo_studio.trainer.latents.encode import EncodedPair
+from mapo_studio.trainer.models.base_model import Base
+from mapo_studio.trainer.sampling.sampler import decode, sample
+from mapo_studio.trainer.training.batches import draw_pair, seeded, stack
+from mapo_studio.trainer.training.pair_errors import pair_errors
 from PIL import Image
 from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d
-
-from .worlds import GUIDANCE, SAMPLE_STEPS, World, samples
 
 CPU = torch.device("cpu")
 _LEVELS = (167, 500, 833)

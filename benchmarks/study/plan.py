@@ -8,10 +8,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from .arms import ARMS, SEARCH, Knobs
-from .bases import OWN_SHARE
-from .trial import Pace, Rung, Trial
-from .worlds import World
+from mapo_studio.benchmarks.study.arms import ARMS, SEARCH, Knobs
+from mapo_studio.benchmarks.study.bases import OWN_SHARE
+from mapo_studio.benchmarks.study.trial import Pace, Rung, Trial
+from mapo_studio.benchmarks.study.worlds import World
 
 Job = Trial | Rung | Pace
 Line = dict[str, Any]

@@ -9,7 +9,7 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
 
-from .plan import Job, Plan, Results
+from mapo_studio.benchmarks.study.plan import Job, Plan, Results
 
 
 def carry_out(plan: Plan, work: Path, out: Path, workers: int) -> Results:

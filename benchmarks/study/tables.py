@@ -8,10 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-
-from .arms import ARMS, SEARCH
-from .plan import FEWER_ARMS, MIDDLE, SEARCHED, Line, Results, best
-from .verdicts import spread_of, verdicts
+from mapo_studio.benchmarks.study.arms import ARMS, SEARCH
+from mapo_studio.benchmarks.study.plan import FEWER_ARMS, MIDDLE, SEARCHED, Line, Results, best
+from mapo_studio.benchmarks.study.verdicts import spread_of, verdicts
 
 Row = Sequence[object]
 

@@ -10,18 +10,17 @@ from functools import lru_cache
 from pathlib import Path
 
 import torch
-from mapo_studio.trainer.batches import BatchSettings, PairBatches, batches_by_step
-from mapo_studio.trainer.calibration import measure_margins, spread_of
-from mapo_studio.trainer.config import ASSUMED_SPREAD, parse_config
-from mapo_studio.trainer.encode import EncodedPairs, encode, load_text
-from mapo_studio.trainer.families.base import Base
-from mapo_studio.trainer.families.opening import open_base
-from mapo_studio.trainer.learner import Learner
-from mapo_studio.trainer.preferences.formats.opening import open_pairs
-
-from .arms import ARMS, SEARCH, objective_of
-from .measures import HeldOutErrors, Painter, measured, mismatch
-from .worlds import SEARCH_CAPTIONS, TEST_CAPTIONS, World, pairs_folder
+from mapo_studio.benchmarks.study.arms import ARMS, SEARCH, objective_of
+from mapo_studio.benchmarks.study.measures import HeldOutErrors, Painter, measured, mismatch
+from mapo_studio.benchmarks.study.worlds import SEARCH_CAPTIONS, TEST_CAPTIONS, World, pairs_folder
+from mapo_studio.trainer.config.run_config import ASSUMED_SPREAD, parse_config
+from mapo_studio.trainer.latents.encode import EncodedPairs, encode, load_text
+from mapo_studio.trainer.models.base_model import Base
+from mapo_studio.trainer.models.open import open_base
+from mapo_studio.trainer.preferences.io.detect_layout import open_pairs
+from mapo_studio.trainer.training.batches import BatchSettings, PairBatches, batches_by_step
+from mapo_studio.trainer.training.learner import Learner
+from mapo_studio.trainer.training.temperature import measure_margins, spread_of
 
 CPU = torch.device("cpu")
 HELD_OUT_PAIRS = 32

@@ -6,8 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-
-from .plan import Line, Results
+from mapo_studio.benchmarks.study.plan import Line, Results
 
 _RESAMPLES = 10_000
 OURS = ("mapo paper", "mapo calibrated")

@@ -21,13 +21,12 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-from mapo_studio.trainer.demo.pairs import HELD_OUT, test_captions
-from mapo_studio.trainer.demo.world import Reading, captions, draw, dress, read, scene_of
-from mapo_studio.trainer.families.opening import open_base
-from mapo_studio.trainer.generate import generate
+from mapo_studio.benchmarks.study.bases import base_folder
+from mapo_studio.trainer.demo.judge import HELD_OUT, test_captions
+from mapo_studio.trainer.demo.shapes_world import Reading, captions, draw, dress, read, scene_of
+from mapo_studio.trainer.models.open import open_base
+from mapo_studio.trainer.sampling.sampler import generate
 from PIL import Image
-
-from .bases import base_folder
 
 Ladder = Literal["style", "unwanted"]
 GUIDANCE, SAMPLE_STEPS = 3.0, 10

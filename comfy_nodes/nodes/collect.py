@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING
 
 from comfy_api.latest import io
 
-from .. import choices, host, pictures
-from ..collecting import collect
+from ..collect import collect
+from ..comfy_api import dataset_names, host
+from ..comfy_api import images as pictures
 
 if TYPE_CHECKING:
     import torch
@@ -47,7 +48,7 @@ class Collect(io.ComfyNode):
     def execute(cls, images: torch.Tensor, dataset: str, prompt: str) -> io.NodeOutput:
         graph = pictures.before(cls.hidden.prompt or {}, cls.hidden.unique_id, "images")
         kept = collect(images, graph, dataset, prompt)
-        choices.look_again()
+        dataset_names.look_again()
         new, waiting = kept.new, kept.waiting
         different = len(set(kept.pictures))
         line = f"{different} kept, {new} new {'pair' if new == 1 else 'pairs'}, {waiting} to judge"

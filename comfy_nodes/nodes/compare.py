@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 from comfy_api.latest import io
 
-from .. import pictures
-from ..comparing import compare, newest_answer
+from ..comfy_api import images as pictures
+from ..comparisons import compare, newest_answer
 
 if TYPE_CHECKING:
     import torch

@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING
 
 from comfy_api.latest import io
 
-from .. import choices, pictures, workspace
+from ..comfy_api import dataset_names
+from ..comfy_api import images as pictures
+from ..comfy_api import settings as workspace
 
 if TYPE_CHECKING:
     from sqlalchemy.orm import Session
@@ -28,7 +30,7 @@ class DatasetInfo(io.ComfyNode):
             description="How far a dataset is judged, how sure the answers are, and what was chosen last.",
             is_output_node=True,
             inputs=[
-                io.Combo.Input("dataset", options=choices.datasets(), tooltip="Where pictures were collected."),
+                io.Combo.Input("dataset", options=dataset_names.datasets(), tooltip="Where pictures were collected."),
             ],
             outputs=[
                 io.Image.Output(
@@ -50,7 +52,7 @@ class DatasetInfo(io.ComfyNode):
     @classmethod
     def fingerprint_inputs(cls, dataset: str | None) -> str:
         """Another one when something was collected or judged."""
-        from ...trainer.preferences.collecting import find_dataset
+        from ...trainer.preferences.datasets import find_dataset
 
         with workspace.store().reading() as session:
             found = find_dataset(session, dataset or "")
@@ -59,8 +61,8 @@ class DatasetInfo(io.ComfyNode):
 
     @classmethod
     def execute(cls, dataset: str) -> io.NodeOutput:
-        from ...trainer.dataset_look import contact_sheet, in_words, newest
-        from ...trainer.preferences.collecting import find_dataset
+        from ...trainer.evaluation.dataset_overview import contact_sheet, in_words, newest
+        from ...trainer.preferences.datasets import find_dataset
 
         store = workspace.store()
         with store.reading() as session:

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 from comfy_api.latest import io
 
-from .. import host, loaded, lora_places
-from ..strength import annealed
+from ..comfy_api import host, loaded, lora_places
+from ..comfy_api.strength import annealed
 
 if TYPE_CHECKING:
-    from ..host_hooks import Weights
+    from ..comfy_api.lora_hooks import Weights
 
 _FAMILIES = {"sdxl": "SDXL", "sd15": "SD 1.5"}
 _OF_A_PART = re.compile(r"[._](lora|hada|lokr|oft|dora_scale|alpha|diff|set_weight|[wb]_norm)([._].*)?$")
@@ -130,25 +130,25 @@ def _worn(model: Any, clip: Any, file: Path, strength: float, power: float | Non
 
     A text encoder has no steps: what the LoRA has of one it wears in full.
     """
-    from .. import host_hooks
+    from ..comfy_api import lora_hooks
 
     weights = _weights(file)
     _refuse_strangers(model, clip, file, weights)
     if power is None:
-        return host_hooks.put_on(model, clip, weights, strength)
-    _, worn_clip = host_hooks.put_on(None, clip, weights, strength)
-    return host_hooks.growing_on(model, weights, partial(annealed, strength=strength, power=power)), worn_clip
+        return lora_hooks.put_on(model, clip, weights, strength)
+    _, worn_clip = lora_hooks.put_on(None, clip, weights, strength)
+    return lora_hooks.growing_on(model, weights, partial(annealed, strength=strength, power=power)), worn_clip
 
 
 def _weights(file: Path) -> Weights:
     from ...trainer.errors import UserError
-    from ...trainer.families.checkpoint import read_header
-    from .. import host_hooks
+    from ...trainer.models.safetensors_file import read_header
+    from ..comfy_api import lora_hooks
 
     if file.suffix == ".safetensors":
         read_header(file)  # says what is wrong with one that is cut off
     try:
-        return host_hooks.weights_of(file)
+        return lora_hooks.weights_of(file)
     except Exception as error:  # over foreign bytes, readers raise anything
         raise UserError(f"{file.name} cannot be read as a LoRA ({error}): download or train it again") from error
 
@@ -156,11 +156,11 @@ def _weights(file: Path) -> Weights:
 def _refuse_strangers(model: Any, clip: Any, file: Path, weights: Weights) -> None:
     """Raises UserError where the LoRA is for another kind of base: by what it says of itself, else by what fits."""
     from ...trainer.errors import UserError
-    from ...trainer.library import metadata
-    from ...trainer.lora_file import family_told
-    from .. import host_hooks
+    from ...trainer.lora.file import family_told
+    from ...trainer.services.lora_library import metadata
+    from ..comfy_api import lora_hooks
 
-    family, kind = host_hooks.family_of(model)
+    family, kind = lora_hooks.family_of(model)
     told = family_told(metadata(file)) if file.suffix == ".safetensors" else None
     if told is not None and told != family:
         raise UserError(
@@ -168,7 +168,7 @@ def _refuse_strangers(model: Any, clip: Any, file: Path, weights: Weights) -> No
             "choose a LoRA that was trained on its kind"
         )
     parts = {_OF_A_PART.sub("", key) for key in weights}
-    fits = host_hooks.fitting(model, clip, weights)
+    fits = lora_hooks.fitting(model, clip, weights)
     if 2 * fits < len(parts) or not fits:
         raise UserError(
             f"{file.name} does not fit this model, {_FAMILIES.get(family, kind)}: {fits} of its {len(parts)} parts do; "

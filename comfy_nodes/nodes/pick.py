@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 
 from comfy_api.latest import io
 
-from .. import choices, host, pictures
-from ..collecting import Collected, collect
+from ..collect import Collected, collect
+from ..comfy_api import dataset_names, host
+from ..comfy_api import images as pictures
 from ..picks import PICKS, End, Question, World
 
 if TYPE_CHECKING:
@@ -76,7 +77,7 @@ class Pick(io.ComfyNode):
         _check(len(images))
         graph = pictures.before(cls.hidden.prompt or {}, cls.hidden.unique_id, "images")
         kept = await asyncio.to_thread(collect, images, graph, dataset, prompt, paired=True)
-        choices.look_again()
+        dataset_names.look_again()
         host.tell_pages("mapo.collected", {"dataset": dataset, "new": kept.new, "waiting": kept.waiting})
         question = _question(kept, dataset, wait, without_answer)
         host.say("waits for your pick", question.node)

@@ -9,15 +9,18 @@ from typing import TYPE_CHECKING, Any
 from comfy_api.latest import io, ui
 from PIL import Image
 
-from .. import bases, choices, host, installing, lora_places, machine, pictures, training, watching, workspace
-from ..trained import trained
-from ..training_inputs import AUTOMATIC, Asked, config_of
+from ..comfy_api import base_models, dataset_names, host, lora_files, lora_places
+from ..comfy_api import images as pictures
+from ..comfy_api import settings as workspace
+from ..training import machine, run_watcher, wait
+from ..training.output import trained
+from ..training.request import AUTOMATIC, Asked, config_of
 
 if TYPE_CHECKING:
-    from ...trainer.same_training import Begun
+    from ...trainer.jobs.find_run import Begun
 
 _PRESETS = (AUTOMATIC, "4 GB", "6 GB", "8 GB", "12 GB", "16 GB", "24 GB", "32 GB")
-"""Written here too, as ComfyUI asks for them at its start; a test compares them with trainer/presets.py."""
+"""Written here too, as ComfyUI asks for them at its start; a test compares them with trainer/config/presets.py."""
 _OBJECTIVES = ("mapo", "dpo", "sft", "dpo+sft")
 
 _given: set[Path] = set()
@@ -58,7 +61,10 @@ class TrainLoRA(io.ComfyNode):
     ) -> str:
         """Another text when the judgements, the checkpoint or the LoRA to go on from are others, or a LoRA is gone."""
         gone = sorted(str(file) for file in _given if not file.is_file())
-        files = [_seen(lambda: bases.path_of(checkpoint or "")), _seen(lambda: _lora_at(continue_from or "") or "")]
+        files = [
+            _seen(lambda: base_models.path_of(checkpoint or "")),
+            _seen(lambda: _lora_at(continue_from or "") or ""),
+        ]
         return str([_judged(dataset), files, gone])
 
     @classmethod
@@ -73,9 +79,9 @@ class TrainLoRA(io.ComfyNode):
         continue_from: str = "",
         **advanced: Any,
     ) -> io.NodeOutput:
-        from ...trainer.same_training import begin
+        from ...trainer.jobs.find_run import begin
 
-        base, place = bases.path_of(checkpoint), machine.place()
+        base, place = base_models.path_of(checkpoint), machine.place()
         asked = Asked(
             dataset=dataset,
             base=base,
@@ -84,9 +90,9 @@ class TrainLoRA(io.ComfyNode):
             rank=rank,
             learning_rate=learning_rate,
             continue_from=_lora_at(continue_from),
-            tokenizers=bases.tokenizers_of(base),
+            tokenizers=base_models.tokenizers_of(base),
             memory=place.memory,
-            loras=installing.folder(),
+            loras=lora_files.folder(),
             **advanced,
         )
         store = workspace.store()
@@ -95,7 +101,7 @@ class TrainLoRA(io.ComfyNode):
 
         def make_way(how: str) -> None:
             from ...trainer.errors import UserError
-            from ...trainer.proposal import needs
+            from ...trainer.services.training_proposal import needs
 
             problems = needs(store, config).problems if how == "new" else ()
             if problems:
@@ -106,7 +112,7 @@ class TrainLoRA(io.ComfyNode):
         node = _OnNode(cls.hidden.unique_id)
         begun = begin(workspace.workspace(), config, make_way)
         if begun.how != "finished":
-            watching.attend(begun.run)
+            run_watcher.attend(begun.run)
             _wait(begun, node)
         return _answer(cls, begun, node)
 
@@ -118,7 +124,7 @@ class _OnNode:
         self._node, self._bar = node, host.NodeProgress()
         self._line, self._samples, self._at = "", None, (-1, -1)
 
-    def show(self, moment: training.Moment) -> None:
+    def show(self, moment: wait.Moment) -> None:
         new = moment.samples if moment.samples != self._samples else None
         if new or self._at != (moment.done, moment.total):
             self._bar.show(moment.done, moment.total, Image.open(new).convert("RGB") if new else None)
@@ -138,21 +144,21 @@ def _wait(begun: Begun, node: _OnNode) -> None:
     """Until the run has finished. Raises ComfyUI's interruption where it was stopped, else UserError."""
     from ...trainer.errors import UserError
 
-    ending = training.watch(begun, node)
+    ending = wait.watch(begun, node)
     if ending.status.phase == "finished" and not ending.given_up:
         return
     if ending.status.phase == "running":
-        watching.unattend(begun.run)
-    sentence = training.ended(begun.run, ending)
+        run_watcher.unattend(begun.run)
+    sentence = wait.ended(begun.run, ending)
     host.tell_pages("mapo.ended", {"name": begun.run.name, "phase": ending.status.phase, "sentence": sentence})
     node.say(sentence)
     if ending.given_up:
         raise host.interruption()
-    raise UserError("\n\n".join(filter(None, (sentence, training.last_words(begun.run)))))
+    raise UserError("\n\n".join(filter(None, (sentence, wait.last_words(begun.run)))))
 
 
 def _answer(node_class: type[io.ComfyNode], begun: Begun, node: _OnNode) -> io.NodeOutput:
-    lora = installing.folder() / Path(installing.install(begun.run)).name
+    lora = lora_files.folder() / Path(lora_files.install(begun.run)).name
     result = trained(begun.run, lora)
     _given.add(lora)
     line = result.report.splitlines()[0]
@@ -204,10 +210,10 @@ def _seen(place: Callable[[], str]) -> str:
 
 def _inputs() -> list[io.Input]:
     return [
-        io.Combo.Input("dataset", options=choices.datasets(), tooltip="The pairs that you judged."),
+        io.Combo.Input("dataset", options=dataset_names.datasets(), tooltip="The pairs that you judged."),
         io.Combo.Input(
             "checkpoint",
-            options=bases.names(),
+            options=base_models.names(),
             tooltip="The SDXL or SD 1.5 model that the LoRA is for. It is read from its file: leave it unloaded.",
         ),
         io.Combo.Input(

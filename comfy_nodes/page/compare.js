@@ -5,8 +5,8 @@ import { button, make } from "./elements.js";
 import { judgeElement } from "./judge-element.js";
 import { keepFromComfy } from "./judging-area.js";
 import { ask } from "./server.js";
-import { Wipe } from "./wipe.js";
-import { loadWords, word } from "./words.js";
+import { Wipe } from "./image-slider.js";
+import { loadWords, word } from "./i18n.js";
 
 const HEIGHT = 560; // px, at least: below it the pictures of a pair are too small to judge
 const SIZE = [560, 820];

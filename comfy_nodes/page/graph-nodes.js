@@ -2,7 +2,7 @@
 
 import { app } from "../../scripts/app.js";
 import { install, runs } from "./runs.js";
-import { word } from "./words.js";
+import { word } from "./i18n.js";
 
 const STEP = 40; // px beside a node that lies there already
 

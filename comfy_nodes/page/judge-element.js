@@ -1,7 +1,7 @@
 // The judging element, the one that the studio shows, made when it is first wanted.
 
 import { address } from "./server.js";
-import { language } from "./words.js";
+import { language } from "./i18n.js";
 
 // ComfyUI marks its dark themes; an element of ours shows itself as it does.
 const DARK = "dark-theme";

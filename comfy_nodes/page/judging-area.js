@@ -2,7 +2,7 @@
 
 import { button, make } from "./elements.js";
 import { judgeElement } from "./judge-element.js";
-import { word } from "./words.js";
+import { word } from "./i18n.js";
 
 const SINGLE = new Set(["Delete", "Backspace", "Escape"]);
 

@@ -2,10 +2,10 @@
 
 import { app } from "../../scripts/app.js";
 import { insertCollect, insertNewestLora } from "./graph-nodes.js";
-import { attempt, hearNews } from "./news.js";
-import { translateDefinition, translateNode } from "./node-words.js";
+import { attempt, hearNews } from "./notifications.js";
+import { translateDefinition, translateNode } from "./node-i18n.js";
 import { refresh, show, sidebarTab } from "./sidebar.js";
-import { loadWords, told, word } from "./words.js";
+import { loadWords, told, word } from "./i18n.js";
 
 await loadWords();
 

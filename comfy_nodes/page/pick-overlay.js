@@ -2,7 +2,7 @@
 
 import { judgeElement } from "./judge-element.js";
 import { address, ask } from "./server.js";
-import { word } from "./words.js";
+import { word } from "./i18n.js";
 
 const STILL_TYPING = 700; // ms without a key after which somebody who typed elsewhere has seen the pictures
 const TYPED_INTO = "input, textarea, select, [contenteditable]";

@@ -3,7 +3,7 @@
 import { app } from "../../scripts/app.js";
 import { PickOverlay } from "./pick-overlay.js";
 import { ask, hear, pageId } from "./server.js";
-import { loadWords, word } from "./words.js";
+import { loadWords, word } from "./i18n.js";
 
 const LOOK_EVERY = 5000; // ms while a pick is open: an event that was lost must not leave it open
 

@@ -2,9 +2,9 @@
 
 import { button, make } from "./elements.js";
 import { insertLora } from "./graph-nodes.js";
-import { attempt } from "./news.js";
+import { attempt } from "./notifications.js";
 import { install, resume, stop } from "./runs.js";
-import { word } from "./words.js";
+import { word } from "./i18n.js";
 
 const PHASES = {
   waiting: () => word("phase_waiting"),

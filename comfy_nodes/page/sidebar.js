@@ -4,13 +4,13 @@ import { app } from "../../scripts/app.js";
 import { button, fill, make } from "./elements.js";
 import { insertCollect } from "./graph-nodes.js";
 import { JudgingArea } from "./judging-area.js";
-import { keep, kept } from "./memory.js";
-import { attempt } from "./news.js";
+import { keep, kept } from "./saved-state.js";
+import { attempt } from "./notifications.js";
 import { RunList } from "./run-list.js";
 import { offers, runs } from "./runs.js";
 import { hear } from "./server.js";
 import { TrainForm } from "./train-form.js";
-import { word } from "./words.js";
+import { word } from "./i18n.js";
 
 const ID = "mapo";
 

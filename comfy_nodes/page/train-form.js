@@ -1,10 +1,10 @@
 // What is trained, on which base, and may it begin?
 
 import { button, fill, make } from "./elements.js";
-import { attempt, tell } from "./news.js";
+import { attempt, tell } from "./notifications.js";
 import { plan, start } from "./runs.js";
-import { kept, keep } from "./memory.js";
-import { word } from "./words.js";
+import { kept, keep } from "./saved-state.js";
+import { word } from "./i18n.js";
 
 const AUTOMATIC = "automatic"; // as the server calls it
 const THINKING = 300; // ms after the last change

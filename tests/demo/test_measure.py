@@ -1,6 +1,6 @@
 import pytest
 from mapo_studio.trainer.demo.measure import Measurement, measure
-from mapo_studio.trainer.demo.world import Scene, draw
+from mapo_studio.trainer.demo.shapes_world import Scene, draw
 from PIL import Image
 
 RED = Scene("red", "circle", "in the middle", True, "large", "paper")

@@ -4,9 +4,9 @@ import json
 from pathlib import Path
 
 import pytest
-from mapo_studio.trainer.cli import main
+from mapo_studio.trainer.cli.main import main
 from mapo_studio.trainer.demo import show
-from mapo_studio.trainer.lora_file import read_lora
+from mapo_studio.trainer.lora.file import read_lora
 from PIL import Image
 
 

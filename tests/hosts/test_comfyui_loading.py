@@ -13,7 +13,7 @@ import safetensors.torch
 import torch
 from mapo_studio.tests.hosts.prompts import painting
 from mapo_studio.tests.hosts.running_comfyui import REPOSITORY, Failed
-from mapo_studio.trainer.lora_file import read_lora, write_lora
+from mapo_studio.trainer.lora.file import read_lora, write_lora
 
 pytestmark = pytest.mark.slow
 

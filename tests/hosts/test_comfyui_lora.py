@@ -9,8 +9,8 @@ import pytest
 import safetensors.torch
 import torch
 from diffusers import StableDiffusionXLPipeline, UNet2DConditionModel
-from mapo_studio.trainer.adapters import LoraSettings, attach, load_state
-from mapo_studio.trainer.lora_file import write_lora
+from mapo_studio.trainer.lora.adapter import LoraSettings, attach, load_state
+from mapo_studio.trainer.lora.file import write_lora
 
 pytestmark = pytest.mark.slow
 

@@ -11,9 +11,9 @@ import pytest
 from mapo_studio.tests.hosts.prompts import painting
 from mapo_studio.tests.hosts.running_comfyui import PACK, REPOSITORY
 from mapo_studio.trainer.demo.measure import measure
-from mapo_studio.trainer.preferences.database import open_store
 from mapo_studio.trainer.preferences.dataset_pairs import DatasetPairs
 from mapo_studio.trainer.preferences.schema import Picture
+from mapo_studio.trainer.preferences.store import open_store
 from sqlalchemy import select
 
 pytestmark = pytest.mark.slow

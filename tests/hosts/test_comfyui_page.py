@@ -18,12 +18,12 @@ from mapo_studio.tests.arriving import standing, wait_until
 from mapo_studio.tests.hosts.comfyui_page import await_pair, load, nodes, page_of, sidebar, tidy, visit
 from mapo_studio.tests.hosts.prompts import painting
 from mapo_studio.tests.hosts.running_comfyui import RunningComfyUI
-from mapo_studio.trainer.config import parse_config
-from mapo_studio.trainer.demo.world import captions, draw, dress
-from mapo_studio.trainer.preferences import collecting
-from mapo_studio.trainer.preferences.database import open_store
-from mapo_studio.trainer.preferences.picture_store import About, keep_file, pictures_of
-from mapo_studio.trainer.runs import Run
+from mapo_studio.trainer.config.run_config import parse_config
+from mapo_studio.trainer.demo.shapes_world import captions, draw, dress
+from mapo_studio.trainer.preferences import datasets
+from mapo_studio.trainer.preferences.images import About, keep_file, pictures_of
+from mapo_studio.trainer.preferences.store import open_store
+from mapo_studio.trainer.runs.run_folder import Run
 from playwright.sync_api import Browser, Page, expect
 
 pytestmark = pytest.mark.slow
@@ -60,13 +60,13 @@ def taste(server: RunningComfyUI) -> str:
     store, rng = open_store(server.workspace), np.random.default_rng(7)
     order = np.random.default_rng(3).permutation(len(captions()))
     with store.writing() as session:
-        into = collecting.find_or_create(session, "outlines")
+        into = datasets.find_or_create(session, "outlines")
         for caption in (captions()[at] for at in order[:PROMPTS]):
-            wanted = collecting.add_prompt(session, into, caption)
+            wanted = datasets.add_prompt(session, into, caption)
             drawn = [draw(dress(caption, rng, outline=number % 2 == 0)) for number in range(4)]
             files = [(keep_file(store, as_png(picture), "a picture"), About(source="a test")) for picture in drawn]
-            collecting.add_candidates(session, wanted, pictures_of(session, files).values())
-            collecting.spread_pairs(session, wanted)
+            datasets.add_candidates(session, wanted, pictures_of(session, files).values())
+            datasets.spread_pairs(session, wanted)
     return "outlines"
 
 

@@ -9,11 +9,11 @@ import pytest
 import torch
 from diffusers import EulerDiscreteScheduler
 from mapo_studio.tests.hosts.prompts import painting
-from mapo_studio.trainer.adapters import attach
-from mapo_studio.trainer.families.base import Framing
-from mapo_studio.trainer.families.opening import open_base
-from mapo_studio.trainer.generate import set_lora
-from mapo_studio.trainer.lora_file import read_lora
+from mapo_studio.trainer.lora.adapter import attach
+from mapo_studio.trainer.lora.file import read_lora
+from mapo_studio.trainer.models.base_model import Framing
+from mapo_studio.trainer.models.open import open_base
+from mapo_studio.trainer.sampling.sampler import set_lora
 from safetensors.torch import load_file
 
 pytestmark = pytest.mark.slow

@@ -12,13 +12,13 @@ import time
 import pytest
 from mapo_studio.tests.hosts.prompts import painting
 from mapo_studio.tests.hosts.running_comfyui import Failed
-from mapo_studio.trainer.config import parse_config
-from mapo_studio.trainer.demo.pairs import write_pairs
+from mapo_studio.trainer.config.run_config import parse_config
+from mapo_studio.trainer.demo.judge import write_pairs
 from mapo_studio.trainer.demo.recipe import recipe
-from mapo_studio.trainer.preferences.database import open_store
-from mapo_studio.trainer.preferences.importing import import_pairs
-from mapo_studio.trainer.runs import Run
-from mapo_studio.trainer.turns import line_of
+from mapo_studio.trainer.jobs.gpu_queue import line_of
+from mapo_studio.trainer.preferences.io.importer import import_pairs
+from mapo_studio.trainer.preferences.store import open_store
+from mapo_studio.trainer.runs.run_folder import Run
 
 pytestmark = pytest.mark.slow
 
@@ -110,7 +110,7 @@ def test_a_plan_says_what_a_training_takes_and_begins_nothing(server, judged):
 
 def test_a_plan_without_enough_judgements_says_so_and_cannot_be_begun(server):
     with open_store(server.workspace).writing() as session:
-        from mapo_studio.trainer.preferences.collecting import find_or_create
+        from mapo_studio.trainer.preferences.datasets import find_or_create
 
         find_or_create(session, "hardly anything")
     asked = {"dataset": "hardly anything", "checkpoint": "tiny"}

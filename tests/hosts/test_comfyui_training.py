@@ -11,15 +11,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 from mapo_studio.tests.hosts.running_comfyui import Failed, Interrupted, Page, RunningComfyUI
-from mapo_studio.trainer import jobs, presets
-from mapo_studio.trainer.config import RunConfig
-from mapo_studio.trainer.demo.pairs import write_pairs
-from mapo_studio.trainer.library import metadata
-from mapo_studio.trainer.preferences.database import open_store
-from mapo_studio.trainer.preferences.importing import import_pairs
-from mapo_studio.trainer.preferences.judging import Answer, answer
+from mapo_studio.trainer.config import presets
+from mapo_studio.trainer.config.run_config import RunConfig
+from mapo_studio.trainer.demo.judge import write_pairs
+from mapo_studio.trainer.jobs import job
+from mapo_studio.trainer.preferences.io.importer import import_pairs
+from mapo_studio.trainer.preferences.judgements import Answer, answer
 from mapo_studio.trainer.preferences.schema import Pair, Picture
-from mapo_studio.trainer.runs import Run, all_runs
+from mapo_studio.trainer.preferences.store import open_store
+from mapo_studio.trainer.runs.run_folder import Run, all_runs
+from mapo_studio.trainer.services.lora_library import metadata
 from PIL import Image
 from sqlalchemy import select
 
@@ -48,8 +49,8 @@ def comfy(comfyui, tmp_path_factory) -> Iterator[RunningComfyUI]:
     with server:
         yield server
     for run in all_runs(server.workspace):
-        jobs.stop(run)
-    until(lambda: not any(map(jobs.is_alive, all_runs(server.workspace))))
+        job.stop(run)
+    until(lambda: not any(map(job.is_alive, all_runs(server.workspace))))
     store.close()
 
 
@@ -193,8 +194,8 @@ def test_interrupted_killed_and_found_again(comfy):
             comfy.wait(waiting)
         run = the_run(comfy, ENDLESS)
         told = page.wait_for("mapo.ended", lambda data: data["name"] == run.name)
-    stopped = jobs.status(run)
-    assert (stopped.phase, jobs.is_alive(run)) == ("stopped", False)
+    stopped = job.status(run)
+    assert (stopped.phase, job.is_alive(run)) == ("stopped", False)
     assert told["phase"] == "stopped"
     assert str(run.lora_file) in told["sentence"]
     assert metadata(run.lora_file)["mapo.steps"] == str(stopped.step)
@@ -206,8 +207,8 @@ def test_interrupted_killed_and_found_again(comfy):
     assert the_run(comfy, ENDLESS) == run
     assert [event["step"] for event in run.events() if event["event"] == "resumed"] == [stopped.step]
     comfy.kill()
-    at = jobs.status(run).step
-    until(lambda: jobs.status(run).step > at)  # it outlives its host
+    at = job.status(run).step
+    until(lambda: job.status(run).step > at)  # it outlives its host
 
     comfy.start()
     with comfy.listen(PAGE) as page:
@@ -217,11 +218,11 @@ def test_interrupted_killed_and_found_again(comfy):
         comfy.interrupt()
         with pytest.raises(Interrupted):
             comfy.wait(waiting)
-    assert jobs.status(run).phase == "stopped"
+    assert job.status(run).phase == "stopped"
 
     with comfy.listen(PAGE) as page:
         waiting = comfy.queue(prompt, PAGE)
-        steps_seen(page, jobs.status(run).step + 1)
+        steps_seen(page, job.status(run).step + 1)
         [process] = processes_of(run)
         os.kill(process, signal.SIGKILL)
         with pytest.raises(Failed, match="ended without a word at step"):

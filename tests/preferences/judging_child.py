@@ -9,9 +9,9 @@ import itertools
 import sys
 from pathlib import Path
 
-from mapo_studio.trainer.preferences.database import open_store
-from mapo_studio.trainer.preferences.judging import Answer, answer
+from mapo_studio.trainer.preferences.judgements import Answer, answer
 from mapo_studio.trainer.preferences.schema import Pair, Picture
+from mapo_studio.trainer.preferences.store import open_store
 from sqlalchemy import select
 
 

@@ -6,12 +6,12 @@ import hashlib
 import time
 
 import pytest
-from mapo_studio.trainer.config import parse_config
+from mapo_studio.trainer.config.run_config import parse_config
 from mapo_studio.trainer.errors import UserError
-from mapo_studio.trainer.preferences.collecting import create_dataset, find_dataset
-from mapo_studio.trainer.preferences.formats.opening import open_pairs
-from mapo_studio.trainer.preferences.many_pairs import Row, add_rows
-from mapo_studio.trainer.preferences.picture_store import picture_path
+from mapo_studio.trainer.preferences.bulk_insert import Row, add_rows
+from mapo_studio.trainer.preferences.datasets import create_dataset, find_dataset
+from mapo_studio.trainer.preferences.images import picture_path
+from mapo_studio.trainer.preferences.io.detect_layout import open_pairs
 from mapo_studio.trainer.preferences.schema import Picture
 from sqlalchemy import insert, select
 

@@ -6,9 +6,9 @@ import itertools
 import random
 
 import pytest
-from mapo_studio.trainer.preferences import judging
-from mapo_studio.trainer.preferences.collecting import add_pair, add_prompt, create_dataset
-from mapo_studio.trainer.preferences.history import history_of
+from mapo_studio.trainer.preferences import judgements
+from mapo_studio.trainer.preferences.annotator_history import history_of
+from mapo_studio.trainer.preferences.datasets import add_pair, add_prompt, create_dataset
 from mapo_studio.trainer.preferences.queue import (
     REPEAT_AFTER,
     REPEAT_EVERY,
@@ -48,18 +48,18 @@ class Person:
 
     def answer(self, shown, answer="left", **more):
         number = next(self.numbers)
-        given = judging.Answer(
+        given = judgements.Answer(
             shown.pair, shown.left.sha256, answer, "clearly", 1.0, self.client, number, shown.purpose, **more
         )
         with self.store.writing() as session:
-            assert judging.answer(session, self.name, given)
+            assert judgements.answer(session, self.name, given)
         self.said.append((number, shown))
         return number
 
     def undo(self):
         number, shown = self.said.pop()
         with self.store.writing() as session:
-            assert judging.undo(session, self.name, self.client, next(self.numbers), number)
+            assert judgements.undo(session, self.name, self.client, next(self.numbers), number)
         return shown
 
     def judge_all(self, answer="left"):
@@ -275,7 +275,7 @@ def test_a_transaction_that_came_to_nothing_leaves_nothing_behind(prompts):
 
     def fail():
         with there.store.writing() as session:
-            judging.answer(session, "ann", there.given())
+            judgements.answer(session, "ann", there.given())
             assert waiting_pairs(session, there.dataset, "ann") == 5
             assert len(next_pairs(session, there.dataset, "ann", 9)) == 5
             raise RuntimeError
@@ -299,13 +299,13 @@ def test_groups_are_prompts_that_can_be_ranked_and_were_not(filled):
     assert [group.text for group in ann.groups(exclude=[six.prompt])] == ["three"]
     names = [picture.sha256 for picture in six.pictures]
     with there.store.writing() as session:
-        assert judging.rank(session, "ann", six.prompt, [names[:1], names[1:]], "page", 900, 2.0) == 3
+        assert judgements.rank(session, "ann", six.prompt, [names[:1], names[1:]], "page", 900, 2.0) == 3
     assert [group.text for group in ann.groups()] == ["three"]
     # For bob the prompt that somebody judged comes last, if it was its first pair.
     assert {group.text for group in bob.groups()} == {"three", "six"}
     assert ann.waiting() == 1 + 3 + 15 - 3
     with there.store.writing() as session:
-        assert judging.undo(session, "ann", "page", 901, 900)
+        assert judgements.undo(session, "ann", "page", 901, 900)
     assert {group.text for group in ann.groups()} == {"three", "six"}
     assert ann.waiting() == 19
 

@@ -10,12 +10,12 @@ import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
-from mapo_studio.trainer.preferences.collecting import add_candidates, add_prompt, create_dataset, make_pairs
-from mapo_studio.trainer.preferences.database import open_store
-from mapo_studio.trainer.preferences.judging import Answer, answer, rank, undo
-from mapo_studio.trainer.preferences.many_pairs import Row, add_rows
+from mapo_studio.trainer.preferences.bulk_insert import Row, add_rows
+from mapo_studio.trainer.preferences.datasets import add_candidates, add_prompt, create_dataset, make_pairs
+from mapo_studio.trainer.preferences.judgements import Answer, answer, rank, undo
 from mapo_studio.trainer.preferences.preference import preference
 from mapo_studio.trainer.preferences.schema import Judgement, Pair, Picture
+from mapo_studio.trainer.preferences.store import open_store
 from sqlalchemy import event, select
 
 pytestmark = pytest.mark.slow

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from mapo_studio.trainer.demo.world import read
+from mapo_studio.trainer.demo.shapes_world import read
 from PIL import Image
 
 ROOT = Path(__file__).parents[2]

@@ -3,8 +3,8 @@
 import os
 import sys
 
-from mapo_studio.trainer.cli import main
-from mapo_studio.trainer.learner import Learner
+from mapo_studio.trainer.cli.main import main
+from mapo_studio.trainer.training.learner import Learner
 
 learn = Learner.learn
 

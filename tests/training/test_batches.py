@@ -4,8 +4,8 @@ import itertools
 
 import pytest
 import torch
-from mapo_studio.trainer.batches import BatchSettings, PairBatches, batches_by_step
-from mapo_studio.trainer.encode import load_latent, load_text
+from mapo_studio.trainer.latents.encode import load_latent, load_text
+from mapo_studio.trainer.training.batches import BatchSettings, PairBatches, batches_by_step
 
 
 @pytest.fixture

@@ -13,19 +13,19 @@ from pathlib import Path
 
 import pytest
 import torch
-from mapo_studio.trainer import jobs
-from mapo_studio.trainer.batches import draw_pair, seeded, stack
-from mapo_studio.trainer.checkpoints import Origin, latest_step, load_state
-from mapo_studio.trainer.config import parse_config
+from mapo_studio.trainer.cancellation import StopRequest, StopRequested
+from mapo_studio.trainer.config.run_config import parse_config
 from mapo_studio.trainer.errors import UserError
-from mapo_studio.trainer.families.opening import open_base
-from mapo_studio.trainer.families.sdxl import SDXL
-from mapo_studio.trainer.learner import Learner
-from mapo_studio.trainer.loop import train
-from mapo_studio.trainer.lora_file import read_lora
-from mapo_studio.trainer.preferences.formats.opening import open_pairs
-from mapo_studio.trainer.runs import Run
-from mapo_studio.trainer.stopping import StopRequest, StopRequested
+from mapo_studio.trainer.jobs import job
+from mapo_studio.trainer.lora.file import read_lora
+from mapo_studio.trainer.models.open import open_base
+from mapo_studio.trainer.models.sdxl import SDXL
+from mapo_studio.trainer.preferences.io.detect_layout import open_pairs
+from mapo_studio.trainer.runs.run_folder import Run
+from mapo_studio.trainer.training.batches import draw_pair, seeded, stack
+from mapo_studio.trainer.training.checkpoint import Origin, latest_step, load_state
+from mapo_studio.trainer.training.learner import Learner
+from mapo_studio.trainer.training.loop import train
 
 pytestmark = pytest.mark.slow
 
@@ -142,14 +142,14 @@ def test_a_run_cut_off_in_any_step_ends_with_the_same_bytes(whole, like_whole, m
 
 def test_a_run_killed_by_sigkill_ends_with_the_same_bytes(whole, like_whole, monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", str(torch.get_num_threads()))  # other thread counts add up in other orders
-    process = jobs.resume(like_whole)
+    process = job.resume(like_whole)
     wait_for(lambda: max_step(like_whole) >= 4, process)
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
-    assert jobs.status(like_whole).phase == "died"
-    assert jobs.resume(like_whole).wait(300) == 0
+    assert job.status(like_whole).phase == "died"
+    assert job.resume(like_whole).wait(300) == 0
     assert tensors(like_whole) == tensors(whole)
-    assert jobs.status(like_whole).phase == "finished"
+    assert job.status(like_whole).phase == "finished"
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -173,13 +173,13 @@ def test_the_stop_file_stops_and_the_run_goes_on_from_there(whole, like_whole, m
 
     def ask(self, step, batches):
         if step == 4:
-            jobs.stop(like_whole)
+            job.stop(like_whole)
         return learn(self, step, batches)
 
     monkeypatch.setattr(Learner, "learn", ask)
     outcome = go(like_whole)
     assert (outcome.step, outcome.finished) == (5, False)
-    assert jobs.status(like_whole).phase == "stopped"
+    assert job.status(like_whole).phase == "stopped"
     monkeypatch.undo()
     assert go(like_whole).finished
     assert tensors(like_whole) == tensors(whole)
@@ -191,7 +191,7 @@ def test_a_stop_while_encoding_keeps_the_run_resumable(run, monkeypatch):
     early.listeners.append(lambda event: early.stop_file.touch())
     with pytest.raises(StopRequested):
         train(early, stop)
-    assert jobs.status(early).phase == "stopped"
+    assert job.status(early).phase == "stopped"
     early.listeners.clear()
     assert go(early).finished
 
@@ -210,7 +210,7 @@ def test_a_number_that_is_not_finite_stops_names_the_pairs_and_keeps_the_good_st
     assert ".png over " in str(caught.value)
     assert f"mapo resume {like_whole.name}" in str(caught.value)
     assert latest_step(like_whole.state_folder) == 6
-    assert jobs.status(like_whole).phase == "failed"
+    assert job.status(like_whole).phase == "failed"
 
 
 @pytest.mark.parametrize("error", [torch.OutOfMemoryError("Tried to allocate"), RuntimeError("MPS: out of memory")])
@@ -220,10 +220,10 @@ def test_a_full_memory_is_said_with_its_mend(settings, tmp_path, monkeypatch, er
     def fill(*_):
         raise error
 
-    monkeypatch.setattr("mapo_studio.trainer.loop.prepare", fill)
+    monkeypatch.setattr("mapo_studio.trainer.training.loop.prepare", fill)
     with pytest.raises(UserError, match="close what else uses it"):
         train(run, StopRequest(run.stop_file))
-    assert "memory of the device is full" in jobs.status(run).message
+    assert "memory of the device is full" in job.status(run).message
 
 
 def test_accumulated_batches_of_any_sizes_are_one_step(base, encoded, settings):
@@ -274,7 +274,7 @@ def test_two_processes_cannot_train_one_run(run):
     ):
         # The lock is per open file, so a second one in this process is refused like one of another process.
         go(busy)
-    assert jobs.status(busy).phase == "waiting"
+    assert job.status(busy).phase == "waiting"
 
 
 def test_training_goes_on_from_a_lora_file(whole, run):

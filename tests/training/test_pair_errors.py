@@ -4,12 +4,12 @@ from dataclasses import replace
 
 import pytest
 import torch
-from mapo_studio.trainer import adapters
-from mapo_studio.trainer.batches import BatchSettings, PairBatches, draw_pair, seeded, stack
-from mapo_studio.trainer.encode import load_text
-from mapo_studio.trainer.evaluate import HeldOut, wilson_interval
-from mapo_studio.trainer.objectives import DPO, SFT, MaPO
-from mapo_studio.trainer.pair_errors import pair_errors
+from mapo_studio.trainer.latents.encode import load_text
+from mapo_studio.trainer.lora import adapter
+from mapo_studio.trainer.training.batches import BatchSettings, PairBatches, draw_pair, seeded, stack
+from mapo_studio.trainer.training.heldout_eval import HeldOut, wilson_interval
+from mapo_studio.trainer.training.objectives import DPO, SFT, MaPO
+from mapo_studio.trainer.training.pair_errors import pair_errors
 
 CPU = torch.device("cpu")
 
@@ -17,7 +17,7 @@ CPU = torch.device("cpu")
 @pytest.fixture
 def unet(base):
     unet = base.load_unet(CPU, torch.float32)
-    parameters = adapters.attach(unet, adapters.LoraSettings(rank=4), seed=0)
+    parameters = adapter.attach(unet, adapter.LoraSettings(rank=4), seed=0)
     with torch.no_grad():
         for parameter in parameters:
             parameter += 0.1 * torch.randn(parameter.shape, generator=seeded("p"))

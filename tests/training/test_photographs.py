@@ -8,8 +8,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import skimage.data
-from mapo_studio.trainer.cli import main
-from mapo_studio.trainer.runs import Run
+from mapo_studio.trainer.cli.main import main
+from mapo_studio.trainer.runs.run_folder import Run
 from PIL import Image
 
 PHOTOGRAPHS = {

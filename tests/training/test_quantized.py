@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import pytest
 import torch
-from mapo_studio.trainer import device, preparation, presets, quantize
-from mapo_studio.trainer.adapters import LoraSettings, attach
-from mapo_studio.trainer.config import write_config
+from mapo_studio.trainer import device
+from mapo_studio.trainer.cancellation import StopRequest
+from mapo_studio.trainer.config import presets
+from mapo_studio.trainer.config.run_config import write_config
 from mapo_studio.trainer.errors import UserError
-from mapo_studio.trainer.generate import generate
-from mapo_studio.trainer.loop import train
-from mapo_studio.trainer.lora_file import read_lora
-from mapo_studio.trainer.painter import Manner, Painter, Wish
-from mapo_studio.trainer.quantize import for_painting
-from mapo_studio.trainer.runs import Run
-from mapo_studio.trainer.stopping import StopRequest
+from mapo_studio.trainer.lora.adapter import LoraSettings, attach
+from mapo_studio.trainer.lora.file import read_lora
+from mapo_studio.trainer.models.memory_saving import quantize
+from mapo_studio.trainer.models.memory_saving.quantize import for_painting
+from mapo_studio.trainer.runs.run_folder import Run
+from mapo_studio.trainer.sampling.batch_sampler import Manner, Painter, Wish
+from mapo_studio.trainer.sampling.sampler import generate
+from mapo_studio.trainer.training import prepare_data
+from mapo_studio.trainer.training.loop import train
 
 pytestmark = pytest.mark.slow
 
@@ -74,7 +77,7 @@ def test_a_run_may_go_on_over_a_base_that_is_stored_otherwise_and_says_so(worksp
 def test_what_the_device_cannot_store_is_said_before_anything_is_encoded(workspace, settings, monkeypatch):
     run = Run.create(workspace, settings(name="refused", training={"quantize": "nf4"}))
     monkeypatch.setattr(device, "_installed", lambda library: False)
-    monkeypatch.setattr(preparation, "encode", lambda *_, **__: pytest.fail("encoded"))
+    monkeypatch.setattr(prepare_data, "encode", lambda *_, **__: pytest.fail("encoded"))
     with pytest.raises(UserError, match="--quantize nf4 cannot be had on the CPU, or bitsandbytes is not installed"):
         go(run)
 

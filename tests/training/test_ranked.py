@@ -7,15 +7,15 @@ from dataclasses import replace
 
 import pytest
 import torch
-from mapo_studio.trainer import adapters
-from mapo_studio.trainer.batches import BatchSettings, PairBatches, draw_ranked, seeded, stack
-from mapo_studio.trainer.encode import load_text
-from mapo_studio.trainer.learner import Learner
-from mapo_studio.trainer.memory import peak_of_step
-from mapo_studio.trainer.objectives import DPO, SFT, MaPO
-from mapo_studio.trainer.pair_errors import pair_errors
-from mapo_studio.trainer.pair_gradient import add_gradient
-from mapo_studio.trainer.ranked import cuts, distinct, together
+from mapo_studio.trainer.latents.encode import load_text
+from mapo_studio.trainer.lora import adapter
+from mapo_studio.trainer.memory_estimate.estimate import peak_of_step
+from mapo_studio.trainer.training.batches import BatchSettings, PairBatches, draw_ranked, seeded, stack
+from mapo_studio.trainer.training.gradient import add_gradient
+from mapo_studio.trainer.training.learner import Learner
+from mapo_studio.trainer.training.objectives import DPO, SFT, MaPO
+from mapo_studio.trainer.training.pair_errors import pair_errors
+from mapo_studio.trainer.training.ranked import cuts, distinct, together
 
 pytestmark = pytest.mark.slow
 
@@ -45,7 +45,7 @@ def ranking(encoded):
 @pytest.fixture(scope="module")
 def model(base):
     unet = base.load_unet(CPU, torch.float32)
-    parameters = adapters.attach(unet, adapters.LoraSettings(rank=4), seed=0)
+    parameters = adapter.attach(unet, adapter.LoraSettings(rank=4), seed=0)
     with torch.no_grad():
         for parameter in parameters:
             parameter += 0.1 * torch.randn(parameter.shape, generator=seeded("p"))

@@ -11,12 +11,12 @@ import time
 from pathlib import Path
 
 import pytest
-from mapo_studio.trainer.config import RunConfig
-from mapo_studio.trainer.learner import Learner
-from mapo_studio.trainer.loop import train
-from mapo_studio.trainer.lora_file import read_lora
-from mapo_studio.trainer.runs import Run
-from mapo_studio.trainer.stopping import StopRequest
+from mapo_studio.trainer.cancellation import StopRequest
+from mapo_studio.trainer.config.run_config import RunConfig
+from mapo_studio.trainer.lora.file import read_lora
+from mapo_studio.trainer.runs.run_folder import Run
+from mapo_studio.trainer.training.learner import Learner
+from mapo_studio.trainer.training.loop import train
 
 pytestmark = pytest.mark.slow
 

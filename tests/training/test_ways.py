@@ -8,23 +8,23 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from mapo_studio.trainer import tasks, work
-from mapo_studio.trainer.batches import PairBatches
-from mapo_studio.trainer.config import parse_config
+from mapo_studio.trainer.cancellation import StopRequest
+from mapo_studio.trainer.config.run_config import parse_config
+from mapo_studio.trainer.demo.judge import test_captions as captions_apart
+from mapo_studio.trainer.demo.judge import write_pairs
 from mapo_studio.trainer.demo.measure import measure
-from mapo_studio.trainer.demo.pairs import test_captions as captions_apart
-from mapo_studio.trainer.demo.pairs import write_pairs
-from mapo_studio.trainer.demo.world import captions, draw, dress
-from mapo_studio.trainer.encode import encode
-from mapo_studio.trainer.evaluate import HeldOut
-from mapo_studio.trainer.families.distilled import told
-from mapo_studio.trainer.families.opening import open_base
-from mapo_studio.trainer.generate import generate
-from mapo_studio.trainer.loop import train
-from mapo_studio.trainer.objectives import MaPO
-from mapo_studio.trainer.preferences.formats.opening import open_pairs
-from mapo_studio.trainer.runs import Run
-from mapo_studio.trainer.stopping import StopRequest
+from mapo_studio.trainer.demo.shapes_world import captions, draw, dress
+from mapo_studio.trainer.jobs import tasks, worker
+from mapo_studio.trainer.latents.encode import encode
+from mapo_studio.trainer.models.few_step import told
+from mapo_studio.trainer.models.open import open_base
+from mapo_studio.trainer.preferences.io.detect_layout import open_pairs
+from mapo_studio.trainer.runs.run_folder import Run
+from mapo_studio.trainer.sampling.sampler import generate
+from mapo_studio.trainer.training.batches import PairBatches
+from mapo_studio.trainer.training.heldout_eval import HeldOut
+from mapo_studio.trainer.training.loop import train
+from mapo_studio.trainer.training.objectives import MaPO
 
 CPU = torch.device("cpu")
 TAUGHT = sorted(set(captions()) - set(captions_apart(0)))
@@ -83,7 +83,7 @@ def test_a_taste_is_learned_from_wanted_pictures_alone(tmp_path, monkeypatch):
     monkeypatch.setattr(tasks, "launch", lambda *_: None)
     settings = {"folder": str(folder), "dataset": "wanted", "base": "tiny", "steps": 10, "guidance": 3.0}
     task = tasks.start(tmp_path / "workspace", "targets", settings)
-    work.perform(task.folder)
+    worker.perform(task.folder)
     lora = trained(tmp_path / "workspace", "dataset:wanted", 60)
     assert outlined(lora) >= outlined(None) + 0.3
     started = [one for one in Run.open(tmp_path / "workspace", "way").events() if one["event"] == "started"]

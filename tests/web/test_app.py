@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from mapo_studio.trainer.preferences.database import open_store
+from mapo_studio.trainer.preferences.store import open_store
 from mapo_studio.web.app import studio_app
-from mapo_studio.web.login import Passwords
-from mapo_studio.web.safety import Hosts
-from mapo_studio.web.settings import SettingsFile
+from mapo_studio.web.server.login import Passwords
+from mapo_studio.web.server.preferences_file import SettingsFile
+from mapo_studio.web.server.security import Hosts
 from PIL import Image, PngImagePlugin
 from starlette.testclient import TestClient
 
@@ -198,7 +198,7 @@ def test_no_answer_shows_a_traceback(client, monkeypatch):
     said = bring(client, None, "anything")
     assert "terminal" in said
     assert "division" not in said
-    monkeypatch.setattr("mapo_studio.trainer.preferences.contract.find_dataset", lambda *_: 1 / 0)
+    monkeypatch.setattr("mapo_studio.trainer.preferences.api.find_dataset", lambda *_: 1 / 0)
     answer = client.get("/mapo/api/statistics", params={"dataset": CATS})
     assert answer.status_code == 500
     assert "division" not in answer.text

@@ -5,16 +5,16 @@ from __future__ import annotations
 from types import SimpleNamespace
 
 import pytest
-from mapo_studio.trainer import tasks, work
-from mapo_studio.trainer.comparison import feed_back
-from mapo_studio.trainer.comparison_begin import free_name, known_of, run_of
-from mapo_studio.trainer.config import parse_config, write_config
-from mapo_studio.trainer.preferences.collecting import create_dataset, find_dataset
-from mapo_studio.trainer.preferences.database import open_store
-from mapo_studio.trainer.preferences.judging import Answer, answer
+from mapo_studio.trainer.config.run_config import parse_config, write_config
+from mapo_studio.trainer.evaluation.comparison import feed_back
+from mapo_studio.trainer.evaluation.comparison_begin import free_name, known_of, run_of
+from mapo_studio.trainer.jobs import tasks, worker
+from mapo_studio.trainer.preferences.datasets import create_dataset, find_dataset
+from mapo_studio.trainer.preferences.judgements import Answer, answer
 from mapo_studio.trainer.preferences.schema import Candidate, Pair, Picture
+from mapo_studio.trainer.preferences.store import open_store
 from mapo_studio.web.app import studio_app
-from mapo_studio.web.safety import Hosts
+from mapo_studio.web.server.security import Hosts
 from mapo_studio.web.tabs import compare
 from PIL import Image
 from playwright.sync_api import expect
@@ -44,7 +44,7 @@ class Sketcher:
 @pytest.fixture
 def begin(studio, tiny_lora, monkeypatch):
     monkeypatch.setattr(tasks, "launch", lambda *_: None)
-    monkeypatch.setattr("mapo_studio.trainer.painter.Painter", Sketcher)
+    monkeypatch.setattr("mapo_studio.trainer.sampling.batch_sampler.Painter", Sketcher)
     given = {"name": "duel", "base": "tiny", "lora": str(tiny_lora), "prompts": PROMPTS, "steps": 1}
     return lambda **changes: tasks.start(studio.workspace, "compare", {**given, "dataset": "cats", **changes})
 
@@ -74,7 +74,7 @@ def test_a_comparison_is_listed_from_its_start_and_judged_from_its_first_pair(st
     before = watched(studio)
     assert (before.result, before.scene, before.stop.visible) == ("", ("waiting", ""), True)
     assert "waits" in before.line
-    work.perform(task.folder)
+    worker.perform(task.folder)
     after = watched(studio)
     assert (after.scene, after.line, after.stop.visible) == (("judge", "duel"), "", False)
     assert "0 of 12 pairs judged" in after.result
@@ -82,7 +82,7 @@ def test_a_comparison_is_listed_from_its_start_and_judged_from_its_first_pair(st
 
 
 def test_the_result_is_hidden_until_it_says_something(studio, begin):
-    work.perform(begin().folder)
+    worker.perform(begin().folder)
     say(studio, 9)
     few = watched(studio)
     assert "9 of 12 pairs judged" in few.result
@@ -95,7 +95,7 @@ def test_the_result_is_hidden_until_it_says_something(studio, begin):
 
 
 def test_which_is_which_is_shown_only_on_request(studio, begin):
-    work.perform(begin().folder)
+    worker.perform(begin().folder)
     say(studio, 1)
     assert watched(studio).scene == ("judge", "duel")
     assert watched(studio, uncovered="another").scene == ("judge", "duel")
@@ -105,7 +105,7 @@ def test_which_is_which_is_shown_only_on_request(studio, begin):
 def test_names_from_elsewhere_are_no_html(studio, begin, tiny_lora, tmp_path):
     lora = tmp_path / "<b>x<b>.safetensors"
     lora.write_bytes(tiny_lora.read_bytes())
-    work.perform(begin(lora=str(lora)).folder)
+    worker.perform(begin(lora=str(lora)).folder)
     say(studio, 12)
     assert "<b>" not in watched(studio).result
     assert "&lt;b&gt;x" in watched(studio).result
@@ -116,7 +116,7 @@ def test_without_a_comparison_the_newest_sheet_of_strengths_is_shown(studio, beg
     settings = {"base": "tiny", "lora": str(tiny_lora), "prompts": PROMPTS[:1], "steps": 1, "strengths": [0, 1]}
     task = tasks.start(studio.workspace, "sweep", settings)
     assert watched(studio, "").scene == ("new", "")
-    work.perform(task.folder)
+    worker.perform(task.folder)
     kind, what = watched(studio, "").scene
     assert kind == "sheet"
     assert compare._sheet(studio, what).width > 700
@@ -124,7 +124,7 @@ def test_without_a_comparison_the_newest_sheet_of_strengths_is_shown(studio, beg
 
 def test_a_damaged_task_does_not_take_the_tab_with_it(studio, begin):
     begin().settings_file.write_text("{")
-    work.perform(begin(name="other").folder)
+    worker.perform(begin(name="other").folder)
     assert [value for value, _ in compare._choices(studio, "").choices] == ["New comparison", "other"]
     assert watched(studio, "other").result
 
@@ -160,7 +160,7 @@ def test_only_a_lora_of_this_workspaces_runs_brings_its_settings(studio, tmp_pat
 
 def test_a_name_is_found_that_is_free(studio, begin):
     assert free_name(studio.workspace, "taste", "") == "taste or the base"
-    work.perform(begin(name="taste or the base", prompts=PROMPTS[:1]).folder)
+    worker.perform(begin(name="taste or the base", prompts=PROMPTS[:1]).folder)
     assert free_name(studio.workspace, "taste", "") == "taste or the base 2"
     assert free_name(studio.workspace, "taste", "/x/old.safetensors") == "taste or old"
 
@@ -172,7 +172,7 @@ def address(studio, serve):
 
 @pytest.mark.slow
 def test_a_comparison_is_judged_blind_unveiled_and_fed_back(studio, begin, address, page):
-    work.perform(begin().folder)
+    worker.perform(begin().folder)
     page.goto(address)
     page.get_by_role("tab", name="Compare").click()
     page.get_by_role("combobox", name="Comparison").click()

@@ -12,11 +12,11 @@ from fastapi.responses import HTMLResponse
 from mapo_studio.tests.web.judging_server import PAGE
 from mapo_studio.tests.web.test_judge_element import visible
 from mapo_studio.tests.web.test_judge_queue import until
-from mapo_studio.trainer.preferences.collecting import add_candidates, add_prompt, create_dataset, make_pairs
-from mapo_studio.trainer.preferences.database import Store, open_store
-from mapo_studio.trainer.preferences.picture_store import keep_picture
+from mapo_studio.trainer.preferences.datasets import add_candidates, add_prompt, create_dataset, make_pairs
+from mapo_studio.trainer.preferences.images import keep_picture
 from mapo_studio.trainer.preferences.schema import Judgement
-from mapo_studio.web.judging_routes import ElementFiles, judging_router
+from mapo_studio.trainer.preferences.store import Store, open_store
+from mapo_studio.web.server.judging_routes import ElementFiles, judging_router
 from PIL import Image
 from playwright.sync_api import Page, expect
 from sqlalchemy import select

@@ -2,14 +2,14 @@
 
 import pytest
 from fastapi import FastAPI
-from mapo_studio.trainer import jobs
-from mapo_studio.trainer.config import RunConfig
-from mapo_studio.trainer.runs import Run
-from mapo_studio.trainer.summary import summarise
-from mapo_studio.web.copying import copy_to_hosts, places
-from mapo_studio.web.run_files import address, run_files
-from mapo_studio.web.run_view import agreement_html, curves_html, log_html, progress_html, strip_html
-from mapo_studio.web.settings import Settings
+from mapo_studio.trainer.config.run_config import RunConfig
+from mapo_studio.trainer.jobs import job
+from mapo_studio.trainer.reports.summary import summarise
+from mapo_studio.trainer.runs.run_folder import Run
+from mapo_studio.web.components.copying import copy_to_hosts, places
+from mapo_studio.web.components.run_view import agreement_html, curves_html, log_html, progress_html, strip_html
+from mapo_studio.web.server.preferences_file import Settings
+from mapo_studio.web.server.run_files import address, run_files
 from starlette.testclient import TestClient
 
 HOSTILE = '<img src=x onerror=alert(1)>"&'
@@ -66,18 +66,18 @@ def test_what_comes_from_elsewhere_is_escaped(run):
     run.log("sample", step=8, file="step-00000008.png", prompts=[HOSTILE])
     (run.folder / "log.txt").write_text(HOSTILE)
     events = list(run.events())
-    for shown in (progress_html(run, jobs.status(run), events), strip_html(run, events), log_html(run)):
+    for shown in (progress_html(run, job.status(run), events), strip_html(run, events), log_html(run)):
         assert "<img src=x" not in shown
         assert "&lt;img src=x" in shown
 
 
 def test_an_option_in_a_warning_is_shown_as_code(run):
     run.log("warning", text="Lower `--push`")
-    assert "Lower <code>--push</code>" in progress_html(run, jobs.status(run), list(run.events()))
+    assert "Lower <code>--push</code>" in progress_html(run, job.status(run), list(run.events()))
 
 
 def test_a_waiting_run_says_what_it_waits_for(run, monkeypatch):
-    status = jobs.Status("waiting", behind="the training dogs-1")
+    status = job.Status("waiting", behind="the training dogs-1")
     assert "waits for its turn: the training dogs-1 has the device" in progress_html(run, status, [])
 
 

@@ -2,9 +2,9 @@
 
 import gradio as gr
 import pytest
-from mapo_studio.trainer.config import RunConfig
+from mapo_studio.trainer.config.run_config import RunConfig
 from mapo_studio.trainer.errors import UserError
-from mapo_studio.web.settings_form import SettingsForm
+from mapo_studio.web.components.settings_form import SettingsForm
 
 
 @pytest.fixture

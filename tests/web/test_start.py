@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from mapo_studio.trainer.cli import main
+from mapo_studio.trainer.cli.main import main
 from mapo_studio.web import app
 
 
@@ -25,7 +25,7 @@ def started(tmp_path: Path) -> Iterator:
     running: list[subprocess.Popen] = []
 
     def start(*words: str, **env: str) -> tuple[subprocess.Popen, str]:
-        code = "import sys; from mapo_studio.trainer.cli import main; sys.exit(main(sys.argv[1:]))"
+        code = "import sys; from mapo_studio.trainer.cli.main import main; sys.exit(main(sys.argv[1:]))"
         command = [sys.executable, "-c", code, "studio", "--no-browser", *words]
         process = subprocess.Popen(
             command,
@@ -91,7 +91,7 @@ def test_open_to_a_network_it_asks_who_is_there(started):
 def test_no_model_library_is_loaded_to_show_the_page(tmp_path):
     code = (
         "import sys; from pathlib import Path; from mapo_studio.web.app import studio_app; "
-        "from mapo_studio.web.safety import Hosts; studio_app(Path(sys.argv[1]), Hosts.of([], 7860)); "
+        "from mapo_studio.web.server.security import Hosts; studio_app(Path(sys.argv[1]), Hosts.of([], 7860)); "
         "print([name for name in ('torch', 'diffusers', 'transformers') if name in sys.modules])"
     )
     env = {**os.environ, "GRADIO_TEMP_DIR": str(tmp_path / "passing")}
@@ -184,6 +184,6 @@ def test_a_line_for_the_password_file_does_not_show_the_password(alone, capsys, 
     file = alone / "who"
     file.write_text(line)
     file.chmod(0o600)
-    from mapo_studio.web.login import read_passwords
+    from mapo_studio.web.server.login import read_passwords
 
     assert read_passwords(file).fits("anna", "secret")

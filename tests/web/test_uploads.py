@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from mapo_studio.trainer.errors import UserError
-from mapo_studio.web.uploads import Limits, discard, folder_below, is_zip, unpacked
+from mapo_studio.web.server.uploads import Limits, discard, folder_below, is_zip, unpacked
 from PIL import Image
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from PIL import Image
 
-from .world import read, scene_of
+from .shapes_world import read, scene_of
 
 
 @dataclass(frozen=True)

@@ -11,20 +11,20 @@ from pathlib import Path
 
 from PIL import Image
 
-from ..config import RunConfig, parse_config
-from ..families.opening import TINY, open_base
-from ..files import written_whole
-from ..generate import generate
-from ..loop import train
-from ..progress import Listener, as_time
-from ..report import write_report
-from ..report_added import add_sections
-from ..runs import Run, all_runs
-from ..sheet import grid
-from ..stopping import StopRequest, StopRequested
-from ..wilson import share_and_interval
+from ..atomic_files import written_whole
+from ..cancellation import StopRequest, StopRequested
+from ..cli.progress_bar import Listener, as_time
+from ..config.run_config import RunConfig, parse_config
+from ..images.contact_sheet import grid
+from ..intervals import share_and_interval
+from ..models.open import TINY, open_base
+from ..reports.report import write_report
+from ..reports.report_added import add_sections
+from ..runs.run_folder import Run, all_runs
+from ..sampling.sampler import generate
+from ..training.loop import train
+from .judge import test_captions, write_pairs
 from .measure import Measurement, measure
-from .pairs import test_captions, write_pairs
 from .recipe import GUIDANCE, SAMPLE_STEPS, recipe
 
 PAIRS = 200

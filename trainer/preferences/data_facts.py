@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import func, select
 from sqlalchemy.orm import aliased
 
-from .collecting import find_dataset
-from .database import open_store
+from .datasets import find_dataset
 from .pairs import Split, dataset_named
 from .schema import Annotator, Dataset, Judgement, Pair
 from .statistics import statistics_of
+from .store import open_store
 
 if TYPE_CHECKING:
     from sqlalchemy.orm import Session

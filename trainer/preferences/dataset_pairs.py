@@ -8,14 +8,14 @@ from sqlalchemy import func, or_, select, text
 from sqlalchemy.orm import Session, aliased
 
 from ..errors import UserError
-from .collecting import find_dataset
-from .database import Store
+from .datasets import find_dataset
+from .image_files import PictureFile
+from .images import KeptFile, picture_path
 from .pairs import LeftOut, PairSet, left_out
 from .pairs import Pair as JudgedPair
-from .picture_files import PictureFile
-from .picture_store import KeptFile, picture_path
 from .preference import UNLABELLED, preference, undecided
 from .schema import IS_RANKING, Candidate, Dataset, Judgement, Pair, Picture, Prompt
+from .store import Store
 
 _UNDOING = aliased(Judgement)  # to build it anew takes longer than the query
 

@@ -15,7 +15,7 @@ from itertools import chain
 from sqlalchemy import Column, Select, bindparam, func, select, tuple_
 from sqlalchemy.orm import Session
 
-from .history import FIRST, SECOND, History, history_of
+from .annotator_history import FIRST, SECOND, History, history_of
 from .schema import Candidate, Dataset, Pair, Picture, Prompt
 
 REPEAT_EVERY = 25

@@ -9,8 +9,8 @@ from itertools import combinations
 from sqlalchemy import func, select, text
 from sqlalchemy.orm import Session, aliased
 
-from ..wilson import wilson_interval
-from .history import BOTH_BAD, SIDED, SKIP, TIE, History, history_of
+from ..intervals import wilson_interval
+from .annotator_history import BOTH_BAD, SIDED, SKIP, TIE, History, history_of
 from .schema import HAS_PREFERENCE, Dataset, Judgement, Pair, Prompt
 
 ENOUGH_FOR_A_FIRST_LORA = 100

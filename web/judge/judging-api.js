@@ -1,6 +1,6 @@
-// How does the element speak to a server? JSON over HTTP, as trainer/preferences/contract.py says it.
+// How does the element speak to a server? JSON over HTTP, as trainer/preferences/api.py says it.
 
-import { inWords } from "./words.js";
+import { inWords } from "./i18n.js";
 
 const PATIENCE = 20000; // ms; a server that takes longer is asked again
 

@@ -6,7 +6,7 @@
 //   order    "spread" (default) or "useful": those first that teach most
 //   view     "pairs" (default) or "rank": up to four pictures of a prompt, nine if the server gives more
 //   lang     as in HTML: "zh", else English
-//   theme    "light"; dark without it. Colours and font: the --mapo-* of look.js; height: --mapo-judge-height
+//   theme    "light"; dark without it. Colours and font: the --mapo-* of style.js; height: --mapo-judge-height
 //   keys     "inside": only while pointer or focus is in the element, for hosts whose own keys must keep working
 // Slot "empty": what is shown when nothing is left to judge.
 // Events: mapo-said (something was answered; detail: {sent}, false where the server need not hear of it),
@@ -15,14 +15,14 @@
 import { queueFor } from "./answer-queue.js";
 import { JudgingApi } from "./judging-api.js";
 import { listen, stopListening, used } from "./key-bindings.js";
-import { LOOK } from "./look.js";
+import { LOOK } from "./style.js";
 import { PairView } from "./pair-view.js";
 import { forgetImages, PictureFeed } from "./picture-feed.js";
 import { PictureStage } from "./picture-stage.js";
 import { RankView } from "./rank-view.js";
-import { Surroundings } from "./surroundings.js";
+import { Surroundings } from "./frame.js";
 import { SubmissionHistory } from "./submission-history.js";
-import { inWords, speak } from "./words.js";
+import { inWords, speak } from "./i18n.js";
 
 const SETTLING = 200; // ms in which a click on a new pair can only be the second half of a double click
 const STATISTICS_EVERY = 1500; // ms at most

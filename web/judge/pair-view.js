@@ -1,6 +1,6 @@
 // What does a press say about two pictures?
 
-import { inWords } from "./words.js";
+import { inWords } from "./i18n.js";
 
 const SAID = {
   left: "Left",

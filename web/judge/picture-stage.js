@@ -3,7 +3,7 @@
 // Zoom and pan are kept as fractions of a frame and apply to all pictures at once, so that the same detail of each is
 // in sight, whatever their sizes. Pointing calls choose(index, clearly).
 
-import { inWords } from "./words.js";
+import { inWords } from "./i18n.js";
 
 const CLOSEST = 12; // times
 const STEP = 1.5; // times, for one press or one notch of a wheel

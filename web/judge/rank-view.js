@@ -1,6 +1,6 @@
 // What does a press say about up to nine pictures of a prompt: which is best, or the whole order?
 
-import { inWords } from "./words.js";
+import { inWords } from "./i18n.js";
 
 const SIZE = 4; // of what is asked for; a server that has one group only may give more
 const PLACES = ["", "1st", "2nd", "3rd", "4th", "5th", "6th", "7th", "8th", "9th"];

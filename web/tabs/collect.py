@@ -11,17 +11,17 @@ from typing import Any
 import gradio as gr
 
 from ...trainer.errors import UserError
-from ...trainer.preferences.collecting import create_dataset, find_dataset, list_datasets
-from ...trainer.preferences.contract import StatisticsRequest, statistics
-from ...trainer.preferences.formats.output_folders import NO_PROMPT
-from ...trainer.preferences.importing import ImportReport, import_pairs
-from ..bringing import Brought, laid_out
-from ..import_thread import watched
-from ..painting_panel import painting_panel
-from ..sentences import in_sentences
-from ..studio import Studio
-from ..targets_panel import targets_panel
-from ..uploads import MOST_FILES, discard, folder_below
+from ...trainer.preferences.api import StatisticsRequest, statistics
+from ...trainer.preferences.datasets import create_dataset, find_dataset, list_datasets
+from ...trainer.preferences.io.importer import ImportReport, import_pairs
+from ...trainer.preferences.io.output_folders import NO_PROMPT
+from ..components.generate_panel import painting_panel
+from ..components.import_progress import watched
+from ..components.targets_panel import targets_panel
+from ..context import Studio
+from ..server.bringing import Brought, laid_out
+from ..server.errors import in_sentences
+from ..server.uploads import MOST_FILES, discard, folder_below
 
 _FIRST = "my taste"
 """The name of the first dataset, where pictures are brought before any was made."""

@@ -10,17 +10,17 @@ from typing import Any
 import gradio as gr
 from PIL import Image
 
-from ...trainer.comparison import Standing, about, feed_back, standing
 from ...trainer.errors import UserError
-from ...trainer.preferences.collecting import find_dataset, list_datasets
-from ...trainer.sweep import sheet_of
-from ...trainer.tasks import Status, Task, all_tasks
-from ...trainer.win_rate import FEW
-from ..comparison_form import comparison_form
-from ..comparison_look import comparison_look
-from ..sentences import in_sentences
-from ..studio import Studio
-from ..task_view import task_html
+from ...trainer.evaluation.comparison import Standing, about, feed_back, standing
+from ...trainer.evaluation.strength_sweep import sheet_of
+from ...trainer.evaluation.win_rate import FEW
+from ...trainer.jobs.tasks import Status, Task, all_tasks
+from ...trainer.preferences.datasets import find_dataset, list_datasets
+from ..components.comparison_form import comparison_form
+from ..components.comparison_viewer import comparison_look
+from ..components.task_view import task_html
+from ..context import Studio
+from ..server.errors import in_sentences
 
 _NEW = ("New comparison", "")
 _QUIET = {"show_progress": "hidden"}

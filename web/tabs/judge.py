@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gradio as gr
 
-from ..studio import Studio
+from ..context import Studio
 
 _VIEWS = [("Pairs", "pairs"), ("Rank four", "rank")]
 _ORDERS = [("Spread over prompts", "spread"), ("Most useful first", "useful")]

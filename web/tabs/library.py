@@ -7,17 +7,18 @@ from typing import Any
 
 import gradio as gr
 
-from ...trainer import jobs, library
 from ...trainer.errors import UserError
-from ...trainer.runs import Run, all_runs
-from ...trainer.summary import course, summarise
-from ...trainer.wilson import share_and_interval
-from ..copying import copy_label, copy_to_hosts
-from ..run_files import address
-from ..run_panel import links_html
-from ..run_view import PHASES, agreement_html, curves_html, strip_html
-from ..sentences import in_sentences
-from ..studio import Studio
+from ...trainer.intervals import share_and_interval
+from ...trainer.jobs import job
+from ...trainer.reports.summary import course, summarise
+from ...trainer.runs.run_folder import Run, all_runs
+from ...trainer.services import lora_library
+from ..components.copying import copy_label, copy_to_hosts
+from ..components.run_panel import links_html
+from ..components.run_view import PHASES, agreement_html, curves_html, strip_html
+from ..context import Studio
+from ..server.errors import in_sentences
+from ..server.run_files import address
 
 _MOST = 200
 _QUIET = {"show_progress": "hidden"}
@@ -97,19 +98,19 @@ def library_tab(studio: Studio) -> None:
 
     @in_sentences
     def give_name(name: str | None, given: str):
-        return shown(library.rename(found(name), " ".join(given.split())).name)
+        return shown(lora_library.rename(found(name), " ".join(given.split())).name)
 
     @in_sentences
     def ask(name: str | None):
         run = found(name)
-        if jobs.is_alive(run):
+        if job.is_alive(run):
             raise UserError(f"{run.name} is being trained: stop it first")
         said = "Its LoRA, pictures and state go; judgements and copies elsewhere stay. It cannot be taken back."
         return gr.Row(visible=True), said
 
     @in_sentences
     def remove(name: str | None):
-        library.delete(found(name))
+        lora_library.delete(found(name))
         gr.Info("Deleted.", duration=2)
         return shown(None)
 
@@ -139,7 +140,7 @@ def _cards(runs: list[Run], chosen: str | None) -> str:
 
 
 def _card(run: Run, is_chosen: bool) -> str:
-    said = [PHASES[jobs.status(run).phase]]
+    said = [PHASES[job.status(run).phase]]
     try:
         summary = summarise(run)
     except UserError as error:
@@ -172,7 +173,7 @@ def _facts(run: Run) -> str:
         rows["Goes on from"] = summary.config.adapter.continue_from
     if run.lora_file.is_file():
         rows["Size"] = f"{run.lora_file.stat().st_size / 1e6:.1f} MB"
-        for key, value in sorted(library.metadata(run.lora_file).items()):
+        for key, value in sorted(lora_library.metadata(run.lora_file).items()):
             if key.startswith("mapo.") and key not in ("mapo.base", "mapo.steps", "mapo.pairs"):
                 rows[key.removeprefix("mapo.").replace("_", " ").capitalize()] = value
     listed = "".join(f"<dt>{escape(name)}</dt><dd>{escape(value)}</dd>" for name, value in rows.items())

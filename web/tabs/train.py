@@ -9,21 +9,21 @@ from typing import Any
 
 import gradio as gr
 
-from ...trainer import jobs
-from ...trainer.config import RunConfig, parse_config
+from ...trainer.config.run_config import RunConfig, parse_config
 from ...trainer.driver import card_memory
 from ...trainer.errors import UserError
-from ...trainer.families.opening import TINY
-from ...trainer.proposal import Needs, needs, propose
-from ...trainer.report_page import text as words
-from ...trainer.runs import Run, all_runs
-from ...trainer.turns import in_words, line_of
-from ..copying import copy_to_hosts
-from ..more_pairs import ask_for_more, is_asked
-from ..run_panel import RunPanel
-from ..sentences import in_sentences
-from ..settings_form import SettingsForm
-from ..studio import Studio
+from ...trainer.jobs import job
+from ...trainer.jobs.gpu_queue import in_words, line_of
+from ...trainer.models.open import TINY
+from ...trainer.reports.html import text as words
+from ...trainer.runs.run_folder import Run, all_runs
+from ...trainer.services.training_proposal import Needs, needs, propose
+from ..components.copying import copy_to_hosts
+from ..components.more_pairs import ask_for_more, is_asked
+from ..components.run_panel import RunPanel
+from ..components.settings_form import SettingsForm
+from ..context import Studio
+from ..server.errors import in_sentences
 
 Plain = dict[str, Any]
 """A config as JSON has it."""
@@ -86,7 +86,7 @@ def train_tab(studio: Studio) -> None:
         in_the_way = needs(studio.store, config).problems
         if in_the_way:
             raise UserError(in_the_way[0])
-        run = jobs.start(studio.workspace, config)
+        run = job.start(studio.workspace, config)
         return _choices(studio, run.name), None, *_view(run)
 
     def _view(run: Run | None, before: Any = None) -> list[Any]:
@@ -136,16 +136,16 @@ def train_tab(studio: Studio) -> None:
     gr.on([studio.page.load, studio.tabs.change], arrive, which, [base, which, *view], **_QUIET)
     which.input(choose, which, view, **_QUIET)
     timer.tick(look, [which, stamp], view, **_QUIET)
-    panel.stop.click(told(jobs.stop), which, view, **_QUIET)
+    panel.stop.click(told(job.stop), which, view, **_QUIET)
     panel.resume.click(told(_resume), which, view, **_QUIET)
     panel.more.click(told(ask_for_more), which, view, **_QUIET)
     panel.copy.click(told(copy), which, view, **_QUIET)
 
 
 def _resume(run: Run) -> None:
-    if jobs.status(run).phase in ("waiting", "running"):
+    if job.status(run).phase in ("waiting", "running"):
         raise UserError(f"{run.name} is at work already")
-    jobs.resume(run)
+    job.resume(run)
 
 
 def _offer(found: Needs) -> tuple[str, gr.Button]:
@@ -162,7 +162,7 @@ def _line(line: tuple[Path, ...]) -> str:
 
 
 def _stirs(run: Run | None) -> bool:
-    return run is not None and (jobs.status(run).phase in ("waiting", "running") or is_asked(run))
+    return run is not None and (job.status(run).phase in ("waiting", "running") or is_asked(run))
 
 
 def _found(studio: Studio, name: str | None) -> Run | None:

@@ -28,7 +28,7 @@ import torch
 from comfy.ldm.modules.diffusionmodules.openaimodel import Timestep
 
 NAME = "tiny-sdxl.safetensors"
-BASE = Path(__file__).resolve().parents[3] / "trainer" / "demo" / "base"
+BASE = Path(__file__).resolve().parents[3] / "trainer" / "demo" / "tiny_base" / "weights"
 
 UNET = {
     "image_size": 16,

@@ -1,0 +1,59 @@
+"""How do pictures that were painted in a graph get into a dataset?"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from .comfy_api import images as pictures
+from .comfy_api import settings as workspace
+
+if TYPE_CHECKING:
+    import torch
+
+    from ..trainer.preferences.queue import PictureInfo
+
+
+@dataclass(frozen=True)
+class Collected:
+    """prompt: its number; text: as it is kept. pictures: one for each that was given, in their order.
+
+    pair: the number of their pair where they are two; None otherwise. new: pairs made besides that one.
+    waiting: pairs of the dataset that the person can judge.
+    """
+
+    prompt: int
+    text: str
+    pictures: tuple[PictureInfo, ...]
+    pair: int | None
+    new: int
+    waiting: int
+
+
+def collect(images: torch.Tensor, graph: pictures.Graph, dataset: str, prompt: str, paired: bool = False) -> Collected:
+    """Keep pictures of one prompt, (pictures, height, width, 3), and pair them as far as their judging is worth it.
+
+    prompt: what they show; empty: as `graph`, which painted them, says. paired: where they are two, these two become a
+    pair whatever else the prompt has. Raises UserError where there is no prompt to be found, or the disk is full.
+    """
+    from ..trainer.errors import UserError
+    from ..trainer.preferences import datasets
+    from ..trainer.preferences.images import keep_file, pictures_of
+    from ..trainer.preferences.queue import PictureInfo, waiting_pairs
+
+    found, known = pictures.about(graph, "ComfyUI")
+    text = prompt.strip() or found
+    if not text:
+        raise UserError("no prompt is found in the graph: write into the node what the pictures show")
+    store = workspace.store()
+    files = [keep_file(store, pictures.as_png(one, graph), "a picture of the graph") for one in images]
+    with store.writing() as session:
+        into = datasets.find_or_create(session, dataset)
+        wanted = datasets.add_prompt(session, into, text)
+        rows = pictures_of(session, [(file, known) for file in files])
+        datasets.add_candidates(session, wanted, rows.values())
+        pair = datasets.pairs_between(session, wanted, [tuple(rows.values())])[0] if paired and len(rows) == 2 else None
+        new = datasets.spread_pairs(session, wanted)
+        infos = [PictureInfo(file.sha256, file.width, file.height, file.ending) for file in files]
+        waiting = waiting_pairs(session, into, workspace.annotator())
+        return Collected(wanted.id, wanted.text, tuple(infos), pair.id if pair else None, new, waiting)

@@ -1,0 +1,186 @@
+"""How do two batches of pictures become a blind comparison, and what do the answers to it say so far?"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .comfy_api import host, loaded
+from .comfy_api import images as pictures
+from .comfy_api import settings as workspace
+from .comfy_api.images import Graph
+
+if TYPE_CHECKING:
+    import torch
+
+    from ..trainer.evaluation.comparison import About, Standing
+
+_SOURCE = "ComfyUI"
+_STRENGTH = 1.0  # ComfyUI's loaders say theirs; what says none applies the file as it is
+
+
+@dataclass(frozen=True)
+class Compared:
+    """name: of the comparison. pairs: of these batches; alike: of them those whose pictures are the same, left out."""
+
+    name: str
+    pairs: int
+    alike: int
+    standing: Standing
+    other: str
+
+    @property
+    def sentence(self) -> str:
+        return self.standing.rate.sentence(self.other)
+
+
+def compare(base: torch.Tensor, lora: torch.Tensor, of_base: Graph, of_lora: Graph, name: str, prompt: str) -> Compared:
+    """Keep the pairs base[i], lora[i] in a comparison; what it has already is not kept twice.
+
+    base, lora: (pictures, height, width, 3). of_base, of_lora: the graphs that painted them. name: of the comparison,
+    empty for one named by its LoRA. prompt: what they show; empty: as `of_base` says.
+    """
+    from ..trainer.errors import UserError
+    from ..trainer.evaluation.comparison import about, standing
+    from ..trainer.evaluation.comparison_filing import add_duel, add_side, go_on
+    from ..trainer.preferences.images import keep_file, pictures_of
+
+    if len(base) != len(lora):
+        raise UserError(
+            f"base has {len(base)} pictures and lora {len(lora)}: paint as many of each, with the same seeds"
+        )
+    text, base_known = pictures.about(of_base, _SOURCE)
+    _, lora_known = pictures.about(of_lora, _SOURCE)
+    if not (prompt.strip() or text):
+        raise UserError("no prompt is found in the graph of base: write into the node what the pictures show")
+    told = _about(of_base, of_lora, base_known.model or "", name)
+    different = [number for number in range(len(base)) if not _same(base[number], lora[number])]
+    if not different:
+        raise UserError("every picture of base is the same as that of lora: is the LoRA loaded, with a strength?")
+    store = workspace.store()
+    files = [
+        [keep_file(store, pictures.as_png(batch[number], graph), "a picture of the graph") for number in different]
+        for batch, graph in ((base, of_base), (lora, of_lora))
+    ]
+    with store.writing() as session:
+        comparison = go_on(session, name, told)
+        rows = pictures_of(
+            session, [*((one, base_known) for one in files[0]), *((one, lora_known) for one in files[1])]
+        )
+        shown = prompt.strip() or text
+        for other, better in zip(*files, strict=True):
+            add_side(session, comparison, shown, rows[other.sha256], "base")
+            add_side(session, comparison, shown, rows[better.sha256], "lora")
+            add_duel(session, comparison, shown, rows[other.sha256], rows[better.sha256])
+        now = standing(session, comparison)
+        alike = len(base) - len(different)
+        return Compared(comparison.name, len(different), alike, now, about(comparison).other)
+
+
+def report(name: str) -> dict[str, Any]:
+    """A comparison as the page shows it. Unblinded pictures are in it: the page shows them once it was asked to."""
+    from ..trainer.evaluation.comparison import about, duels, standing
+    from ..trainer.evaluation.win_rate import FEW
+    from ..trainer.preferences.datasets import find_dataset
+
+    with workspace.store().reading() as session:
+        comparison = find_dataset(session, name)
+        told, now = about(comparison), standing(session, comparison)
+        rate = now.rate
+        few = rate.answers < FEW
+        return {
+            "name": comparison.name,
+            "lora": Path(told.lora).stem,
+            "other": told.other,
+            "pairs": now.pairs,
+            "judged": now.judged,
+            "answers": rate.answers,
+            "few": few,
+            **({} if few else {"share": rate.share, "low": rate.low, "high": rate.high, "verdict": rate.verdict}),
+            "sentence": rate.sentence(told.other),
+            "duels": [
+                {"prompt": duel.prompt, "base": duel.other.sha256, "lora": duel.lora.sha256}
+                for duel in duels(session, comparison)
+            ],
+        }
+
+
+def newest_answer() -> int:
+    """Another number whenever something was said about a comparison."""
+    from ..trainer.evaluation import comparison
+
+    if not workspace.workspace().is_dir():  # nothing was kept yet: reading must not make a workspace
+        return 0
+    with workspace.store().reading() as session:
+        return comparison.newest_answer(session)
+
+
+def _about(of_base: Graph, of_lora: Graph, model: str, name: str) -> About:
+    """What is compared: the LoRAs that only one of the graphs has."""
+    from ..trainer.errors import UserError
+    from ..trainer.evaluation.comparison import About
+
+    there, here = _loras(of_base), _loras(of_lora)
+    mine = {file: strength for file, strength in here.items() if there.get(file) != strength}
+    theirs = [file for file, strength in there.items() if here.get(file) != strength and file not in mine]
+    if not mine and not name.strip():
+        raise UserError("no LoRA is found in the graph of lora that base has not: write a name for the comparison")
+    lora = next(reversed(mine), name.strip())
+    run, dataset = _training(lora)
+    return About(
+        run=run,
+        base=model.removesuffix(".safetensors"),
+        lora=Path(lora).name,
+        lora_sha256=_sha256(lora) if mine else "",
+        against=Path(theirs[-1]).name if theirs else "",
+        against_sha256=_sha256(theirs[-1]) if theirs else "",
+        strength=mine.get(lora, _STRENGTH),
+        schedule=_schedule(of_lora, lora),
+        dataset=dataset,
+        task="",
+    )
+
+
+def _loras(graph: Graph) -> dict[str, float]:
+    from ..trainer.preferences.io.comfy_workflow import loras
+
+    found = loras(json.dumps(loaded.told(graph)))
+    worn = {file: _STRENGTH if strength is None else strength for file, strength in found}
+    return {file: strength for file, strength in worn.items() if strength}
+
+
+def _schedule(graph: Graph, lora: str) -> str:
+    """How our own loader lets that LoRA grow over the steps, in words; empty where it does not."""
+    for node in loaded.told(graph).values():
+        inputs = node.get("inputs", {})
+        if node.get("class_type") == loaded.LOADER and inputs.get("lora_name") == lora:
+            return f"annealed with power {inputs['power']}" if inputs.get("schedule") == "annealed" else ""
+    return ""
+
+
+def _training(lora: str) -> tuple[str, str]:
+    """(run, dataset) that the LoRA came from, where it is of this workspace and they are still there."""
+    from ..trainer.errors import UserError
+    from ..trainer.preferences.pairs import dataset_named
+    from ..trainer.runs.run_folder import Run
+
+    run = Run(workspace.workspace() / "runs" / Path(lora).stem)
+    try:
+        return (run.name, dataset_named(run.config().data.pairs) or "") if run.settings_file.is_file() else ("", "")
+    except UserError:  # settings of another version
+        return ("", "")
+
+
+def _sha256(lora: str) -> str:
+    """Of the file, if it is still there."""
+    from ..trainer.models.content_hash import sha256_of
+
+    file = Path(lora) if Path(lora).is_absolute() else host.file_of("loras", lora)
+    return sha256_of(file) if file is not None and file.is_file() else ""
+
+
+def _same(one: torch.Tensor, other: torch.Tensor) -> bool:
+    """Whether two images are the same when they are written down."""
+    return one.shape == other.shape and pictures.picture(one).tobytes() == pictures.picture(other).tobytes()

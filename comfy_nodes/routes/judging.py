@@ -1,0 +1,91 @@
+"""How does the judging element reach its contract inside ComfyUI, and from where does the page get the element?"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from aiohttp import web
+
+from ..comfy_api import host
+from ..comfy_api import settings as workspace
+from . import http as replies
+
+_READ = ("next", "statistics", "groups")
+_WRITE = ("answers", "undo", "rankings")
+_ELEMENT = Path(__file__).parents[2] / "web" / "judge"
+# Named by their content, pictures never change; but they are a person's own, so no cache on the way keeps them.
+_FOR_EVER = {"Cache-Control": "private, max-age=31536000, immutable"}
+
+
+def judging_routes() -> dict[tuple[str, str], replies.Handler]:
+    """The contract below /mapo/api, and the element's files: (method, path) -> handler."""
+    return {
+        **{("GET", f"/mapo/api/{name}"): _reading(name) for name in _READ},
+        **{("POST", f"/mapo/api/{name}"): _writing(name) for name in _WRITE},
+        ("GET", "/mapo/api/picture/{sha256}"): picture,
+        ("GET", "/mapo/judge/{file}"): element_file,
+    }
+
+
+async def picture(request: web.Request) -> web.StreamResponse:
+    """A picture of the workspace, by the SHA-256 of its file."""
+
+    def find() -> tuple[Path, str]:
+        from ...trainer.errors import UserError
+
+        path = contract().picture(workspace.store(), request.match_info["sha256"])
+        if path.suffix not in contract().PICTURE_TYPES:
+            raise UserError("no browser shows this kind of picture")
+        return path, contract().PICTURE_TYPES[path.suffix]
+
+    return await replies.file_reply(find, _FOR_EVER)
+
+
+async def element_file(request: web.Request) -> web.StreamResponse:
+    """A file of the judging element, the same that the studio shows. An upgrade shows at once."""
+    name = request.match_info["file"]
+    if not re.fullmatch(r"[a-z-]+\.js", name) or not (_ELEMENT / name).is_file():
+        return replies.refusal(404, "there is no such file")
+    return web.FileResponse(_ELEMENT / name, headers={"Content-Type": "text/javascript", "Cache-Control": "no-cache"})
+
+
+def contract() -> ModuleType:
+    """trainer.preferences.contract, imported when the page first asks for something."""
+    from ...trainer.preferences import api
+
+    return api
+
+
+def _reading(name: str) -> replies.Handler:
+    async def read(request: web.Request) -> web.StreamResponse:
+        said, asking = dict(request.query), person(request)
+
+        def ask() -> Any:
+            asked, function = contract().READ[name]
+            return function(workspace.store(), contract().from_query(asked, said), asking())
+
+        return await replies.reply(ask)
+
+    return read
+
+
+def _writing(name: str) -> replies.Handler:
+    async def write(request: web.Request) -> web.StreamResponse:
+        said, saying = await replies.body(request), person(request)
+
+        def keep() -> Any:
+            asked, function = contract().WRITE[name]
+            return function(workspace.store(), asked.model_validate_json(said), saying())
+
+        return await replies.reply(keep)
+
+    return write
+
+
+def person(request: web.Request) -> Callable[[], str]:
+    """Who judges; to be asked in a thread, as the settings are in a file."""
+    return lambda: workspace.annotator(host.settings(request))

@@ -1,0 +1,187 @@
+"""How does a page show a pick and answer it? The judging contract, narrowed to the one question of a key."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from aiohttp import web
+
+from ..comfy_api import host
+from ..comfy_api import settings as workspace
+from ..picks import PICKS, End, Pick, answered, ranked
+from . import http as replies
+from . import judging
+
+if TYPE_CHECKING:
+    from ...trainer.preferences.api import (
+        AnswerSaid,
+        AnswersReply,
+        GroupsReply,
+        GroupsRequest,
+        NextReply,
+        NextRequest,
+        RankingSaid,
+    )
+
+_OVER = {
+    "answered": "this was answered already, here or in another tab",
+    "skipped": "this was skipped already, here or in another tab",
+    "cancelled": "this was cancelled, and nothing was stored",
+    "withdrawn": "the prompt was stopped meanwhile, and nothing was stored",
+    "late": "the time was over, and nothing was stored",
+}
+
+
+def pick_routes() -> dict[tuple[str, str], replies.Handler]:
+    """(method, path) -> handler."""
+    one = "/mapo/pick/{key}"
+    return {
+        ("GET", "/mapo/picks"): waiting,
+        ("GET", f"{one}/next"): _asking("next", _next),
+        ("GET", f"{one}/groups"): _asking("groups", _groups),
+        ("GET", f"{one}/statistics"): _asking("statistics", _statistics),
+        ("GET", f"{one}/picture/{{sha256}}"): judging.picture,
+        ("POST", f"{one}/answers"): _saying("answers", _keep_answer),
+        ("POST", f"{one}/rankings"): _saying("rankings", _keep_ranking),
+        ("POST", f"{one}/undo"): _ending(None),
+        ("POST", f"{one}/skip"): _ending(End("skipped", "skip")),
+        ("POST", f"{one}/cancel"): _ending(End("cancelled")),
+    }
+
+
+async def waiting(request: web.Request) -> web.StreamResponse:
+    """Every pick that waits; gone: the page that was asked is not there. ?page= is the page that asks, to be known."""
+    page, there = request.query.get("page", ""), host.pages()
+    if 0 < len(page) <= 100:
+        PICKS.showing(page)
+    picks = [{**pick.told(), "gone": pick.question.page not in there} for pick in PICKS.waiting()]
+    return await replies.reply(lambda: {"picks": picks})
+
+
+def _asking(name: str, ask: Callable[[Pick, Any, str], Any]) -> replies.Handler:
+    """ask: (pick, the contract's request, who asks) -> reply."""
+
+    async def read(request: web.Request) -> web.StreamResponse:
+        said, person = dict(request.query), judging.person(request)
+        pick = PICKS.find(request.match_info["key"])
+        if pick is None:
+            return _unknown()
+
+        def answer() -> Any:
+            contract = judging.contract()
+            return ask(pick, contract.from_query(contract.READ[name][0], said), person())
+
+        return await replies.reply(answer)
+
+    return read
+
+
+def _saying(name: str, keep: Callable[[Pick, Any, str], str | None]) -> replies.Handler:
+    """keep: (pick, submission, who says it) -> why it is refused, None where it is stored."""
+
+    async def write(request: web.Request) -> web.StreamResponse:
+        said, person = await replies.body(request), judging.person(request)
+        pick = PICKS.find(request.match_info["key"])
+        if pick is None:
+            return _unknown()
+
+        def decide() -> AnswersReply:
+            contract = judging.contract()
+            submissions = getattr(contract.WRITE[name][0].model_validate_json(said), name)
+            reply, annotator = contract.AnswersReply(stored=[], refused=[]), person()
+            for one in submissions:
+                with pick.deciding:
+                    why = _too_late(pick, one) if pick.ended else keep(pick, one, annotator)
+                if why is None:
+                    reply.stored.append(one.sequence)
+                else:
+                    reply.refused.append(contract.Refused(sequence=one.sequence, why=why))
+            return reply
+
+        return await replies.reply(decide)
+
+    return write
+
+
+def _ending(end: End | None) -> replies.Handler:
+    """Ends the pick with nothing stored; `how` says how it has ended. None: there is nothing to take back any more."""
+
+    async def write(request: web.Request) -> web.StreamResponse:
+        await replies.body(request)
+        pick = PICKS.find(request.match_info["key"])
+        if pick is None:
+            return _unknown()
+        if end is None:
+            return await replies.reply(lambda: judging.contract().UndoReply(undone=False))
+
+        def decide() -> dict[str, str]:
+            pick.end(end)
+            return {"how": pick.ended.how if pick.ended else ""}
+
+        return await replies.reply(decide)
+
+    return write
+
+
+def _next(pick: Pick, has: NextRequest, annotator: str) -> NextReply:
+    contract, asked = judging.contract(), pick.question
+    waits = pick.ended is None and asked.pair is not None
+    pairs = []
+    if waits and asked.pair not in has.exclude:
+        left, right = _shown(pick)
+        pairs = [contract.PairShown(pair=asked.pair, prompt=asked.text, purpose="judge", left=left, right=right)]
+    return contract.NextReply(pairs=pairs, waiting=int(waits))
+
+
+def _groups(pick: Pick, has: GroupsRequest, annotator: str) -> GroupsReply:
+    contract, asked = judging.contract(), pick.question
+    waits = pick.ended is None and asked.pair is None
+    groups = []
+    if waits and asked.prompt not in has.exclude:
+        groups = [contract.GroupShown(prompt=asked.prompt, text=asked.text, pictures=_shown(pick))]
+    return contract.GroupsReply(groups=groups, waiting=int(waits))
+
+
+def _statistics(pick: Pick, _: Any, annotator: str) -> Any:
+    contract = judging.contract()
+    return contract.statistics(workspace.store(), contract.StatisticsRequest(dataset=pick.question.dataset), annotator)
+
+
+def _keep_answer(pick: Pick, said: AnswerSaid, annotator: str) -> str | None:
+    if said.pair != pick.question.pair:
+        return f"pair {said.pair} is not the one that is asked about"
+    contract = judging.contract()
+    reply = contract.answers(workspace.store(), contract.AnswersRequest(answers=[said]), annotator)
+    if reply.refused:
+        return reply.refused[0].why
+    pick.end(answered(pick.question, said.answer, said.left, (said.client, said.sequence)))
+    return None
+
+
+def _keep_ranking(pick: Pick, said: RankingSaid, annotator: str) -> str | None:
+    asked = {one.sha256 for one in pick.question.pictures}
+    if said.prompt != pick.question.prompt or {name for tier in said.tiers for name in tier} != asked:
+        return "these are not the pictures that are asked about"
+    contract = judging.contract()
+    reply = contract.rankings(workspace.store(), contract.RankingsRequest(rankings=[said]), annotator)
+    if reply.refused:
+        return reply.refused[0].why
+    pick.end(ranked(said.tiers, (said.client, said.sequence)))
+    return None
+
+
+def _too_late(pick: Pick, said: AnswerSaid | RankingSaid) -> str | None:
+    """Why, or None where it is the very answer that ended the pick, sent again."""
+    if pick.ended.by == (said.client, said.sequence):
+        return None
+    return _OVER[pick.ended.how]
+
+
+def _shown(pick: Pick) -> list[Any]:
+    shape = judging.contract().PictureShown
+    return [shape(id=one.sha256, width=one.width, height=one.height) for one in pick.question.shown]
+
+
+def _unknown() -> web.Response:
+    return replies.refusal(404, "this pick is not known any more: ComfyUI was started again, or it is long over")

@@ -1,0 +1,225 @@
+"""How does the page see, plan, begin and stop trainings, and put their LoRAs into ComfyUI's list?"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from aiohttp import web
+
+from ..comfy_api import base_models, host, lora_files
+from ..comfy_api import settings as workspace
+from ..training import gpu_sharing, machine, run_watcher
+from ..training.run_list import RunList
+from . import http as replies
+from . import judging
+
+if TYPE_CHECKING:
+    from ...trainer.config.run_config import RunConfig
+    from ...trainer.runs.run_folder import Run
+
+RUNS = RunList(lora_files.listed)
+
+
+def run_routes() -> dict[tuple[str, str], replies.Handler]:
+    """(method, path) -> handler."""
+    return {
+        ("GET", "/mapo/state"): state,
+        ("GET", "/mapo/runs"): runs,
+        ("POST", "/mapo/runs/plan"): _asked_for(_plan),
+        ("POST", "/mapo/runs"): _asked_for(_begin),
+        ("POST", "/mapo/runs/{name}/stop"): _to_run(_stop),
+        ("POST", "/mapo/runs/{name}/resume"): _to_run(_resume),
+        ("POST", "/mapo/runs/{name}/install"): _to_run(lambda run: {"lora": lora_files.install(run)}),
+    }
+
+
+async def state(request: web.Request) -> web.StreamResponse:
+    """What there is to judge and to train with."""
+    person = judging.person(request)
+
+    def look() -> dict[str, Any]:
+        from ...trainer.config.presets import preset_for, presets
+        from ...trainer.errors import UserError
+
+        try:
+            place = machine.place(request)
+        except UserError:  # a device that is not there is told of where one is needed
+            place = gpu_sharing.place_of(machine.machine())
+        preset = preset_for(place.memory)
+        return {
+            "workspace": str(workspace.workspace()),
+            "annotator": person(),
+            "datasets": _datasets(person()),
+            "checkpoints": base_models.names(),
+            "presets": [{"name": one.name, "title": one.title, "about": one.about} for one in presets()],
+            "preset": preset.name if preset else "",
+            "shares_card": place.shared,
+            "queue": len(host.prompts()),
+        }
+
+    return await replies.reply(look)
+
+
+async def runs(_: web.Request) -> web.StreamResponse:
+    """All of the workspace's, the newest first."""
+    return await replies.reply(lambda: {"runs": [asdict(row) for row in RUNS.rows(workspace.workspace())]})
+
+
+def tell_of_sharing(graph: dict[str, Any]) -> None:
+    """Tell the pages where what is queued will share the card with a training. Returns at once."""
+    kinds = {node.get("class_type", "") for node in graph.values() if isinstance(node, dict)}
+    if not gpu_sharing.ahead({"": kinds}):
+        return
+
+    def look() -> None:
+        from ...trainer.errors import UserError
+
+        try:
+            name = gpu_sharing.training_beside(workspace.workspace(), machine.machine())
+        except UserError:  # a workspace or a run that cannot be read is told of where somebody looks at it
+            return
+        if name:
+            said = (
+                f"{name} is being trained on the card that ComfyUI paints with. Both need its memory: until it has "
+                "ended, painting may take long or fail."
+            )
+            host.tell_pages("mapo.shares", {"run": name, "sentence": said})
+
+    threading.Thread(target=look, name="mapo-sharing", daemon=True).start()
+
+
+def _asked_for(answer: Callable[[RunConfig, str, gpu_sharing.Place], Any]) -> replies.Handler:
+    """answer: (every setting of the training that is asked for, the preset's name, where it would be)."""
+
+    async def handle(request: web.Request) -> web.StreamResponse:
+        said = await replies.body(request)
+
+        def ask() -> Any:
+            from ..training.request import Asked, config_of
+            from ..training.run_requests import TrainingAsked
+
+            asked, place = TrainingAsked.model_validate_json(said), machine.place(request)
+            base = base_models.path_of(asked.checkpoint)
+            config = config_of(
+                workspace.store(),
+                Asked(
+                    **asked.model_dump(exclude={"checkpoint"}),
+                    base=base,
+                    tokenizers=base_models.tokenizers_of(base),
+                    memory=place.memory,
+                    loras=lora_files.folder(),
+                ),
+            )
+            training = config.training.model_copy(update={"device": place.device})
+            return answer(config.model_copy(update={"training": training}), asked.preset, place)
+
+        return await replies.reply(ask)
+
+    return handle
+
+
+def _plan(config: RunConfig, preset: str, place: gpu_sharing.Place) -> dict[str, Any]:
+    from ...trainer.services.training_proposal import needs
+
+    found = needs(workspace.store(), config)
+    doubt = None if found.problems else _doubt(config.base, preset, place)
+    return {
+        "name": config.name,
+        "steps": config.training.steps,
+        "takes": [*found.takes, *([doubt] if doubt else [])],
+        "problems": list(found.problems),
+    }
+
+
+def _doubt(base: str, preset: str, place: gpu_sharing.Place) -> str | None:
+    from ...trainer.config.presets import AUTOMATIC, doubt, preset_for, preset_named
+    from ...trainer.models.open import family_at
+
+    taken = preset_for(place.memory) if preset == AUTOMATIC else preset_named(preset)
+    return doubt(taken, family_at(base), place.memory) if taken and base != base_models.TINY else None
+
+
+def _begin(config: RunConfig, _: str, place: gpu_sharing.Place) -> dict[str, Any]:
+    from ...trainer.errors import UserError
+    from ...trainer.jobs import job
+    from ...trainer.services.training_proposal import needs
+
+    if problems := needs(workspace.store(), config).problems:
+        raise UserError(problems[0])
+    waits = _make_room() if place.shared else _what_waits(frozenset())
+    return {"name": job.start(workspace.workspace(), config).name, "waits": waits}
+
+
+def _stop(run: Run) -> dict[str, Any]:
+    from ...trainer.errors import UserError
+    from ...trainer.jobs import job
+
+    if job.status(run).phase not in ("waiting", "running"):
+        raise UserError(f"{run.name} is not at work")
+    job.stop(run)
+    return {"name": run.name}
+
+
+def _resume(run: Run) -> dict[str, Any]:
+    from ...trainer.errors import UserError
+    from ...trainer.jobs import job
+
+    if job.status(run).phase not in ("stopped", "failed", "died"):
+        raise UserError(f"{run.name} is at work already, or finished")
+    shared = gpu_sharing.uses(machine.machine(), run.config().training.device)
+    waits = _make_room() if shared else _what_waits(frozenset())
+    run_watcher.unattend(run)
+    job.resume(run)
+    return {"name": run.name, "waits": waits}
+
+
+def _to_run(act: Callable[[Run], Any]) -> replies.Handler:
+    async def handle(request: web.Request) -> web.StreamResponse:
+        if await replies.body(request) not in (b"", b"{}"):
+            return replies.refusal(422, "nothing is to be said with this request")
+        name = request.match_info["name"]
+
+        def find_and_act() -> Any:
+            from ...trainer.errors import UserError
+            from ...trainer.runs.run_folder import all_runs
+
+            run = next((run for run in all_runs(workspace.workspace()) if run.name == name), None)
+            if run is None:
+                raise UserError(f"there is no run named {name}")
+            return act(run)
+
+        return await replies.reply(find_and_act)
+
+    return handle
+
+
+def _make_room() -> str:
+    """Let what is started next wait until ComfyUI has painted and freed its memory. Says what it waits for."""
+    prompts = gpu_sharing.ahead(host.prompts())
+    waits = _what_waits(prompts)
+    gpu_sharing.hold_line(
+        workspace.workspace(),
+        lambda: not prompts.isdisjoint(host.prompts()),
+        lambda: gpu_sharing.free(host.ask_to_free_memory, host.is_asked_to_free_memory),
+    )
+    return waits
+
+
+def _what_waits(prompts: frozenset[str]) -> str:
+    from ...trainer.jobs.gpu_queue import in_words, line_of
+
+    return gpu_sharing.what_waits(prompts, tuple(in_words(one) for one in line_of(workspace.workspace())))
+
+
+def _datasets(person: str) -> list[dict[str, Any]]:
+    from ...trainer.preferences.datasets import list_datasets
+    from ...trainer.preferences.statistics import statistics_of
+
+    if not workspace.workspace().is_dir():  # looking must not make a workspace
+        return []
+    with workspace.store().reading() as session:
+        said = [(one.name, statistics_of(session, one, person)) for one in list_datasets(session)]
+    return [{"name": name, "judged": now.judged, "pairs": now.pairs, "waiting": now.waiting} for name, now in said]

@@ -1,0 +1,48 @@
+"""What does the train node give out of a run that has finished? Pictures and words."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from PIL import Image
+
+if TYPE_CHECKING:
+    from ...trainer.runs.run_folder import Run
+
+
+@dataclass(frozen=True)
+class Trained:
+    """chart: agreement and loss. samples: base beside LoRA. report: sentences, one a line."""
+
+    chart: Image.Image
+    samples: Image.Image
+    report: str
+
+
+def trained(run: Run, lora: Path) -> Trained:
+    """Of a run that has finished; `lora` is the copy of its LoRA that ComfyUI lists."""
+    from ...trainer.reports import chart_image, run_charts
+    from ...trainer.reports.summary import damage, headline, how_it_ended, how_sure, summarise
+
+    summary = summarise(run)
+    alarm = damage(summary)
+    said = [
+        f"{headline(summary)}.",
+        *how_sure(summary),
+        *([alarm] if alarm else []),
+        how_it_ended(summary),
+        *(f"Note: {warning}." for warning in summary.warnings),
+        f"LoRA: {lora}",
+        f"Report with all curves and samples: {run.report_file}",
+    ]
+    charts = [run_charts.agreement(summary), run_charts.loss(summary)]
+    chart = chart_image.picture(charts, summary.steps)
+    return Trained(chart, _samples(run), "\n".join(said))
+
+
+def _samples(run: Run) -> Image.Image:
+    """The last sheet of base and LoRA; where none was painted, a small empty picture."""
+    sheets = sorted(run.samples_folder.glob("step-*.png")) if run.samples_folder.is_dir() else []
+    return Image.open(sheets[-1]).convert("RGB") if sheets else Image.new("RGB", (64, 64))

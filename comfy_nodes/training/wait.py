@@ -1,0 +1,179 @@
+"""How does a training go on while a node waits for it: what is shown of it, and what if the person gives up?
+
+Nothing of ComfyUI is in here; a node hands in how things are shown.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from ...trainer.jobs.find_run import Begun
+    from ...trainer.jobs.job import Status
+    from ...trainer.runs.run_folder import Event, Run
+
+_POLL_SECONDS = 0.3
+GRACE_SECONDS = 180.0
+"""How long a run may take to save after it was asked to stop: it finishes its step, or the pictures it paints."""
+_LOG_LINES = 15
+_ENDED = ("finished", "stopped", "failed", "died")
+_ENCODING = {"check": "looking through the cache", "text": "encoding prompts", "latents": "encoding pictures"}
+
+
+@dataclass(frozen=True)
+class Moment:
+    """How a run stands, for a person: done of total (0 where not known), a line, its newest sheet of samples."""
+
+    done: int
+    total: int
+    line: str
+    samples: Path | None
+
+
+@dataclass(frozen=True)
+class Ending:
+    """given_up: a person stopped it, here or elsewhere: it is no failure."""
+
+    status: Status
+    given_up: bool
+
+
+class Host(Protocol):
+    """What the node gives."""
+
+    def show(self, moment: Moment) -> None: ...
+
+    def interrupted(self) -> bool:
+        """Whether the person asked to stop, since this was last asked."""
+
+
+def watch(begun: Begun, host: Host, grace: float = GRACE_SECONDS) -> Ending:
+    """How the run ended. An interruption asks it to save and stop; a second one, or `grace` seconds, end it."""
+    from ...trainer.jobs import job
+
+    while True:
+        status = _status(begun)
+        if status.phase in _ENDED:
+            return Ending(status, status.phase == "stopped")
+        if host.interrupted():
+            job.stop(begun.run)
+            return Ending(_stopping(begun, host, status, grace), True)
+        host.show(moment(begun.run, status))
+        time.sleep(_POLL_SECONDS)
+
+
+def moment(run: Run, status: Status) -> Moment:
+    """How `run` stands now."""
+    from ...trainer.runs import event_log
+
+    events = event_log.read_end(run.events_file)
+    sheets = sorted(run.samples_folder.glob("step-*.png")) if run.samples_folder.is_dir() else []
+    done, total, line = _progress(status, events)
+    return Moment(done, total, line, sheets[-1] if sheets else None)
+
+
+def ended(run: Run, ending: Ending) -> str:
+    """What became of a run that did not finish in time, what of it is kept where, and what to do."""
+    status = ending.status
+    again = "Queue again to go on from there."
+    if status.phase == "stopped":
+        if not run.lora_file.is_file():
+            return f"{run.name} was stopped before its first step. Queue again to begin."
+        return (
+            f"{run.name} was stopped at step {status.step} of {status.steps}. What it learned so far is saved in "
+            f"{run.lora_file}. {again}"
+        )
+    if status.phase == "finished":
+        return f"{run.name} had finished by then. Its LoRA is {run.lora_file}. Queue again to use it."
+    if status.phase == "died":
+        saved = _saved(run)
+        kept = f"It was saved at step {saved}. {again}" if saved else "Queue again to begin anew."
+        how = "was ended" if ending.given_up else "ended without a word"
+        return f"{run.name} {how} at step {status.step}. {kept}"
+    if status.phase == "failed":
+        return f"{run.name} failed: {(status.message or 'it left no message').rstrip('. ')}."
+    return f"{run.name} was asked to stop and is still saving what it learned. Queue again in a moment to go on."
+
+
+def last_words(run: Run) -> str:
+    """The last lines of what the run's process printed, and where all of them are."""
+    log = run.folder / "log.txt"
+    try:
+        lines = [line for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
+    except OSError:
+        return ""
+    return "\n".join([f"The last lines of {log}:", *lines[-_LOG_LINES:]]) if lines else ""
+
+
+def _status(begun: Begun) -> Status:
+    from ...trainer.jobs import job
+
+    # Asked before the status: a process that ends in between has written down how.
+    gone = begun.process is not None and begun.process.poll() is not None
+    status = job.status(begun.run)
+    if gone and status.phase not in _ENDED:
+        return replace(status, phase="died", seconds_left=None, behind="")
+    return status
+
+
+def _stopping(begun: Begun, host: Host, status: Status, grace: float) -> Status:
+    from ...trainer.jobs import job
+
+    def is_there() -> bool:  # also after its last event: who goes on at once must find it gone
+        return begun.process.poll() is None if begun.process else job.is_alive(begun.run)
+
+    until = time.monotonic() + grace
+    while status.phase not in _ENDED or is_there():
+        impatient = host.interrupted() or time.monotonic() > until
+        if impatient and begun.process is None:
+            return status  # it was found at work: it ends by itself, at the next step
+        if impatient and begun.process:
+            begun.process.kill()
+            begun.process.wait()
+        now = moment(begun.run, status)
+        line = "stopping: what it learned is being saved; interrupt again to end it at once, which loses some steps"
+        host.show(Moment(now.done, now.total, line, now.samples))
+        time.sleep(_POLL_SECONDS)
+        status = _status(begun)
+    return status
+
+
+def _progress(status: Status, events: list[Event]) -> tuple[int, int, str]:
+    if status.phase == "waiting":
+        behind = f"waits for its turn: {status.behind} has the device" if status.behind else "starts"
+        return 0, 0, behind
+    newest = next((one for one in reversed(events) if one["event"] not in ("warning", "checkpoint")), {})
+    if newest.get("event") == "encoding":
+        done, total = int(newest["done"]), int(newest["total"])
+        return done, total, f"{_ENCODING.get(newest['phase'], 'encoding')}: {done} of {total}"
+    if newest.get("event") in ("turn", "asked") or not status.steps:
+        return 0, 0, "loads the base"
+    return status.step, status.steps, _training(status, events)
+
+
+def _training(status: Status, events: list[Event]) -> str:
+    from ...trainer.cli.progress_bar import as_time
+    from ...trainer.intervals import share_and_interval
+    from ...trainer.reports.summary import number
+
+    said = [f"step {status.step} of {status.steps}"]
+    step = next((one for one in reversed(events) if one["event"] == "step"), {})
+    if (loss := number(step, "loss")) is not None:
+        said.append(f"loss {loss:.4f}")
+    if status.agreement is not None:
+        share = share_and_interval(status.agreement, status.agreement_low, status.agreement_high)
+        said.append(f"agrees with you on {share}")
+    if status.step == status.steps:
+        said.append("measures and paints samples")
+    elif status.seconds_left is not None:
+        said.append(f"{as_time(status.seconds_left)} left")
+    return ", ".join(said)
+
+
+def _saved(run: Run) -> int:
+    from ...trainer.training.checkpoint import latest_step
+
+    return latest_step(run.state_folder) or 0

@@ -1,0 +1,113 @@
+"""What several of these tests need: small pictures that all differ, and a store on each kind of database."""
+
+import io
+import itertools
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+from mapo_studio.trainer.preferences.datasets import add_candidates, add_prompt, create_dataset, make_pairs
+from mapo_studio.trainer.preferences.images import keep_picture
+from mapo_studio.trainer.preferences.judgements import Answer, answer, undo
+from mapo_studio.trainer.preferences.schema import Dataset, Pair, Picture, Prompt
+from mapo_studio.trainer.preferences.store import Store, open_store
+from PIL import Image
+from sqlalchemy import select
+
+
+@pytest.fixture(scope="session")
+def picture_bytes():
+    """picture_bytes(seed, size=(16, 12), kind="PNG"): a picture file of noise; the same for the same arguments."""
+
+    def make(seed, size=(16, 12), kind="PNG"):
+        pixels = np.random.default_rng(seed).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
+        file = io.BytesIO()
+        Image.fromarray(pixels).save(file, kind)
+        return file.getvalue()
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def counted():
+    """counted(pair_set): what was left out, as {start of the reason: count}."""
+
+    def tell(pair_set):
+        return {one.reason.split(":")[0]: one.count for one in pair_set.left_out}
+
+    return tell
+
+
+@pytest.fixture(scope="session")
+def postgresql():
+    """postgresql(): the url of a new, empty database on a server that runs as long as the tests."""
+    from mapo_studio.tests.postgres import new_database, server
+
+    names = itertools.count()
+    with server() as address:
+        yield lambda: new_database(address, f"test{next(names)}")
+
+
+@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.slow)])
+def url(request):
+    """Where preferences are kept: None, for a file in the workspace, or the url of an empty PostgreSQL database."""
+    return None if request.param == "sqlite" else request.getfixturevalue("postgresql")()
+
+
+@pytest.fixture
+def store(tmp_path, url):
+    """An empty workspace's preferences, on each kind of database."""
+    store = open_store(tmp_path / "workspace", url)
+    yield store
+    store.close()
+
+
+@pytest.fixture
+def filled(store, picture_bytes):
+    """filled(pictures=4, prompt="a cat", dataset="cats"): a Filled with all its pairs."""
+
+    def fill(pictures=4, prompt="a cat", dataset="cats"):
+        with store.writing() as session:
+            found = session.scalar(select(Dataset).where(Dataset.name == dataset))
+            kept = found or create_dataset(session, dataset)
+            asked = add_prompt(session, kept, prompt)
+            rows = [keep_picture(store, session, picture_bytes(seed), f"{seed}.png") for seed in range(pictures)]
+            add_candidates(session, asked, rows)
+            make_pairs(session, asked)
+            pairs = session.scalars(select(Pair).where(Pair.prompt_id == asked.id).order_by(Pair.turn)).all()
+            return Filled(store, kept, asked, tuple(rows), tuple(pairs))
+
+    return fill
+
+
+@dataclass(frozen=True)
+class Filled:
+    """One prompt's pictures and pairs, as they were before anything was judged."""
+
+    store: Store
+    dataset: Dataset
+    prompt: Prompt
+    pictures: tuple[Picture, ...]
+    pairs: tuple[Pair, ...]
+
+    def given(self, pair=0, answer="left", first_on_left=True, strength="clearly", seconds=1.0, **submission):
+        """An Answer to the pair of that number. On the left its first picture, or its second."""
+        submission = {"client": "page", "sequence": 0, **submission}
+        asked = self.pairs[pair]
+        names = {picture.id: picture.sha256 for picture in self.pictures}
+        left = names[asked.first_id if first_on_left else asked.second_id]
+        return Answer(asked.id, left, answer, strength, seconds, **submission)
+
+    def judge(self, annotator="ann", **what):
+        """Submit `given(**what)`; whether it was new."""
+        with self.store.writing() as session:
+            return answer(session, annotator, self.given(**what))
+
+    def undo(self, undoes, sequence, annotator="ann", client="page"):
+        with self.store.writing() as session:
+            return undo(session, annotator, client, sequence, undoes)
+
+    def now(self, pair=0):
+        """The pair as it is now."""
+        with self.store.reading() as session:
+            return session.get(Pair, self.pairs[pair].id)

@@ -1,0 +1,125 @@
+"""Many pictures with models loaded once: are they those that `generate` paints one by one?"""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from mapo_studio.tests.tiny_models import write_sd15, write_sdxl
+from mapo_studio.trainer.cancellation import StopRequested
+from mapo_studio.trainer.errors import UserError
+from mapo_studio.trainer.lora.adapter import LoraSettings, attach
+from mapo_studio.trainer.lora.file import write_lora
+from mapo_studio.trainer.models.open import open_base
+from mapo_studio.trainer.sampling.batch_sampler import Manner, Painter, Wish, Worn
+from mapo_studio.trainer.sampling.sampler import generate
+
+pytestmark = pytest.mark.slow
+
+CPU = torch.device("cpu")
+MANNER = Manner((64, 64), steps=3, guidance=4.0, negative="xyz")
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory):
+    return open_base(write_sdxl(tmp_path_factory.mktemp("sdxl"), shallow=True))
+
+
+@pytest.fixture(scope="module")
+def loras(base, tmp_path_factory, random_lora) -> list[Path]:
+    """Two of different shape, both of which change much."""
+    files = []
+    for number, settings in enumerate((LoraSettings(rank=4), LoraSettings(rank=2, alpha=4, targets="all"))):
+        unet = base.load_unet(CPU, torch.float32)
+        attach(unet, settings, seed=0)
+        file = tmp_path_factory.mktemp("lora") / f"lora-{number}.safetensors"
+        files.append(write_lora(file, {k: 3 * v for k, v in random_lora(unet, number).items()}, settings, "sdxl"))
+    return files
+
+
+def pixels(picture):
+    return np.asarray(picture).astype(int)
+
+
+def alone(base, wish):
+    lora, strength = (wish.lora.file, wish.lora.strength) if wish.lora else (None, 1.0)
+    [picture] = generate(
+        base,
+        [wish.prompt],
+        lora,
+        negative=MANNER.negative,
+        size=MANNER.size,
+        seeds=[wish.seed],
+        steps=MANNER.steps,
+        guidance=MANNER.guidance,
+        strength=strength,
+        device=CPU,
+    )
+    return pixels(picture)
+
+
+def test_every_wish_is_painted_as_it_would_be_alone(base, loras):
+    one, two = loras
+    wishes = [
+        Wish("a red fox", 1),
+        Wish("a red fox", 1, Worn(one)),
+        Wish("a blue cat", 2, Worn(two, 0.5)),
+        Wish("a blue cat", 2),
+        Wish("a blue cat", 2, Worn(one, 0.5)),
+        Wish("a red fox", 3, Worn(two, 0.5)),
+        Wish("a red fox", 1, Worn(one)),
+    ]
+    painted = [one for round_ in Painter(base, MANNER, loras, CPU).paint(wishes) for one in round_]
+    assert [wish for wish, _ in painted] == wishes
+    expected = [alone(base, wish) for wish in wishes]
+    for (_, picture), alike in zip(painted, expected, strict=True):
+        assert np.abs(pixels(picture) - alike).max() <= 2  # batches round differently
+    assert np.abs(expected[0] - expected[1]).max() > 20
+    assert np.abs(expected[2] - expected[3]).max() > 20
+    assert np.abs(expected[2] - expected[4]).max() > 20
+
+
+def test_models_are_loaded_once_for_many_rounds(base, monkeypatch):
+    loaded = []
+    for part in ("unet", "vae", "text"):
+        load = getattr(type(base), f"load_{part}")
+        monkeypatch.setattr(
+            type(base), f"load_{part}", lambda self, *a, load=load, part=part: loaded.append(part) or load(self, *a)
+        )
+    wishes = [Wish("fox", seed) for seed in range(40)]
+    rounds = list(Painter(base, Manner((64, 64), steps=1), device=CPU).paint(wishes))
+    assert [len(one) for one in rounds] == [16, 16, 8]
+    assert loaded == ["text", "unet", "vae"]
+
+
+def test_nothing_is_loaded_for_no_wish(base, monkeypatch):
+    monkeypatch.setattr(type(base), "load_unet", lambda *_: pytest.fail("loaded"))
+    assert list(Painter(base, MANNER, device=CPU).paint([])) == []
+
+
+@pytest.mark.parametrize("seconds", [0.0, 20.0])
+def test_being_stopped_gives_what_is_complete_first(base, seconds):
+    painter, steps, got = Painter(base, Manner((64, 64), steps=4), device=CPU), [], []
+    painter._round_seconds = seconds  # as on a device, where pictures wait for the VAE
+
+    def check():
+        steps.append(None)
+        if len(steps) > 5:
+            raise StopRequested
+
+    rounds = painter.paint([Wish("fox", seed) for seed in range(40)], check)
+    with pytest.raises(StopRequested):
+        got.extend(wish.seed for round_ in rounds for wish, _ in round_)
+    assert got == list(range(16))
+
+
+def test_pictures_wait_for_a_full_round_where_the_vae_has_to_be_fetched(base):
+    painter = Painter(base, Manner((64, 64), steps=1), device=CPU)
+    painter._round_seconds = 20.0
+    assert [len(one) for one in painter.paint([Wish("fox", seed) for seed in range(40)])] == [32, 8]
+
+
+def test_a_lora_of_another_family_is_refused_before_anything_is_painted(loras, tmp_path):
+    base = open_base(write_sd15(tmp_path))
+    with pytest.raises(UserError, match="sdxl family"):
+        Painter(base, MANNER, loras[:1], CPU)

@@ -1,0 +1,90 @@
+"""Who a process is, what its share is, and that a process that is alone pays nothing for it."""
+
+import subprocess
+import sys
+
+import pytest
+import torch
+from mapo_studio.tests.simulated_devices import pretend
+from mapo_studio.trainer.cancellation import StopRequested
+from mapo_studio.trainer.distributed import ALONE, Ranks, joined, launched, lost
+from mapo_studio.trainer.errors import UserError
+
+
+def environment(monkeypatch, **variables: str) -> None:
+    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+
+
+def test_who_a_process_is_stands_in_the_environment(monkeypatch):
+    environment(monkeypatch)
+    assert launched() is ALONE
+    environment(monkeypatch, WORLD_SIZE="1", RANK="0")
+    assert launched() is ALONE
+    environment(monkeypatch, WORLD_SIZE="8", RANK="5", LOCAL_RANK="1")
+    assert launched() == Ranks(rank=5, size=8, local=1)
+    assert not launched().first
+
+
+@pytest.mark.parametrize("rank", [None, "two"])
+def test_half_an_environment_is_refused(monkeypatch, rank):
+    environment(monkeypatch, WORLD_SIZE="2", **({"RANK": rank} if rank else {}))
+    with pytest.raises(UserError, match="use torchrun"):
+        launched()
+
+
+def test_shares_are_disjoint_and_together_everything():
+    items = list(range(11))
+    shares = [Ranks(rank, 4).share(items) for rank in range(4)]
+    assert sorted(item for share in shares for item in share) == items
+    assert max(map(len, shares)) - min(map(len, shares)) <= 1
+
+
+def test_alone_everything_is_ones_own(monkeypatch):
+    environment(monkeypatch)
+    tensor = torch.ones(3)
+    with joined() as ranks:
+        assert ranks is ALONE
+        ranks.sum_(tensor)
+        assert (ranks.any(True), ranks.any(False)) == (True, False)
+        assert ranks.together([1, 2]) == [1, 2]
+        ranks.agreed("anything", 1)
+        assert ranks.device("cpu") == torch.device("cpu")
+    assert tensor.tolist() == [1, 1, 1]
+    with pytest.raises(StopRequested), ALONE.phase():
+        raise StopRequested
+
+
+def test_alone_no_torch_is_imported_to_find_that_out():
+    script = (
+        "import sys; from mapo_studio.trainer.distributed import joined\n"
+        "with joined() as ranks: print(ranks.alone, 'torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["True", "False"]
+
+
+def test_each_process_of_a_machine_takes_a_card_of_its_own(monkeypatch):
+    pretend(monkeypatch, "RTX 4090", "RTX 4090")
+    taken = []
+    monkeypatch.setattr(torch.cuda, "set_device", taken.append)
+    assert [str(Ranks(rank, 4, rank % 2).device("auto")) for rank in range(4)] == ["cuda:0", "cuda:1"] * 2
+    assert taken == [0, 1, 0, 1]
+    with pytest.raises(UserError, match="start only 2 processes"):
+        Ranks(2, 3, 2).device("auto")
+    with pytest.raises(UserError, match="cannot share cuda:1"):
+        Ranks(0, 2, 0).device("cuda:1")
+
+
+def test_several_processes_share_a_cpu_but_not_a_mac(monkeypatch):
+    assert Ranks(1, 2, 1).device("cpu").type == "cpu"
+    pretend(monkeypatch, "Mac")
+    with pytest.raises(UserError, match="cannot share mps"):
+        Ranks(1, 2, 1).device("auto")
+
+
+def test_that_another_process_is_gone_is_told_from_other_errors():
+    assert lost(RuntimeError("[../gloo/transport/tcp/pair.cc:553] Connection closed by peer [127.0.0.1]:1234"))
+    assert not lost(RuntimeError("mat1 and mat2 shapes cannot be multiplied"))

@@ -1,0 +1,103 @@
+"""What does a command line ask for? Flags of a verb, settings of a run in a file and in flags, a preset below them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import make_dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
+
+import tyro
+
+if TYPE_CHECKING:
+    from ..config.presets import Preset
+    from ..config.run_config import RunConfig
+
+Workspace = Annotated[Path, tyro.conf.arg(help="Folder of runs and caches (or set MAPO_WORKSPACE).")]
+Json = Annotated[bool, tyro.conf.arg(help="End with one JSON object on a line of its own.")]
+_PresetName = Annotated[
+    str,
+    tyro.conf.arg(help="Settings for a card: automatic, none, or such as '8 GB'. What is given otherwise goes over."),
+]
+_Family = Annotated[
+    Literal["sdxl", "sd15"] | None, tyro.conf.arg(help="Count for the published model, where no --base is given.")
+]
+_Gigabytes = Annotated[
+    float | None, tyro.conf.arg(help="Count for a card of that many GB, whatever is in this machine.")
+]
+_OWN: dict[str, list[tuple[str, Any, Any]]] = {
+    "train": [("preset", _PresetName, "automatic")],
+    "plan": [("preset", _PresetName, "automatic"), ("family", _Family, None), ("memory", _Gigabytes, None)],
+}
+"""Flags that a verb has beside those of all."""
+
+
+class Asked(NamedTuple):
+    """flags: those of the verb itself, `preset` among them; given: the settings that were asked for, in a file and then
+    in flags, over those of a preset (None: over the defaults)."""
+
+    flags: Any
+    given: Callable[[Preset | None], RunConfig]
+
+
+def default_workspace() -> Path:
+    return Path(os.environ.get("MAPO_WORKSPACE", "workspace"))
+
+
+def parse(kind: Any, words: list[str], verb: str, default: Any = None) -> Any:
+    """`words` as a `kind`. tyro itself prints what is wrong with a flag and exits with 2."""
+    given = {} if default is None else {"default": default}
+    return tyro.cli(kind, args=words, prog=f"mapo {verb}", **given)
+
+
+def settings_of(words: list[str], verb: str, description: str) -> tuple[RunConfig, Any]:
+    """The RunConfig and the other flags of a verb that takes both: an optional TOML file, then flags over it."""
+    asked = asked_of(words, verb, description)
+    return asked.given(None), asked.flags
+
+
+def asked_of(words: list[str], verb: str, description: str) -> Asked:
+    """The same for a verb that knows presets too. Raises UserError naming the wrong value in the file or in a flag."""
+    from ..config.presets import merged
+    from ..config.run_config import parse_config, read_toml
+
+    file = words.pop(0) if words and not words[0].startswith("-") else ""
+    values = read_toml(Path(file)) if file else {}
+
+    def given(preset: Preset | None) -> RunConfig:
+        below = parse_config(values, file)  # alone first: a mistake in the file is the file's
+        return _over(
+            parse_config(merged(preset.settings, values), file) if preset else below, words, verb, description
+        )[0]
+
+    return Asked(_over(parse_config(values, file), words, verb, description)[1], given)
+
+
+def preset_here(asked: Asked) -> Preset | None:
+    """The preset that was asked for, or that suits this machine's card; None for the embedded base, which has none."""
+    from ..config.presets import AUTOMATIC, NONE, preset_for, preset_named
+    from ..models.open import TINY
+
+    if asked.flags.preset not in (AUTOMATIC, NONE):
+        return preset_named(asked.flags.preset)
+    config = asked.given(None)
+    if asked.flags.preset == NONE or config.base == TINY:
+        return None
+    from ..device import memory_of, pick_device
+
+    memory = memory_of(pick_device(config.training.device))
+    return preset_for(memory.total if memory else None)
+
+
+def _over(below: RunConfig, words: list[str], verb: str, description: str) -> tuple[RunConfig, Any]:
+    """(the settings in `words` over `below`, the verb's own flags)."""
+    from ..config.cli_flags import checked, unchecked
+
+    defaults = unchecked(below)
+    run_flags = tyro.conf.OmitArgPrefixes[type(defaults)]
+    own = [("workspace", Workspace, default_workspace()), ("json", Json, False), *_OWN.get(verb, [])]
+    flags = make_dataclass("Flags", [("run", run_flags), *own])
+    flags.__doc__ = description + " A TOML file of settings may come first; flags go over it."
+    asked = parse(flags, list(words), f"{verb} [FILE.toml]", flags(defaults))
+    return checked(asked.run, "settings"), asked

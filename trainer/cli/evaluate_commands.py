@@ -1,0 +1,263 @@
+"""The verbs that ask how good a LoRA is: `learning-curve`, `compare`, `score`. Thin, as those of cli.py."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, TypeVar
+
+import tyro
+
+from ..errors import UserError
+from .arguments import Json, Workspace, default_workspace, parse
+
+if TYPE_CHECKING:
+    from ..cancellation import StopRequest
+    from ..evaluation.scorers.report_scores import Scores
+    from ..jobs.tasks import Status, Task
+    from ..runs.run_folder import Run
+    from .progress_bar import Listener
+
+T = TypeVar("T")
+
+
+def learning_curve(words: list[str]) -> int:
+    @dataclass
+    class LearningCurve:
+        """Train like a finished run on a quarter and on half of its pairs, and say what twice as many would bring."""
+
+        run: tyro.conf.Positional[str]
+        workspace: Workspace
+        steps: Annotated[
+            int | None, tyro.conf.arg(help="Of each training; by default as many as the run's, which is then reused.")
+        ] = None
+        quick: Annotated[
+            bool, tyro.conf.arg(help="Train nothing: estimate from how much better it does on pairs it trained on.")
+        ] = False
+        json: Json = False
+
+    asked = parse(LearningCurve, words, "learning-curve", LearningCurve(tyro.MISSING, default_workspace()))
+    from ..runs.run_folder import Run
+
+    run = Run.open(asked.workspace.resolve(), asked.run)
+    if asked.quick:
+        from ..evaluation.fit_gap import measure_gap
+
+        gap = _in_turn(run, lambda stop, listen: measure_gap(run, partial(_tell, listen), stop.check))
+        said, values = gap.sentences(), asdict(gap)
+    else:
+        from ..evaluation.learning_curve import measure_curve
+
+        curve = _in_turn(run, lambda stop, listen: measure_curve(run, stop, asked.steps, listen))
+        said, values = curve.sentences(), asdict(curve) | {"forecast": asdict(curve.forecast())}
+    _say(*said)
+    if asked.json:
+        _say(json.dumps(values))
+    return 0
+
+
+def compare(words: list[str]) -> int:
+    @dataclass
+    class Compare:
+        """Paint a base and LoRAs on the same prompts and noise, for judging blind; or say how the judging stands."""
+
+        base: tyro.conf.Positional[str] = ""
+        workspace: Workspace = Path("workspace")
+        lora: Annotated[tyro.conf.UseAppendAction[tuple[str, ...]], tyro.conf.arg(help="A LoRA file; repeat it.")] = ()
+        prompts: Annotated[
+            tuple[str, ...], tyro.conf.arg(help="Texts, or files with one a line; by default what a run held out.")
+        ] = ()
+        with_base: Annotated[bool, tyro.conf.arg(help="Compare each LoRA with the base alone, too.")] = True
+        name: Annotated[str, tyro.conf.arg(help="Of a comparison of one LoRA; made from the LoRAs' otherwise.")] = ""
+        seeds: Annotated[int, tyro.conf.arg(help="Pairs for each prompt.")] = 1
+        first_seed: Annotated[int, tyro.conf.arg(help="Another one paints other pictures.")] = 0
+        strength: Annotated[float, tyro.conf.arg(help="Of the LoRAs; 1 is as trained.")] = 1.0
+        steps: Annotated[int, tyro.conf.arg(help="Denoising steps of a picture.")] = 28
+        guidance: Annotated[float, tyro.conf.arg(help="Classifier-free guidance.")] = 5.0
+        width: Annotated[int | None, tyro.conf.arg(help="In pixels; by default the base's square.")] = None
+        height: Annotated[int | None, tyro.conf.arg(help="In pixels; by default the base's square.")] = None
+        negative: Annotated[str, tyro.conf.arg(help="What to keep away from.")] = ""
+        scorer: Annotated[
+            tyro.conf.UseAppendAction[tuple[str, ...]], tyro.conf.arg(help="As pickscore=PATH, see docs/compare.md.")
+        ] = ()
+        standing: Annotated[bool, tyro.conf.arg(help="Only say how the comparisons stand: all, or --name.")] = False
+        json: Json = False
+
+    asked = parse(Compare, words, "compare", Compare(workspace=default_workspace()))
+    workspace = asked.workspace.resolve()
+    if asked.standing:
+        return _standing(workspace, asked.name, asked.json)
+    if not asked.base:
+        raise UserError("say which base is painted with: `mapo compare BASE --lora FILE`")
+    from ..evaluation.comparison_begin import begin, contests, held_out_prompts
+    from ..sampling.task_settings import lora_file, prompts_in
+
+    loras = tuple(str(lora_file(one)) for one in dict.fromkeys(asked.lora))
+    meeting = contests(loras, asked.with_base)
+    if asked.name and len(meeting) > 1:
+        raise UserError("--name is for one comparison, and this makes several: leave it out")
+    prompts = prompts_in(asked.prompts) or held_out_prompts(workspace, loras)
+    if not prompts:
+        raise UserError("no prompts: give --prompts with texts or a file, since no run here held any out for this LoRA")
+    same = ("base", "seeds", "first_seed", "strength", "steps", "guidance", "width", "height", "negative")
+    settings = {name: getattr(asked, name) for name in same} | {"prompts": prompts}
+    names = []
+    for lora, against in meeting:
+        begun = begin(workspace, {**settings, "lora": lora, "against": against, "name": asked.name})
+        if begun.trained_on:
+            _say(f"{begun.trained_on} of {len(prompts)} prompts were trained on: there it shows what it remembers")
+        if not _followed(begun.task):
+            return 130
+        names.append(begun.name)
+    return _told_of(workspace, names, scorers=asked.scorer, as_json=asked.json)
+
+
+def score(words: list[str]) -> int:
+    @dataclass
+    class Score:
+        """Paint before and after on held-out prompts, let scorers rate both, and write the table into the report."""
+
+        run: tyro.conf.Positional[str]
+        workspace: Workspace
+        scorer: Annotated[
+            tyro.conf.UseAppendAction[tuple[str, ...]],
+            tyro.conf.arg(help="As pickscore=PATH, see docs/compare.md; repeat it."),
+        ] = ()
+        prompts: Annotated[
+            tuple[str, ...], tyro.conf.arg(help="Texts, or files with one a line; by default what the run held out.")
+        ] = ()
+        seeds: Annotated[int, tyro.conf.arg(help="Pictures of each side for each prompt.")] = 2
+        json: Json = False
+
+    asked = parse(Score, words, "score", Score(tyro.MISSING, default_workspace()))
+    if not asked.scorer:
+        raise UserError("name at least one --scorer, such as pickscore=PATH: none comes with the program")
+    from ..runs.run_folder import Run
+    from ..sampling.task_settings import prompts_in
+
+    run = Run.open(asked.workspace.resolve(), asked.run)
+    prompts = prompts_in(asked.prompts)
+
+    def rate(stop: StopRequest, listen: Listener) -> Scores:
+        from ..evaluation.scorers.score import score_run
+
+        return score_run(run, asked.scorer, prompts, asked.seeds, partial(_tell, listen), stop.check)
+
+    scores = _in_turn(run, rate)
+    _say(scores.text(), *([f"written into {run.report_file}"] if scores.rows else []))
+    if asked.json:
+        _say(json.dumps(asdict(scores)))
+    return 0 if scores.rows else 2
+
+
+def _in_turn(run: Run, work: Callable[[StopRequest, Listener], T]) -> T:
+    """What `work` gives, which waits for the device and shows how far it is. Ends the program where it is stopped."""
+    from ..cancellation import StopRequest, StopRequested
+    from ..jobs.gpu_queue import wait_for_turn
+    from .progress_bar import watching
+
+    stop = StopRequest(run.workspace / "stop")
+    with ExitStack() as held:
+        held.enter_context(stop.listening())
+        listen = held.enter_context(watching())
+        try:
+            held.enter_context(wait_for_turn(run.workspace, run.folder, partial(_behind, listen), stop.check))
+            return work(stop, listen)
+        except StopRequested:
+            _say("stopped; the same command goes on from here")
+            raise SystemExit(stop.exit_code) from None
+
+
+def _tell(listen: Listener, done: int, total: int, what: str) -> None:
+    listen({"event": "progress", "what": what, "done": done, "total": total})
+
+
+def _followed(task: Task) -> bool:
+    """Show a task until it ends; whether it came to its end. Ctrl-C stops it, keeping what is painted."""
+    from ..jobs.tasks import follow
+    from .progress_bar import watching
+
+    with watching() as listen:
+
+        def shown(status: Status) -> None:
+            if status.phase == "waiting" and status.message:
+                listen({"event": "waiting", "behind": status.message.removesuffix(" has the device")})
+            elif status.total:
+                _tell(listen, status.done, status.total, status.message)
+
+        try:
+            status = follow(task, shown)
+        except KeyboardInterrupt:
+            task.stop()
+            status = follow(task, shown)
+    if status.phase == "failed":
+        raise UserError(status.message)
+    if status.phase != "finished":
+        _say("stopped; what is painted is kept, and the same command with the same --name goes on from here")
+    return status.phase == "finished"
+
+
+def _told_of(workspace: Path, names: Sequence[str], scorers: Sequence[str], as_json: bool) -> int:
+    """Where the pictures are and where they are judged; what scorers say of them."""
+    from ..atomic_files import written_whole
+    from ..evaluation.comparison_sheet import grid_of
+    from ..preferences.store import open_store
+
+    store = open_store(workspace)
+    sheet = workspace / "comparisons" / f"{names[0]}.png"
+    with store.reading() as session:
+        picture = grid_of(session, store, names)
+    with written_whole(sheet) as part:
+        picture.save(part, "PNG")
+    told: dict[str, object] = {"comparisons": list(names), "sheet": str(sheet)}
+    if scorers:
+        from ..evaluation.scorers.score import score_comparison
+
+        told["scores"] = {}
+        for name in names:
+            scores = score_comparison(store, name, scorers)
+            told["scores"][name] = asdict(scores)  # type: ignore[index]
+            _say(f"{name}:", scores.text())
+    listed = ", ".join(f"“{name}”" for name in names)
+    _say(
+        f"judge blind: `mapo studio`, tab Compare, choose {listed}",
+        "how it stands: `mapo compare --standing`",
+        f"all pictures beside each other, unblinded (judge first): {sheet}",
+    )
+    if as_json:
+        _say(json.dumps(told))
+    return 0
+
+
+def _standing(workspace: Path, name: str, as_json: bool) -> int:
+    from ..evaluation.comparison import about, standing
+    from ..preferences.datasets import find_dataset, list_datasets
+    from ..preferences.store import open_store
+
+    found = []
+    with open_store(workspace).reading() as session:
+        asked = [find_dataset(session, name)] if name else list_datasets(session, "comparison")
+        for comparison in asked:
+            told, now = about(comparison), standing(session, comparison)
+            found.append({"name": comparison.name, "lora": told.lora, "against": told.other, **asdict(now)})
+            judged = f"{now.judged} of {now.pairs} pairs judged"
+            _say(f"{comparison.name}: {judged}; {told.lora}: {now.rate.sentence(told.other)}")
+    if not found:
+        _say("there is no comparison yet: `mapo compare BASE --lora FILE` makes one")
+    if as_json:
+        _say(json.dumps(found))
+    return 0
+
+
+def _say(*lines: str) -> None:
+    sys.stdout.write("".join(f"{line}\n" for line in lines))
+    sys.stdout.flush()
+
+
+def _behind(listen: Listener, behind: str) -> None:
+    listen({"event": "waiting", "behind": behind})

@@ -1,0 +1,142 @@
+"""What a person sees of a run in the terminal: a bar with the time that remains, or plain lines in a log."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn
+
+from ..intervals import share_and_interval
+from ..runs.run_folder import Event
+
+Listener = Callable[[Event], None]
+
+_PHASES = {"check": "looking through the cache", "text": "encoding captions", "latents": "encoding pictures"}
+_COPYING = ("importing", "exporting")
+_QUIET_SECONDS = 10.0
+
+
+@contextmanager
+def watching() -> Iterator[Listener]:
+    """A listener for the events of a run that shows them on standard error."""
+    console = Console(stderr=True, highlight=False)
+    if not console.is_terminal:
+        yield _Lines()
+        return
+    columns = (
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=28),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[note]}"),
+    )
+    with Progress(*columns, console=console) as progress:
+        yield _Bar(progress)
+
+
+def as_time(seconds: float) -> str:
+    """For a person: 42 s, 3 min 20 s, 2 h 5 min."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    minutes, rest = divmod(whole, 60)
+    return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
+
+
+class _Bar:
+    """One bar for each phase of the run; what is worth keeping is printed above it."""
+
+    def __init__(self, progress: Progress):
+        self._progress = progress
+        self._tasks: dict[str, int] = {}
+        self._agreement = ""
+
+    def __call__(self, event: Event) -> None:
+        kind = event["event"]
+        if kind == "encoding":
+            self._show(_PHASES[event["phase"]], event["done"], event["total"], "")
+        elif kind in _COPYING:
+            self._show(kind, event["done"], event["total"], "")
+        elif kind == "progress":
+            self._show(event["what"], event["done"], event["total"], "")
+        elif kind == "started":
+            self._steps = event["steps"]
+            self._show("training", 0, self._steps, "")
+        elif kind == "step":
+            left = as_time(event["remaining"])
+            self._show(
+                "training", event["step"], self._steps, f"{left} left  loss {event['loss']:.4f}{self._agreement}"
+            )
+        elif line := _sentence(event):
+            if kind == "evaluation":
+                self._agreement = f"  agreement {_agreement(event)}"
+            self._progress.console.print(line, markup=False)
+
+    def _show(self, phase: str, done: int, total: int | None, note: str) -> None:
+        if phase not in self._tasks:
+            self._tasks[phase] = self._progress.add_task(phase, total=total, note="")
+        self._progress.update(self._tasks[phase], completed=done, total=total, note=note)
+
+
+class _Lines:
+    """Plain lines, not more than one in ten seconds of what only moves a bar."""
+
+    def __init__(self) -> None:
+        self._last = -_QUIET_SECONDS
+        self._steps = 0
+
+    def __call__(self, event: Event) -> None:
+        kind = event["event"]
+        if kind == "started":
+            self._steps = event["steps"]
+        if kind in ("encoding", "progress", "step", *_COPYING):
+            if time.monotonic() - self._last < _QUIET_SECONDS:
+                return
+            self._last = time.monotonic()
+            if kind == "progress":
+                self._print(f"{event['what']}: {event['done']} of {event['total']}")
+            elif kind in _COPYING:
+                self._print(f"{kind}: {event['done']} of {event['total'] or 'an unknown number'}")
+            elif kind == "encoding":
+                self._print(f"{_PHASES[event['phase']]}: {event['done']} of {event['total']}")
+            else:
+                left = as_time(event["remaining"])
+                self._print(f"step {event['step']} of {self._steps}, {left} left, loss {event['loss']:.4f}")
+        elif line := _sentence(event):
+            self._print(line)
+
+    def _print(self, line: str) -> None:
+        sys.stderr.write(line + "\n")
+        sys.stderr.flush()
+
+
+def _sentence(event: Event) -> str | None:
+    """What deserves a line of its own."""
+    match event["event"]:
+        case "warning":
+            return f"note: {event['text']}"
+        case "waiting":
+            return f"waiting for its turn: {event['behind']} has the device"
+        case "resumed":
+            return f"going on after step {event['step']}"
+        case "started":
+            cached = f"; {event['reused']} cache entries reused" if event["reused"] else ""
+            return f"{event['pairs']} pairs to train on, {event['held_out']} held out{cached}"
+        case "calibrated":
+            knobs = f"temperature {event['temperature']:.3g}, margin weight {event['margin_weight']:.3g}"
+            return f"{knobs}: from how far apart the base's errors on your pairs are"
+        case "evaluation":
+            return (
+                f"step {event['step']}: agrees with you on {_agreement(event)} of {event['pairs']} pairs "
+                "it has not trained on; "
+                f"winner error {event['winner_error']:.4f}, loser error {event['loser_error']:.4f}"
+            )
+    return None
+
+
+def _agreement(event: Event) -> str:
+    return share_and_interval(event["agreement"], event["low"], event["high"])

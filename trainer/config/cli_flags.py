@@ -1,0 +1,40 @@
+"""How do RunConfig's fields become flags of the command line, with errors of one line?
+
+tyro would construct the pydantic models itself and print pydantic's own report of a wrong value. So it is given
+dataclasses of the same shape, which check nothing, and what it parsed is checked as a settings file is.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Annotated, Any
+
+import tyro
+from pydantic import BaseModel
+
+from .run_config import RunConfig, parse_config
+
+
+def unchecked(config: BaseModel) -> Any:
+    """A dataclass instance with the fields, values and explanations of `config`, for tyro to take as defaults."""
+    kind = type(config)
+    fields: list[Any] = []
+    values: dict[str, Any] = {}
+    for name, field in kind.model_fields.items():
+        value = getattr(config, name)
+        if isinstance(value, BaseModel):
+            value = unchecked(value)
+            fields.append((name, type(value)))
+        else:
+            settings = [one for one in field.metadata if type(one).__module__.startswith("tyro")]
+            help_text = tyro.conf.arg(help=field.description)
+            fields.append((name, Annotated[(field.annotation, *(settings or [None]), help_text)]))
+        values[name] = value
+    made = dataclasses.make_dataclass(kind.__name__, fields)
+    made.__doc__ = kind.__doc__
+    return made(**values)
+
+
+def checked(flags: Any, source: str) -> RunConfig:
+    """The RunConfig that parsed flags describe. Raises UserError naming the wrong value; `source` names its place."""
+    return parse_config(dataclasses.asdict(flags), source)

@@ -1,0 +1,147 @@
+"""How do prompts become pictures to judge? Candidates are painted into a dataset, a few for each prompt."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pydantic import Field
+from sqlalchemy import select
+
+from ..errors import UserError
+from ..preferences.datasets import add_candidates, add_prompt, find_dataset, make_pairs
+from ..preferences.images import About, KeptFile, keep_file, picture_of
+from ..preferences.schema import Candidate, Dataset, Picture, Prompt
+from ..preferences.store import Store, open_store
+from ..sampling.task_settings import PaintingSettings, cleaned, lora_file, whole_path
+
+if TYPE_CHECKING:
+    from PIL import Image
+    from sqlalchemy.orm import Session
+
+    from ..jobs.worker import Work
+    from ..sampling.batch_sampler import Wish
+    from ..sampling.image_metadata import Origin
+
+
+class CandidateSettings(PaintingSettings):
+    """What is painted for which prompts."""
+
+    dataset: str = Field(min_length=1)
+    """Its name; it must be there."""
+    prompts: tuple[str, ...] = ()
+    """By default every prompt that the dataset has."""
+    candidates: int = Field(4, ge=1, le=64)
+    """Pictures for each prompt, those counted that were painted so before."""
+    at_most: int | None = Field(12, ge=1)
+    """Pairs made for each prompt, at most: of 16 pictures there would be 120."""
+    lora: str | None = None
+    """A LoRA file to paint with."""
+    strength: float = Field(1.0, ge=-10, le=10)
+    """Of the LoRA; 1 is as trained."""
+    mixed: bool = False
+    """Paint every second candidate without the LoRA, so that its pictures are judged against the base's."""
+
+
+def check(workspace: Path, settings: dict[str, Any]) -> dict[str, Any]:
+    """The settings whole, paths absolute. Raises UserError naming what is wrong or missing."""
+    asked = CandidateSettings.given(settings)
+    if asked.mixed and not asked.lora:
+        raise UserError("half of the candidates with a LoRA: choose the LoRA")
+    with open_store(workspace).reading() as session:
+        dataset = find_dataset(session, asked.dataset)
+        prompts = cleaned(asked.prompts)
+        if not prompts and session.scalar(select(Prompt.id).where(Prompt.dataset_id == dataset.id).limit(1)) is None:
+            raise UserError(f"{asked.dataset} has no prompts yet: give at least one")
+    paths = {"base": whole_path(asked.base), "lora": str(lora_file(asked.lora)) if asked.lora else None}
+    return asked.model_copy(update={**paths, "prompts": prompts}).plain()
+
+
+def run(work: Work) -> str:
+    """Paint what is not there yet. Pictures are in the dataset as soon as they are painted, pairs with them."""
+    from ..sampling.batch_sampler import Painter
+    from ..sampling.image_metadata import Origin, hashed, model_name
+
+    asked = CandidateSettings.given(work.settings)
+    store = open_store(work.workspace)
+    with store.reading() as session:
+        dataset = find_dataset(session, asked.dataset)
+        prompts = asked.prompts or _prompts_of(session, dataset)
+        known = _painted_before(session, dataset)
+    base, manner = asked.opened(work.workspace)
+    loras = [Path(asked.lora)] if asked.lora else []
+    origin = Origin(base.identity(), model_name(asked.base), manner, hashed(loras))
+    wishes = [wish for prompt in prompts for wish in _wishes(asked, prompt)]
+    left = [wish for wish in wishes if origin.mark(wish) not in known]
+    done, pairs = len(wishes) - len(left), 0
+    unpainted = Counter(wish.prompt for wish in left)
+    unpaired: dict[str, None] = {}  # in order
+    work.tell(done, len(wishes), "loading the base")
+    try:
+        for pictures in Painter(base, manner, loras).paint(left, work.check):
+            unpainted.subtract(wish.prompt for wish, _ in pictures)
+            unpaired |= dict.fromkeys(wish.prompt for wish, _ in pictures)
+            complete = [prompt for prompt in unpaired if not unpainted[prompt]]
+            files = kept_files(store, origin, pictures)
+            with store.writing() as session:
+                dataset = find_dataset(session, asked.dataset)
+                for wish, file, about in files:
+                    add_candidates(
+                        session, add_prompt(session, dataset, wish.prompt), [picture_of(session, file, about)]
+                    )
+                pairs += _pair(session, dataset, complete, asked.at_most)
+            for prompt in complete:
+                del unpaired[prompt]
+            done += len(pictures)
+            work.tell(done, len(wishes), f"painting for {asked.dataset}")
+    finally:
+        with store.writing() as session:
+            pairs += _pair(session, find_dataset(session, asked.dataset), unpaired, asked.at_most)
+    return f"{counted(len(left), 'picture')} painted for {asked.dataset}, {counted(pairs, 'new pair')}"
+
+
+def kept_files(
+    store: Store, origin: Origin, pictures: Iterable[tuple[Wish, Image.Image]]
+) -> list[tuple[Wish, KeptFile, About]]:
+    """Painted pictures in files of the workspace that say how they were painted; for `picture_of` when writing."""
+    return [
+        (wish, keep_file(store, origin.png(wish, picture), f"the picture of {wish.prompt!r}"), origin.about(wish))
+        for wish, picture in pictures
+    ]
+
+
+def counted(number: int, thing: str) -> str:
+    """1 picture, 2 pictures."""
+    return f"{number} {thing}" if number == 1 else f"{number} {thing}s"
+
+
+def _wishes(asked: CandidateSettings, prompt: str) -> list[Wish]:
+    from ..sampling.batch_sampler import Wish, Worn
+    from ..sampling.image_metadata import seed_of
+
+    worn = Worn(Path(asked.lora), asked.strength) if asked.lora else None
+    return [
+        # With more candidates asked for later, those that are there keep their numbers, seeds and LoRA.
+        Wish(prompt, seed_of(prompt, number, asked.first_seed), None if asked.mixed and number % 2 == 0 else worn)
+        for number in range(asked.candidates)
+    ]
+
+
+def _pair(session: Session, dataset: Dataset, prompts: Iterable[str], at_most: int | None) -> int:
+    return sum(make_pairs(session, add_prompt(session, dataset, prompt), at_most) for prompt in prompts)
+
+
+def _prompts_of(session: Session, dataset: Dataset) -> tuple[str, ...]:
+    return tuple(session.scalars(select(Prompt.text).where(Prompt.dataset_id == dataset.id).order_by(Prompt.id)))
+
+
+def _painted_before(session: Session, dataset: Dataset) -> set[str]:
+    sources = (
+        select(Picture.source)
+        .join(Candidate, Candidate.picture_id == Picture.id)
+        .join(Prompt, Prompt.id == Candidate.prompt_id)
+        .where(Prompt.dataset_id == dataset.id, Picture.source.is_not(None))
+    )
+    return set(session.scalars(sources))

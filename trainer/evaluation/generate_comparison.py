@@ -1,0 +1,175 @@
+"""Is a LoRA better, blind? Both sides of a comparison are painted on the same seeds, for prompts not trained on."""
+
+from __future__ import annotations
+
+import filecmp
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pydantic import Field
+from sqlalchemy import select
+
+from ..errors import UserError
+from ..preferences.datasets import find_dataset, slices
+from ..preferences.images import picture_of, picture_path
+from ..preferences.pairs import as_prompt, dataset_named, position_of
+from ..preferences.schema import Dataset, Picture, Prompt
+from ..preferences.store import Store, open_store
+from ..sampling.task_settings import PaintingSettings, cleaned, lora_file, whole_path
+from .candidates import counted, kept_files
+from .comparison import About
+from .comparison_filing import Side, add_duel, add_side, open_comparison
+
+if TYPE_CHECKING:
+    from sqlalchemy.orm import Session
+
+    from ..jobs.worker import Work
+    from ..runs.run_folder import Run
+    from ..sampling.batch_sampler import Wish
+    from ..sampling.image_metadata import Origin
+
+
+class ComparisonSettings(PaintingSettings):
+    """What is compared with what."""
+
+    name: str = Field(min_length=1, max_length=200)
+    """Of the comparison: no dataset may have it."""
+    lora: str = Field(min_length=1)
+    """The LoRA file in question."""
+    against: str | None = None
+    """Another LoRA file; by default the base alone is what it is compared with."""
+    strength: float = Field(1.0, ge=-10, le=10)
+    """Of both LoRAs; 1 is as trained."""
+    prompts: tuple[str, ...] = Field(min_length=1)
+    """Those that were not trained on say what the LoRA learned; the others, what it remembers."""
+    seeds: int = Field(1, ge=1, le=64)
+    """Pairs for each prompt. More prompts tell more than more seeds."""
+    run: str = ""
+    """The run that the LoRA is of, if it is of one."""
+    dataset: str = ""
+    """What it was trained on: where the judgements may go afterwards."""
+
+
+def check(workspace: Path, settings: dict[str, Any]) -> dict[str, Any]:
+    """The settings whole, paths absolute. Raises UserError naming what is wrong or missing."""
+    prompts = cleaned(settings.get("prompts") or ())
+    if not prompts:
+        raise UserError("give at least one prompt to compare on")
+    asked = ComparisonSettings.given({**settings, "prompts": prompts, "name": as_prompt(settings.get("name", ""))})
+    with open_store(workspace).reading() as session:
+        if session.scalar(select(Dataset.id).where(Dataset.name == asked.name)) is not None:
+            raise UserError(f"there is a dataset or comparison named {asked.name}: choose another name")
+    lora, against = str(lora_file(asked.lora)), str(lora_file(asked.against)) if asked.against else None
+    if against and (lora == against or filecmp.cmp(lora, against, shallow=False)):
+        raise UserError(f"{lora} cannot be compared with itself: choose another LoRA, or the base")
+    return asked.model_copy(update={"base": whole_path(asked.base), "lora": lora, "against": against}).plain()
+
+
+def run(work: Work) -> str:
+    """Paint what is not there yet. A pair can be judged as soon as both its pictures are painted."""
+    from ..sampling.batch_sampler import Painter
+    from ..sampling.image_metadata import Origin, hashed, model_name
+
+    asked = ComparisonSettings.given(work.settings)
+    store = open_store(work.workspace)
+    base, manner = asked.opened(work.workspace)
+    loras = [Path(file) for file in (asked.lora, asked.against) if file]
+    origin = Origin(base.identity(), model_name(asked.base), manner, hashed(loras))
+    duels = [duel for prompt in asked.prompts for duel in _duels(asked, prompt)]
+    wishes = [wish for duel in duels for wish in duel]
+    with store.writing() as session:
+        comparison = _opened_comparison(session, asked, origin, work.task.name)
+        # Of other comparisons and of candidates too: the base is painted once for all LoRAs that meet it.
+        there = _painted_before(session, store, {origin.mark(wish) for wish in wishes})
+        for duel in duels:
+            _file(session, comparison, duel, [there.get(origin.mark(wish)) for wish in duel])
+    left = [wish for wish in wishes if origin.mark(wish) not in there]
+    done = len(wishes) - len(left)
+    work.tell(done, len(wishes), "loading the base" if left else f"painting {asked.name}")
+    duel_of = {wish: duel for duel in duels for wish in duel}
+    for pictures in Painter(base, manner, loras).paint(left, work.check):
+        files = kept_files(store, origin, pictures)
+        with store.writing() as session:
+            comparison = find_dataset(session, asked.name)
+            for wish, file, known in files:
+                there[origin.mark(wish)] = picture_of(session, file, known)
+            for duel in dict.fromkeys(duel_of[wish] for wish, _ in pictures):
+                _file(session, comparison, duel, [there.get(origin.mark(wish)) for wish in duel])
+        done += len(pictures)
+        work.tell(done, len(wishes), f"painting {asked.name}")
+    return f"{asked.name} is painted: {counted(len(duels), 'pair')} to judge"
+
+
+@dataclass(frozen=True)
+class Known:
+    """What a run knows of prompts. held_out: those it keeps aside, judged or not; trained: those it was trained on."""
+
+    held_out: tuple[str, ...]
+    trained: frozenset[str]
+
+
+def known_prompts(run: Run) -> Known:
+    """The prompts of a run's pairs, as they are now. Raises UserError where the pairs cannot be read any more."""
+    from ..training.prepare_data import pairs_of
+
+    config = run.config()
+    data, judged = config.data, cleaned(pair.prompt for pair in pairs_of(config, run.workspace).pairs)
+    every = judged
+    if (name := dataset_named(data.pairs)) is not None:
+        with open_store(run.workspace).reading() as session:
+            dataset = find_dataset(session, name)
+            every = tuple(
+                session.scalars(select(Prompt.text).where(Prompt.dataset_id == dataset.id).order_by(Prompt.id))
+            )
+    return Known(
+        held_out=tuple(prompt for prompt in every if position_of(prompt) < data.held_out),
+        trained=frozenset(prompt for prompt in judged if position_of(prompt) >= data.held_out),
+    )
+
+
+def _duels(asked: ComparisonSettings, prompt: str) -> list[tuple[Wish, Wish]]:
+    """For each seed what the LoRA is compared with, and the LoRA."""
+    from ..sampling.batch_sampler import Wish, Worn
+    from ..sampling.image_metadata import seed_of
+
+    other = Worn(Path(asked.against), asked.strength) if asked.against else None
+    seeds = [seed_of(prompt, number, asked.first_seed) for number in range(asked.seeds)]
+    return [(Wish(prompt, seed, other), Wish(prompt, seed, Worn(Path(asked.lora), asked.strength))) for seed in seeds]
+
+
+def _opened_comparison(session: Session, asked: ComparisonSettings, origin: Origin, task: str) -> Dataset:
+    """The task's own comparison, made if it is not there. Raises UserError where another's has its name."""
+    told = About(
+        run=asked.run,
+        base=origin.model,
+        lora=Path(asked.lora).name,
+        lora_sha256=origin.hashes[Path(asked.lora)],
+        against=Path(asked.against).name if asked.against else "",
+        against_sha256=origin.hashes[Path(asked.against)] if asked.against else "",
+        strength=asked.strength,
+        dataset=asked.dataset,
+        task=task,
+    )
+    return open_comparison(session, asked.name, told, lambda there: there.task == task)
+
+
+def _file(session: Session, comparison: Dataset, duel: tuple[Wish, Wish], pictures: list[Picture | None]) -> None:
+    """Add what is painted of a duel, each picture on its side; a pair once both are there."""
+    sides: tuple[Side, Side] = ("base", "lora")
+    for wish, picture, side in zip(duel, pictures, sides, strict=True):
+        if picture is not None:
+            add_side(session, comparison, wish.prompt, picture, side)
+    other, lora = pictures
+    if other is not None and lora is not None:
+        add_duel(session, comparison, duel[0].prompt, other, lora)
+
+
+def _painted_before(session: Session, store: Store, marks: set[str]) -> dict[str, Picture]:
+    """The pictures of the workspace that were painted just so, by their marks, whose files are still there."""
+    found: dict[str, Picture] = {}
+    for some in slices(sorted(marks)):
+        for picture in session.scalars(select(Picture).where(Picture.source.in_(some))):
+            if picture.source and picture_path(store, picture).is_file():
+                found[picture.source] = picture
+    return found

@@ -1,0 +1,175 @@
+"""How do pictures that are wanted become pairs, where nothing was rejected? The base paints the rejected ones.
+
+Each target gets pictures of the same caption, as the base (or a LoRA, which may be the last one that was trained)
+paints them now, and is assumed to be better: losers of the model's own, as in SePPO (arXiv 2410.05255). That nobody
+compared them is kept with the pairs, and whoever judges such a pair goes over it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pydantic import Field
+from sqlalchemy import select
+
+from ..errors import UserError
+from ..images.aspect_buckets import bucket_for, buckets
+from ..preferences.bulk_insert import Row, add_rows
+from ..preferences.images import About, KeptFile, keep_file, picture_of
+from ..preferences.io.captions import caption_beside, pictures_below
+from ..preferences.io.importer import into_dataset
+from ..preferences.io.jsonl import json_lines, parsed, picture_named
+from ..preferences.pairs import as_prompt
+from ..preferences.schema import Judgement
+from ..preferences.store import Store, open_store
+from ..sampling.task_settings import PaintingSettings, lora_file, whole_path
+from .candidates import counted, kept_files
+
+if TYPE_CHECKING:
+    from ..jobs.worker import Work
+    from ..sampling.batch_sampler import Wish
+
+CLIENT = "targets"
+ANNOTATOR = "assumed"
+_LINES = "metadata.jsonl"
+
+
+class TargetSettings(PaintingSettings):
+    """Which pictures are wanted, and what paints those that are not."""
+
+    folder: str = Field(min_length=1)
+    """Pictures with their captions beside them, or with a metadata.jsonl of file_name and text."""
+    dataset: str = Field(min_length=1)
+    """Its name; it is made if need be."""
+    rejects: int = Field(1, ge=1, le=16)
+    """Pictures painted for each target."""
+    lora: str | None = None
+    """A LoRA file to paint them with."""
+    strength: float = Field(1.0, ge=-10, le=10)
+    """Of the LoRA; 1 is as trained."""
+
+
+@dataclass(frozen=True)
+class Target:
+    """A picture that is wanted, and its caption."""
+
+    path: Path
+    prompt: str
+
+
+def check(workspace: Path, settings: dict[str, Any]) -> dict[str, Any]:
+    """The settings whole, paths absolute. Raises UserError naming what is wrong or missing."""
+    asked = TargetSettings.given(settings)
+    folder = Path(asked.folder).expanduser().resolve()
+    if next(iter(targets_in(folder)[0]), None) is None:
+        raise UserError(f"no picture in {folder} has a caption: put a .txt of the same name beside each")
+    with open_store(workspace).reading() as session:
+        into_dataset(session, asked.dataset)
+    paths = {"base": whole_path(asked.base), "lora": str(lora_file(asked.lora)) if asked.lora else None}
+    return asked.model_copy(update={**paths, "folder": str(folder)}).plain()
+
+
+def targets_in(folder: Path) -> tuple[list[Target], int]:
+    """The wanted pictures below `folder` that have a caption, and how many others there are.
+
+    Raises UserError where it is no folder, or its metadata.jsonl is broken.
+    """
+    if not folder.is_dir():
+        raise UserError(f"there is no folder {folder}")
+    if (folder / _LINES).is_file():
+        return list(_listed(folder / _LINES)), 0
+    said = [(path, as_prompt(caption_beside(path) or "")) for path in pictures_below(folder)]
+    targets = [Target(path, prompt) for path, prompt in said if prompt]
+    return targets, len(said) - len(targets)
+
+
+def _listed(file: Path) -> Iterator[Target]:
+    """As the `datasets` library writes folders of pictures: {"file_name": "1.png", "text": "a cat"}."""
+    for number, line in json_lines(file):
+        yield _of_line(line, file, number)
+
+
+def _of_line(line: str, file: Path, number: int) -> Target:
+    try:
+        row = parsed(line, ("file_name", "text"))
+        return Target(picture_named(row["file_name"], file.parent.resolve(), False).path, as_prompt(row["text"]))
+    except UserError as error:
+        raise UserError(f"{file} line {number}: {error}") from None
+
+
+def run(work: Work) -> str:
+    """Paint what is not there yet. Pairs are in the dataset as soon as their pictures are painted."""
+    from ..sampling.batch_sampler import Painter
+    from ..sampling.image_metadata import Origin, hashed, model_name
+
+    asked = TargetSettings.given(work.settings)
+    store = open_store(work.workspace)
+    targets, without = targets_in(Path(asked.folder))
+    base, manner = asked.opened(work.workspace)
+    sizes = buckets(base.resolution, base.latent_factor)
+    loras = [Path(asked.lora)] if asked.lora else []
+    by_size: dict[tuple[int, int], dict[Wish, tuple[KeptFile, Target]]] = {}
+    for target in targets:
+        work.check()
+        file = keep_file(store, target.path.read_bytes(), target.path.name)
+        size = bucket_for(file.width, file.height, sizes)
+        by_size.setdefault(size, {}).update((wish, (file, target)) for wish in _wishes(asked, target.prompt, file))
+    done, total = 0, sum(map(len, by_size.values()))
+    painted = 0
+    hashes, identity = hashed(loras), base.identity()
+    for size, wanted in by_size.items():
+        how = manner.with_size(size) if not (asked.width or asked.height) else manner
+        origin = Origin(identity, model_name(asked.base), how, hashes)
+        numbers = {wish: _sequence(origin.mark(wish), file) for wish, (file, _) in wanted.items()}
+        known = _known(store, list(numbers.values()))
+        left = [wish for wish in wanted if numbers[wish] not in known]
+        done += len(wanted) - len(left)
+        work.tell(done, total, "loading the base")
+        for pictures in Painter(base, how, loras).paint(left, work.check):
+            files = kept_files(store, origin, pictures)
+            with store.writing() as session:
+                rows = []
+                for wish, reject, about in files:
+                    file, target = wanted[wish]
+                    two = picture_of(session, file, About(source=str(target.path))), picture_of(session, reject, about)
+                    rows.append(Row(target.prompt, *two, numbers[wish], share_0=1.0, purpose="assumed"))
+                dataset = into_dataset(session, asked.dataset, make=True)
+                add_rows(session, dataset, rows, CLIENT, f"{CLIENT}: {asked.folder}", ANNOTATOR)
+            done, painted = done + len(files), painted + len(files)
+            work.tell(done, total, f"painting what to reject for {asked.dataset}")
+    said = f"{counted(painted, 'picture')} painted to be rejected for {asked.dataset}"
+    return said + (f"; {counted(without, 'picture')} without a caption left out" if without else "")
+
+
+def _wishes(asked: TargetSettings, prompt: str, file: KeptFile) -> list[Wish]:
+    from ..sampling.batch_sampler import Wish, Worn
+    from ..sampling.image_metadata import seed_of
+
+    worn = Worn(Path(asked.lora), asked.strength) if asked.lora else None
+    # The seed hangs on the target too: of two with one caption, each gets rejected pictures of its own.
+    return [
+        Wish(prompt, seed_of(f"{prompt} {file.sha256}", number, asked.first_seed), worn)
+        for number in range(asked.rejects)
+    ]
+
+
+def _sequence(mark: str, file: KeptFile) -> int:
+    """The number that a pair is known by: 63 bits of what was painted and what for."""
+    return int.from_bytes(hashlib.sha256(f"{mark} {file.sha256}".encode()).digest()[:8], "big") >> 1
+
+
+def _known(store: Store, numbers: list[int]) -> set[int]:
+    with store.reading() as session:
+        return {
+            number
+            for start in range(0, len(numbers), 500)
+            for number in session.scalars(
+                select(Judgement.sequence).where(
+                    Judgement.client == CLIENT, Judgement.sequence.in_(numbers[start : start + 500])
+                )
+            )
+        }

@@ -1,0 +1,72 @@
+"""At which strength is a LoRA best? The same prompts and seeds at several strengths, on one sheet."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pydantic import Field
+
+from ..atomic_files import written_whole
+from ..errors import UserError
+from ..sampling.task_settings import PaintingSettings, cleaned, lora_file, whole_path
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from ..jobs.tasks import Task
+    from ..jobs.worker import Work
+
+
+class SweepSettings(PaintingSettings):
+    """Which LoRA is painted at which strengths."""
+
+    lora: str = Field(min_length=1)
+    """A LoRA file."""
+    prompts: tuple[str, ...] = Field(min_length=1, max_length=20)
+    """A row of the sheet for each."""
+    strengths: tuple[float, ...] = Field((0.0, 0.25, 0.5, 0.75, 1.0, 1.25), min_length=2, max_length=12)
+    """A column for each: 0 is the base alone, 1 as trained."""
+
+
+def sheet_of(task: Task) -> Path:
+    """Where the sheet of a sweep is, once it is painted."""
+    return task.folder / "sheet.png"
+
+
+def check(workspace: Path, settings: dict[str, Any]) -> dict[str, Any]:
+    """The settings whole, paths absolute. Raises UserError naming what is wrong or missing."""
+    prompts = cleaned(settings.get("prompts") or ())
+    if not prompts:
+        raise UserError("give at least one prompt to paint")
+    asked = SweepSettings.given({**settings, "prompts": prompts})
+    return asked.model_copy(update={"base": whole_path(asked.base), "lora": str(lora_file(asked.lora))}).plain()
+
+
+def run(work: Work) -> str:
+    """Paint the sheet; it is written anew after every round, so that it can be watched as it fills."""
+    from ..images.contact_sheet import grid
+    from ..sampling.batch_sampler import Painter, Wish, Worn
+    from ..sampling.image_metadata import seed_of
+
+    asked = SweepSettings.given(work.settings)
+    base, manner = asked.opened(work.workspace)
+    lora = Path(asked.lora)
+    wishes = [
+        Wish(prompt, seed_of(prompt, 0, asked.first_seed), Worn(lora, strength) if strength else None)
+        for prompt in asked.prompts
+        for strength in asked.strengths
+    ]
+    painted: dict[str, list[Image.Image]] = defaultdict(list)
+    done = 0
+    work.tell(0, len(wishes), "loading the base")
+    for pictures in Painter(base, manner, [lora]).paint(wishes, work.check):
+        for wish, picture in pictures:
+            painted[wish.prompt].append(picture)
+        header = ["base" if not strength else f"{strength:g}" for strength in asked.strengths]
+        with written_whole(sheet_of(work.task)) as part:
+            grid(list(painted.values()), captions=list(painted), header=header, cell=384).save(part, "PNG")
+        done += len(pictures)
+        work.tell(done, len(wishes), f"painting {lora.stem} at {len(header)} strengths")
+    return f"{lora.stem} is painted at {len(header)} strengths"

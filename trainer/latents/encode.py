@@ -1,0 +1,337 @@
+"""How do judged pairs become cached latents and text, with one model at a time on the card?
+
+In phases: look what the cache holds already; load the text encoders, use them, drop them; load the VAE, use it, drop
+it. A phase with nothing to do loads nothing, so a second run over the same pairs only looks.
+
+A latent's key is (content of the picture file, bucket size, how pictures are fitted, mirrored or not, identity of the
+VAE, storage dtype); a prompt's is (the prompt, identity of the text encoders, dtype). Nothing else decides what an
+entry holds, so a cache never goes stale: another crop, size or VAE looks elsewhere.
+
+What is kept of a picture is the mean and the standard deviation of the VAE's posterior, so that every training step
+draws a fresh latent, both already times the VAE's scaling_factor, so that only this file needs to know the VAE; in
+float16: scaled latents are a few units large, where float16 rounds by at most 0.002, an eighth of what the bfloat16
+arithmetic of training rounds them by, and it halves the disk space (256 KB a picture at 1024 px).
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ..device import abilities, release_memory
+from ..distributed import ALONE, Ranks
+from ..errors import MemoryFull, UserError
+from ..images.aspect_buckets import Size, bucket_for, buckets
+from ..images.decode import FIT_VERSION, Fit, apply, fit, open_picture
+from ..models.base_model import Base, Framing
+from ..preferences.pairs import Pair, PictureRef
+from . import tensor_cache as entries
+
+STORED = torch.float16
+_PROMPTS_A_BATCH = 8
+_CHECKED_A_REPORT = 100
+_PIXELS_A_BATCH = 1024 * 1024
+_PIXELS_ON_A_CPU = 256 * 256
+"""More at once is slower there: activations leave the processor's cache, and every layer asks for new memory."""
+# One 1024 px picture already keeps a consumer card busy, and a larger batch would only ask for more memory: on Windows
+# the driver would hand out slow shared memory before torch ever saw an error.
+_MOST_A_BATCH = 16
+
+
+@dataclass(frozen=True)
+class EncodedPair:
+    """One pair, ready to be drawn into a batch: every Path is a cache entry for `load_latent` or `load_text`.
+
+    bucket: (width, height) in pixels of both pictures; framing: the chosen picture's, for both (and for their mirror
+    images: the crop is centred). The flipped paths are None unless `encode` was asked for them. rejected_text: of the
+    rejected picture's own caption; None where it has none.
+    """
+
+    pair: Pair
+    bucket: Size
+    framing: Framing
+    text: Path
+    chosen: Path
+    rejected: Path
+    chosen_flipped: Path | None = None
+    rejected_flipped: Path | None = None
+    rejected_text: Path | None = None
+
+
+@dataclass(frozen=True)
+class EncodedPairs:
+    """What `encode` leaves behind: no tensor, only where each one lies."""
+
+    pairs: tuple[EncodedPair, ...]
+    texts: Mapping[str, Path]
+    """Prompt -> cache entry: every pair's prompt, the extra prompts, and always the empty prompt."""
+    upscaled: tuple[str, ...] = ()
+    """Labels of pictures smaller than their bucket: they train, but blurred."""
+    reused: int = 0
+    made: int = 0
+
+    def text(self, prompt: str) -> Path:
+        """The cache entry of a prompt that `encode` was given. Raises KeyError for any other."""
+        return self.texts[prompt]
+
+
+@dataclass(frozen=True)
+class EncodeProgress:
+    """phase: "check" (what is cached already), "text" or "latents"; done and total count entries of that phase.
+
+    reused: entries of the whole encode that were found sound in the cache so far.
+    """
+
+    phase: str
+    done: int
+    total: int
+    reused: int
+
+
+def encode(
+    base: Base,
+    pairs: Sequence[Pair],
+    prompts: Sequence[str],
+    cache: Path,
+    device: torch.device,
+    *,
+    resolution: int,
+    flip: bool = False,
+    workers: int = 2,
+    progress: Callable[[EncodeProgress], None] = lambda _: None,
+    ranks: Ranks = ALONE,
+) -> EncodedPairs:
+    """Encode what the cache lacks: prompts first, then pictures, and load no model that nothing needs.
+
+    Each of several processes looks after its share of the entries, and returns when all of them are there.
+
+    prompts: further prompts, for samples. resolution: side in px of the square whose area every bucket keeps within.
+    flip: mirrored pictures too. workers: threads that decode pictures while the device encodes; the result is the same
+    for any number. progress may raise to stop: what is encoded by then stays in the cache.
+    Raises UserError naming the picture that cannot be read or encoded, and the folder if the disk is full.
+    """
+    device = torch.device(device)
+    text_dtype = abilities(device).text
+    text_identity, vae_identity = base.identity("text"), base.identity("vae")
+    sizes = buckets(resolution, base.latent_factor)
+
+    texts = {
+        prompt: entries.entry(cache, "text", prompt, text_identity, text_dtype)
+        for prompt in dict.fromkeys(["", *prompts, *(pair.prompt for pair in pairs), *_own_captions(pairs)])
+    }
+    works: dict[tuple[str, Size], _Work] = {}
+    upscaled: dict[str, None] = {}
+
+    def latents(picture: PictureRef, how: Fit) -> tuple[Path, Path | None]:
+        paths = [
+            entries.entry(cache, "latents", picture.sha256, how.target, FIT_VERSION, mirrored, vae_identity, STORED)
+            for mirrored in (False, True)
+        ]
+        if how.upscaled:
+            upscaled[picture.label] = None
+        wanted = tuple(enumerate(paths if flip else paths[:1]))
+        works.setdefault((picture.sha256, how.target), _Work(picture, how, tuple((bool(m), p) for m, p in wanted)))
+        return paths[0], paths[1] if flip else None
+
+    encoded: list[EncodedPair] = []
+    for pair in pairs:
+        bucket = bucket_for(*pair.chosen.size, sizes)
+        how = fit(pair.chosen.size, bucket)
+        chosen, chosen_flipped = latents(pair.chosen, how)
+        rejected, rejected_flipped = latents(pair.rejected, fit(pair.rejected.size, bucket))
+        encoded.append(
+            EncodedPair(
+                pair,
+                bucket,
+                how.framing,
+                texts[pair.prompt],
+                chosen,
+                rejected,
+                chosen_flipped,
+                rejected_flipped,
+                None if pair.rejected_prompt is None else texts[pair.rejected_prompt],
+            )
+        )
+
+    own_texts, own_works = dict(ranks.share(list(texts.items()))), ranks.share(list(works.values()))
+    with ranks.phase():
+        entries.sweep(cache)
+        paths = [*own_texts.values(), *(path for work in own_works for _, path in work.entries)]
+        missing = _missing(paths, workers, progress)
+        reused = len(paths) - len(missing)
+
+        def report(phase: str) -> Callable[[int, int], None]:
+            return lambda done, total: progress(EncodeProgress(phase, done, total, reused))
+
+        new_texts = {prompt: path for prompt, path in own_texts.items() if path in missing}
+        if new_texts:
+            _encode_texts(base, new_texts, device, text_dtype, report("text"))
+            release_memory(device)
+        new_works = [work for work in (work.only(missing) for work in own_works) if work.entries]
+        if new_works:
+            _encode_pictures(base, new_works, device, workers, report("latents"))
+            release_memory(device)
+    counts = ranks.together([(reused, len(missing))])
+    return EncodedPairs(tuple(encoded), texts, tuple(upscaled), *map(sum, zip(*counts, strict=True)))
+
+
+def load_latent(path: Path) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation of a picture's latent, each (c, h, w) float32 on the CPU, times scaling_factor.
+
+    A fresh latent is `mean + std * torch.randn_like(std)`, ready for the UNet. Raises UserError on a damaged entry.
+    """
+    tensors = entries.read(path)
+    return tensors["mean"].float(), tensors["std"].float()
+
+
+def load_text(path: Path) -> dict[str, Tensor]:
+    """A prompt's text tensors by name, no batch axis, on the CPU, in the dtype they were encoded in.
+
+    Raises UserError on a damaged entry.
+    """
+    return entries.read(path)
+
+
+@dataclass(frozen=True)
+class _Work:
+    """One picture at one size, and the entries wanted of it: (mirrored, path)."""
+
+    picture: PictureRef
+    how: Fit
+    entries: tuple[tuple[bool, Path], ...]
+
+    def only(self, missing: set[Path]) -> _Work:
+        return _Work(self.picture, self.how, tuple(one for one in self.entries if one[1] in missing))
+
+    def decode(self) -> list[_Pixels]:
+        image = open_picture(self.picture)
+        fitted = np.asarray(apply(image, self.how))
+        return [
+            _Pixels(self.picture.label, path, np.ascontiguousarray(fitted[:, ::-1]) if mirrored else fitted)
+            for mirrored, path in self.entries
+        ]
+
+
+@dataclass(frozen=True)
+class _Pixels:
+    """rgb: (height, width, 3) uint8."""
+
+    label: str
+    path: Path
+    rgb: np.ndarray
+
+
+def _own_captions(pairs: Sequence[Pair]) -> Iterator[str]:
+    return (pair.rejected_prompt for pair in pairs if pair.rejected_prompt is not None)
+
+
+def _missing(paths: Sequence[Path], workers: int, progress: Callable[[EncodeProgress], None]) -> set[Path]:
+    missing: set[Path] = set()
+    with ThreadPoolExecutor(max(1, workers)) as pool:
+        for done, (path, sound) in enumerate(zip(paths, pool.map(entries.is_sound, paths), strict=True), start=1):
+            if not sound:
+                missing.add(path)
+            if done % _CHECKED_A_REPORT == 0 or done == len(paths):
+                progress(EncodeProgress("check", done, len(paths), done - len(missing)))
+    return missing
+
+
+def _encode_texts(
+    base: Base, texts: Mapping[str, Path], device: torch.device, dtype: torch.dtype, report: Callable[[int, int], None]
+) -> None:
+    encoder = base.load_text(device, dtype)
+    prompts = list(texts)
+    for start in range(0, len(prompts), _PROMPTS_A_BATCH):
+        batch = prompts[start : start + _PROMPTS_A_BATCH]
+        with torch.inference_mode():
+            answers = encoder(batch)
+        for prompt, tensors in zip(batch, answers, strict=True):
+            if not all(tensor.isfinite().all() for tensor in tensors.values()):
+                raise UserError(f"the text encoders of {base.path} give no finite answer for the prompt {prompt!r}")
+            entries.write(texts[prompt], {name: tensor.cpu() for name, tensor in tensors.items()})
+        report(start + len(batch), len(prompts))
+
+
+def _encode_pictures(
+    base: Base, works: Sequence[_Work], device: torch.device, workers: int, report: Callable[[int, int], None]
+) -> None:
+    vae = base.load_vae(device)
+    done, total = 0, sum(len(work.entries) for work in works)
+    at_once = _PIXELS_ON_A_CPU if device.type == "cpu" else _PIXELS_A_BATCH
+    for batch in _batches(_decoded(works, workers), at_once):
+        pixels = torch.from_numpy(np.stack([one.rgb for one in batch])).permute(0, 3, 1, 2)
+        # In the order of the file's bytes, which all layers follow, a CPU is faster: docs/benchmarks.md.
+        pixels = pixels if device.type == "cpu" else pixels.contiguous()
+        means, stds = _posterior(vae, pixels, device, batch)
+        for one, mean, std in zip(batch, means, stds, strict=True):
+            if not (mean.isfinite().all() and std.isfinite().all()):
+                raise UserError(
+                    f"the VAE of {base.path} gives no finite latent for {one.label}; "
+                    "leave that pair out, or use a VAE that is sound in half precision"
+                )
+            entries.write(one.path, {"mean": mean, "std": std})
+        done += len(batch)
+        report(done, total)
+
+
+def _decoded(works: Sequence[_Work], workers: int) -> Iterator[_Pixels]:
+    """Pictures in the order of `works`, decoded ahead by threads: never more than a few at once, however many."""
+    workers = max(1, workers)
+    pool = ThreadPoolExecutor(workers, thread_name_prefix="decode")
+    waiting: deque[Future[list[_Pixels]]] = deque()
+    try:
+        for work in works:
+            waiting.append(pool.submit(work.decode))
+            if len(waiting) > 2 * workers:
+                yield from waiting.popleft().result()
+        while waiting:
+            yield from waiting.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _batches(pixels: Iterator[_Pixels], at_once: int) -> Iterator[list[_Pixels]]:
+    """Batches of one size each, of `at_once` pixels at most if that is a picture or more.
+
+    What waits for its batch to fill is at most one batch a bucket.
+    """
+    filling: dict[tuple[int, ...], list[_Pixels]] = {}
+    for one in pixels:
+        size = one.rgb.shape
+        batch = filling.setdefault(size, [])
+        batch.append(one)
+        if len(batch) >= min(_MOST_A_BATCH, max(1, at_once // (size[0] * size[1]))):
+            yield filling.pop(size)
+    yield from filling.values()
+
+
+def _posterior(vae: nn.Module, rgb: Tensor, device: torch.device, batch: Sequence[_Pixels]) -> tuple[Tensor, Tensor]:
+    """Scaled means and standard deviations, (n, c, h, w) in the storage dtype on the CPU, of uint8 rgb (n, 3, H, W).
+
+    Out of memory halves the batch; a single picture that does not fit raises MemoryFull naming it.
+    """
+    try:
+        with torch.inference_mode():
+            pixels = rgb.to(device).to(vae.dtype) / 127.5 - 1
+            posterior = vae.encode(pixels).latent_dist
+            scale = vae.config.scaling_factor
+            return tuple((part.float() * scale).to(STORED).cpu() for part in (posterior.mean, posterior.std))
+    except torch.OutOfMemoryError:
+        if len(batch) == 1:
+            size = f"{rgb.shape[3]} x {rgb.shape[2]} px"
+            raise MemoryFull(
+                f"not enough memory on {device} to encode {batch[0].label} at {size}; "
+                "close what else uses the card, or choose a smaller resolution"
+            ) from None
+    # Outside the handler: while the error lives, so does everything that filled the memory.
+    release_memory(device)
+    half = len(batch) // 2
+    parts = [_posterior(vae, rgb[:half], device, batch[:half]), _posterior(vae, rgb[half:], device, batch[half:])]
+    return torch.cat([parts[0][0], parts[1][0]]), torch.cat([parts[0][1], parts[1][1]])

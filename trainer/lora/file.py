@@ -1,0 +1,262 @@
+"""How is a LoRA written so that every host loads it, and read so that training can go on from it?
+
+The keys are kohya's over diffusers' module paths: of the styles in use the one that ComfyUI, Forge, A1111 and
+diffusers all load completely. A module path P becomes `lora_unet_` + P with "." as "_", and the file holds its
+`.lora_down.weight` (A), `.lora_up.weight` (B) and `.alpha` (0-d), and nothing else, because diffusers refuses files
+with keys left over. Hosts multiply B A with alpha / rank.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Literal
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+
+from ..atomic_files import written_whole
+from ..errors import UserError
+from .adapter import TARGET_MODULES, LoraSettings, state
+
+Family = Literal["sdxl", "sd15"]
+
+# By what hosts tell which base a LoRA belongs to: Stability's model spec, and kohya's older name.
+_HOST_METADATA: dict[Family, dict[str, str]] = {
+    "sdxl": {
+        "modelspec.architecture": "stable-diffusion-xl-v1-base/lora",
+        "modelspec.resolution": "1024x1024",
+        "ss_base_model_version": "sdxl_base_v1-0",
+    },
+    "sd15": {
+        "modelspec.architecture": "stable-diffusion-v1/lora",
+        "modelspec.resolution": "512x512",
+        "ss_base_model_version": "sd_v1",
+    },
+}
+_TEXT_WIDTH: dict[int, Family] = {2048: "sdxl", 768: "sd15"}
+
+_PREFIX = "lora_unet_"
+_PARTS = {"lora_down.weight": "lora_A.weight", "lora_up.weight": "lora_B.weight"}
+_MODULE = re.compile(
+    r"(?:(?:down|up)_blocks\.\d+|mid_block)\.attentions\.\d+\.(?:proj_in|proj_out|"
+    r"transformer_blocks\.\d+\.(?:attn[12]\.(?:to_[qkv]|to_out\.0)|ff\.net\.(?:0\.proj|2)))"
+)
+# What a file is instead, by the first key that gives it away.
+_FOREIGN = {
+    r"lora_te": "also changes the text encoders",
+    r".*\.hada_": "is a LoHa",
+    r".*\.lokr_": "is a LoKr",
+    r".*\.(?:dora_scale|lora_magnitude_vector)": "is a DoRA",
+    r".*\.lora_mid\.": "trains whole convolutions (LoCon)",
+    r"lora_unet_(?:input|middle|output)_block": "names its modules as the original Stability code does",
+    r".*\.lora_[AB]\.": "is in the format of PEFT or diffusers",
+    r"(?:model\.diffusion_model|(?:down|mid|up)_blocks?)\.": "is a whole model",
+}
+
+
+@dataclass(frozen=True)
+class LoraFile:
+    """A LoRA file as read.
+
+    settings: what `attach` needs to go on; dropout and rslora are known of our own files only. dtype: as stored.
+    state: float32, ready for `load_state`. metadata: all of it, as strings.
+    """
+
+    family: Family
+    settings: LoraSettings
+    state: dict[str, Tensor]
+    dtype: torch.dtype
+    metadata: dict[str, str]
+
+
+def write_lora(
+    path: Path,
+    source: nn.Module | Mapping[str, Tensor],
+    settings: LoraSettings,
+    family: Family,
+    metadata: Mapping[str, object] | None = None,
+    dtype: torch.dtype = torch.float32,
+) -> Path:
+    """Write the LoRA of a model, or a snapshot made by `state`, as a file that appears whole or not at all.
+
+    metadata: more facts to keep. Names without a dot or `ss_` get `mapo.` in front: `steps` becomes `mapo.steps`,
+    `modelspec.title` stays.
+
+    dtype: float32 lets training continue from the file exactly. Where size matters take bfloat16 rather than float16:
+    Adam moves an entry of B by about the learning rate a step, so a preference LoRA's entries are small, and below
+    6e-5 float16 loses digits.
+
+    Raises UserError if the disk is full or the folder closed to us, or if a weight is not finite. Nothing is left
+    behind then, and a file that was there before is still there.
+    """
+    path = Path(path)
+    if path.suffix != ".safetensors":
+        raise UserError(f"{path} must end in .safetensors: hosts do not list other files")
+    blob = safetensors.torch.save(_host_tensors(source, settings, dtype))
+    start = 8 + int.from_bytes(blob[:8], "little")
+    header, body = json.loads(blob[8:start]), memoryview(blob)[start:]
+    # The hash goes into the header, so the header can be made only now; the body is not copied for it.
+    header["__metadata__"] = _metadata(path.stem, settings, family, metadata or {}, hashlib.sha256(body).hexdigest())
+    encoded = json.dumps(header, separators=(",", ":")).encode()
+    encoded += b" " * (-len(encoded) % 8)  # the format aligns the body to 8 bytes
+    # Hosts list the folder while we write: what they see is the old file or the whole new one.
+    with written_whole(path) as part, part.open("wb") as file:
+        file.writelines([len(encoded).to_bytes(8, "little"), encoded, body])
+    return path
+
+
+def read_lora(path: Path) -> LoraFile:
+    """Read a LoRA to continue its training: one of ours, or any with the same keys and one rank and alpha.
+
+    Raises UserError, saying what the file is instead, for everything else.
+    """
+    path = Path(path)
+    tensors, metadata = _load(path)
+    weights: dict[str, Tensor] = {}
+    dtypes, ranks, alphas, modules = set(), set(), set(), set()
+    for key, tensor in tensors.items():
+        module, part = _module_and_part(path, key)
+        modules.add(module)
+        if part == "alpha":
+            alphas.add(tensor.float().item())
+        else:
+            weights[f"{module}.{_PARTS[part]}"] = tensor.float()
+            ranks.add(tensor.shape[0 if part == "lora_down.weight" else 1])
+            dtypes.add(tensor.dtype)
+    for module in sorted(modules) or ["any module"]:
+        if any(f"{module}.{part}" not in weights for part in _PARTS.values()):
+            raise UserError(f"{path} is incomplete: it lacks weights for {module}; write or download it again")
+    if len(ranks) > 1 or len(alphas) > 1:
+        raise UserError(
+            f"{path} has ranks {sorted(ranks)} and alphas {sorted(alphas)}: "
+            "training can only continue from a LoRA with one of each"
+        )
+    rank = ranks.pop()
+    return LoraFile(
+        family=_family(path, weights, metadata),
+        settings=_settings(rank, alphas.pop() if alphas else float(rank), modules, metadata),
+        state=weights,
+        dtype=max(dtypes, key=lambda dtype: dtype.itemsize),
+        metadata=metadata,
+    )
+
+
+def family_told(metadata: Mapping[str, str]) -> Family | None:
+    """The family that a LoRA file says it is for, in our words or in those that hosts read; None where in neither."""
+    for family, host in _HOST_METADATA.items():
+        known = {"mapo.family": family, **host}
+        if any(metadata.get(name) == known[name] for name in known if name != "modelspec.resolution"):
+            return family
+    return None
+
+
+def host_name(module: str) -> str:
+    """The name that hosts know a UNet module path by, without the part after the first dot."""
+    return _PREFIX + module.replace(".", "_")
+
+
+def _host_tensors(
+    source: nn.Module | Mapping[str, Tensor], settings: LoraSettings, dtype: torch.dtype
+) -> dict[str, Tensor]:
+    weights = state(source) if isinstance(source, nn.Module) else source
+    tensors = {}
+    for key, weight in weights.items():
+        module, part = next((key.removesuffix(f".{ours}"), part) for part, ours in _PARTS.items() if key.endswith(ours))
+        stored = weight.detach().to("cpu", dtype).contiguous()
+        if not stored.isfinite().all():
+            raise UserError(
+                f"the LoRA has become useless, {key} is not finite: "
+                "lower the learning rate and go on from an earlier state of the run"
+            )
+        tensors[f"{host_name(module)}.{part}"] = stored
+        tensors[f"{host_name(module)}.alpha"] = torch.tensor(settings.host_alpha, dtype=torch.float32)
+    return tensors
+
+
+def _metadata(
+    title: str, settings: LoraSettings, family: Family, more: Mapping[str, object], digest: str
+) -> dict[str, str]:
+    facts: dict[str, object] = {
+        **_HOST_METADATA[family],
+        "modelspec.sai_model_spec": "1.0.0",
+        "modelspec.title": title,
+        "modelspec.date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        **{name if "." in name or name.startswith("ss_") else f"mapo.{name}": fact for name, fact in more.items()},
+        "modelspec.hash_sha256": f"0x{digest}",
+        "sshs_model_hash": digest,  # A1111 writes it into pictures; without it, it hashes the file itself
+        "ss_output_name": f"{title}-{digest[:8]}",  # A1111 and Forge offer it as <lora:...>: no two files may share it
+        "ss_network_module": "networks.lora",
+        "ss_network_dim": settings.rank,
+        "ss_network_alpha": settings.host_alpha,
+        "mapo.family": family,
+        "mapo.rank": settings.rank,
+        "mapo.alpha": settings.true_alpha,
+        "mapo.dropout": settings.dropout,
+        "mapo.targets": settings.targets,
+        "mapo.rslora": settings.rslora,
+    }
+    return {name: fact if isinstance(fact, str) else json.dumps(fact) for name, fact in facts.items()}
+
+
+def _load(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            return {key: file.get_tensor(key) for key in file.keys()}, file.metadata() or {}  # noqa: SIM118
+    except FileNotFoundError as error:
+        raise UserError(f"there is no file {path}") from error
+    except (OSError, safetensors.SafetensorError) as error:
+        raise UserError(f"{path} is not a safetensors file, or was cut off: {error}; get it again") from error
+
+
+def _module_and_part(path: Path, key: str) -> tuple[str, str]:
+    for pattern, what in _FOREIGN.items():
+        if re.match(pattern, key):
+            raise UserError(
+                f"{path} {what} (it holds {key}); only LoRAs of the UNet written by MaPO Studio or with the same keys "
+                "can be read"
+            )
+    name, _, part = key.partition(".")
+    module = _dotted(name.removeprefix(_PREFIX))
+    if not name.startswith(_PREFIX) or not _MODULE.fullmatch(module) or (part != "alpha" and part not in _PARTS):
+        raise UserError(f"{path} is not a LoRA for the UNet of Stable Diffusion 1.5 or SDXL: it holds {key}")
+    return module, part
+
+
+def _dotted(name: str) -> str:
+    # "_" stands for "." beside every number, and in two more places.
+    path = re.sub(r"(?<=\d)_", ".", re.sub(r"_(\d+)(?=_|$)", r".\1", name))
+    return path.replace("mid_block_", "mid_block.").replace("ff_net", "ff.net")
+
+
+def _settings(rank: int, host_alpha: float, modules: set[str], metadata: Mapping[str, str]) -> LoraSettings:
+    attention_only = all(module.endswith(TARGET_MODULES["attention"]) for module in modules)
+    found = LoraSettings(rank, host_alpha, targets="attention" if attention_only else "all")
+    try:
+        ours = replace(
+            found,
+            alpha=float(metadata["mapo.alpha"]),
+            dropout=float(metadata["mapo.dropout"]),
+            rslora=metadata["mapo.rslora"] == "true",
+        )
+    except (KeyError, ValueError, UserError):
+        return found
+    # Tools that merge or resize LoRAs often keep metadata that no longer holds. The tensors are what hosts apply.
+    return ours if math.isclose(ours.scale, found.scale, rel_tol=1e-6) else found
+
+
+def _family(path: Path, weights: Mapping[str, Tensor], metadata: Mapping[str, str]) -> Family:
+    if (told := family_told(metadata)) is not None:
+        return told
+    for key, weight in weights.items():
+        if key.endswith("attn2.to_k.lora_A.weight") and weight.shape[1] in _TEXT_WIDTH:
+            return _TEXT_WIDTH[weight.shape[1]]
+    raise UserError(f"{path} does not say whether it is for Stable Diffusion 1.5 or SDXL, and its shapes fit neither")

@@ -1,0 +1,116 @@
+"""Which family a single file is of, told by its tensors; and what it is instead, where it is none of ours."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from ..errors import UserError
+from .safetensors_file import Checkpoint
+
+_UNET = "model.diffusion_model."
+_CONV_IN = _UNET + "input_blocks.0.0.weight"
+_NEEDED = "a whole SDXL or SD 1.5 checkpoint (UNet, VAE and text encoder in one file)"
+
+# What other files are, by a sign in their tensor names. The first that fits is said.
+_STRANGERS: tuple[tuple[Callable[[str], bool], str], ...] = (
+    (
+        lambda name: (
+            name.startswith("lora_") or any(s in name for s in (".lora_", "lora_unet_", ".hada_w", ".lokr_w", ".oft_"))
+        ),
+        "a LoRA, not a base model. Give the checkpoint it was made for as the base",
+    ),
+    (
+        lambda name: name in ("emb_params", "clip_l", "clip_g") or name.startswith("string_to_param"),
+        "a textual-inversion embedding, not a base model. Give " + _NEEDED,
+    ),
+    (
+        lambda name: name.startswith(("control_model.", "controlnet_cond_embedding.", "input_hint_block.")),
+        "a ControlNet, not a base model. Give " + _NEEDED,
+    ),
+    (
+        lambda name: "double_blocks." in name,
+        "a Flux model (or a relative of it). This version trains SDXL and SD 1.5: give " + _NEEDED,
+    ),
+    (
+        lambda name: "joint_blocks." in name,
+        "a Stable Diffusion 3 model. This version trains SDXL and SD 1.5: give " + _NEEDED,
+    ),
+    (
+        lambda name: name in ("edm_mean", "edm_std", "edm_vpred.sigma_max", "edm_vpred.sigma_min"),
+        "an EDM model (Playground 2.5, CosXL), trained with another noise schedule. Give " + _NEEDED,
+    ),
+    (
+        lambda name: name.endswith((".absmax", ".scale_weight", ".weight_scale")) or name == "scaled_fp8",
+        "a quantised checkpoint, whose weights cannot be trained on. Give the fp16, bf16 or fp32 file of the model",
+    ),
+)
+
+
+def family_of(file: Checkpoint) -> str:
+    """ "sdxl" or "sd15". Raises UserError, saying what the file is and what is needed, for anything else."""
+    for sign, what in _STRANGERS:
+        if any(map(sign, file.shapes)):
+            raise _is(file, what)
+    if _CONV_IN not in file.shapes:
+        raise _is(file, _without_unet(file))
+
+    channels = file.shapes[_CONV_IN][1]
+    context = _context_width(file)
+    if channels == 9:
+        raise _is(file, "an inpainting model (9 input channels). Give the text-to-image checkpoint of the same model")
+    if channels != 4:
+        raise _is(
+            file, f"a model with {channels} input channels (4 are needed), made for editing or depth. Give {_NEEDED}"
+        )
+    if file.has("conditioner.embedders.0.model.") and not file.has("conditioner.embedders.1."):
+        raise _is(file, "the SDXL refiner, which only finishes pictures. Give an SDXL base checkpoint")
+    if file.has("cond_stage_model.model.") or context == 1024:
+        raise _is(file, "a Stable Diffusion 2.x model. This version trains SDXL and SD 1.5: give " + _NEEDED)
+    if not file.has("first_stage_model."):
+        raise _is(file, "a checkpoint without its VAE. Give " + _NEEDED)
+    if file.has("conditioner.embedders.0.transformer.") and file.has("conditioner.embedders.1.model."):
+        return "sdxl"
+    if file.has("cond_stage_model.transformer."):
+        return "sd15"
+    raise _is(file, "a UNet without its text encoders. Give " + _NEEDED)
+
+
+def schedule_marks(file: Checkpoint) -> dict[str, Any]:
+    """What the file says of its noise schedule, as entries of a diffusers scheduler configuration.
+
+    Two customs are known: empty tensors called `v_pred` and `ztsnr` (NoobAI, read by ComfyUI and Forge), and the
+    ModelSpec metadata field `modelspec.prediction_type`. A file that says nothing gives {}.
+    """
+    marks: dict[str, Any] = {}
+    said = str(file.metadata.get("modelspec.prediction_type", "")).lower().replace("-", "_")
+    if "v_pred" in file.shapes or said in ("v", "v_prediction"):
+        marks["prediction_type"] = "v_prediction"
+    elif said in ("epsilon", "eps"):
+        marks["prediction_type"] = "epsilon"
+    if "ztsnr" in file.shapes:
+        # Sampling must begin at the last timestep, which the "leading" spacing never reaches (Lin et al. 2023, 3.3).
+        marks |= {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
+    return marks
+
+
+def _without_unet(file: Checkpoint) -> str:
+    if file.has("conv_in.", "down_blocks.", "input_blocks."):
+        return "a UNet alone. Give " + _NEEDED + ", or the diffusers folder that this file comes from"
+    if file.has("first_stage_model.", "encoder.conv_in.", "decoder.conv_in.", "encoder.down", "vae."):
+        return "a VAE alone. Give " + _NEEDED
+    if file.has("text_model.", "cond_stage_model.", "conditioner.", "encoder.block.", "transformer."):
+        return "a text encoder alone. Give " + _NEEDED
+    return "no model that this version knows. Give " + _NEEDED
+
+
+def _context_width(file: Checkpoint) -> int | None:
+    """Width of the text states that the UNet attends to: 768 SD 1.5, 1024 SD 2.x, 1280 refiner, 2048 SDXL."""
+    for name, shape in file.shapes.items():
+        if name.startswith(_UNET) and name.endswith("attn2.to_k.weight"):
+            return shape[1]
+    return None
+
+
+def _is(file: Checkpoint, what: str) -> UserError:
+    return UserError(f"{file.path} is {what}.")

@@ -1,0 +1,64 @@
+"""How do a UNet's weights get from their files into it, one at a time?
+
+Nothing is mapped and nothing is read ahead: beside the UNet as it will be kept, there is one weight in memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from ..errors import UserError
+from .memory_saving.quantize import Quantize, fill, shell
+from .safetensors_file import Checkpoint
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A weight where it lies: `name` is what `file` calls it."""
+
+    file: Checkpoint
+    name: str
+
+    @property
+    def place(self) -> tuple[str, int]:
+        """Sorted by this, weights are read in the order in which they lie on the disk."""
+        return str(self.file.path), self.file.spans[self.name][0]
+
+
+def filled_unet(
+    config: Mapping[str, Any],
+    stored: Mapping[str, Stored],
+    device: torch.device,
+    dtype: torch.dtype,
+    how: Quantize,
+    refused: Callable[[str], UserError],
+) -> nn.Module:
+    """The UNet2DConditionModel of a configuration: frozen, in evaluation mode, on `device`, stored as `how` says.
+
+    stored: where each weight lies, by its name in the model; names that the model does not know are left out. Raises
+    what `refused` makes of the reason where a weight is not there or has another shape, before any is read.
+    """
+    from diffusers import UNet2DConditionModel
+
+    with torch.device("meta"):
+        unet = UNet2DConditionModel.from_config(dict(config))
+    wanted = {name: tuple(weight.shape) for name, weight in unet.state_dict().items()}
+    missing = sorted(wanted.keys() - stored.keys())
+    odd = sorted(name for name in wanted.keys() & stored.keys() if _shape(stored[name]) != wanted[name])
+    if missing:
+        raise refused(f"lacks {len(missing)} weights of its own model (the first: {missing[0]})")
+    if odd:
+        raise refused(f"has other shapes for {len(odd)} weights (the first: {odd[0]})")
+    shell(unet, how, dtype, device)
+    for name in sorted(wanted, key=lambda name: stored[name].place):
+        fill(unet, name, stored[name].file.tensor(stored[name].name))
+    return unet
+
+
+def _shape(weight: Stored) -> tuple[int, ...]:
+    return weight.file.shapes[weight.name]

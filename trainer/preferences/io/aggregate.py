@@ -1,0 +1,199 @@
+"""What do the rows of a data set add up to: pairs, rows left out, or an error that lists what is broken?
+
+Every row of a layout's reader goes into one `Gathering`; what counts as a preference is decided here, for all formats:
+
+- two scores become the first picture's share, score_0 / (score_0 + score_1): 1/0 and true/false say 1, 0.7/0.3 says
+  0.7, three votes to one say 0.75;
+- several judgements of the same two pictures under the same prompt are one pair; `preference` says what they add up to;
+- a share of one half is a tie. Ties and rows without a judgement are counted, named and never trained on.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+
+from ...errors import UserError
+from ..pairs import LeftOut, Pair, PairSet, PictureRef, as_prompt, left_out
+from ..preference import TIE, UNLABELLED, Said, preference, tally
+from .records import Reader, SourceGroup, SourceRow, Unusable
+
+BAD_CHOICES = ("stop", "skip")
+REPEATED = "further judgement of a pair that is already there; combined into one"
+_NAMED = 5
+
+
+@dataclass
+class _Judged:
+    """All judgements of two pictures under one prompt; `first` is the one whose hash sorts first."""
+
+    prompt: str
+    first: PictureRef
+    second: PictureRef
+    where: str
+    said: list[Said] = field(default_factory=list)
+    captions: dict[str, str] = field(default_factory=dict)
+    """A picture's own caption, by its hash."""
+    ranking: str | None = None
+    assumed: bool = True
+    """Whether all of the judgements are."""
+
+
+class Gathering:
+    """Takes rows in the source's order. bad: "stop" makes `pairs` raise if anything is broken, "skip" leaves it out."""
+
+    def __init__(self, bad: str = "stop"):
+        if bad not in BAD_CHOICES:
+            raise UserError(f"broken pairs can be met with {' or '.join(BAD_CHOICES)}, not with {bad!r}")
+        self._bad = bad
+        self._judged: dict[tuple[str, str, str], _Judged] = {}
+        self._left_out: list[tuple[str, str]] = []
+        self._broken: list[tuple[str, str]] = []
+
+    def take(self, row: SourceRow | SourceGroup | Unusable) -> None:
+        """A row as a reader yields it. The pictures of a judged one are read, hashed and measured."""
+        if isinstance(row, Unusable):
+            return self.broken(row.reason, row.where) if row.broken else self.leave_out(row.reason, row.where)
+        if isinstance(row, SourceGroup) or row.share_0 is None:
+            return self.leave_out(UNLABELLED, row.where)
+        try:
+            picture_0, picture_1 = row.picture_0.at.ref(), row.picture_1.at.ref()
+        except UserError as error:
+            return self.broken(str(error).removeprefix(f"{row.where}, "), row.where)
+        own = {}
+        if row.rejected_prompt and row.share_0 != 0.5:
+            own = {(picture_1 if row.share_0 > 0.5 else picture_0).sha256: row.rejected_prompt}
+        how = {"captions": own, "ranking": row.ranking, "assumed": row.assumed}
+        return self.judged(row.prompt, picture_0, picture_1, row.share_0, row.where, row.weight, row.votes, **how)
+
+    def judged(
+        self,
+        prompt: str,
+        picture_0: PictureRef,
+        picture_1: PictureRef,
+        share_0: float,
+        where: str,
+        weight: float = 1.0,
+        votes: float = 1.0,
+        captions: Mapping[str, str] = MappingProxyType({}),
+        ranking: str | None = None,
+        assumed: bool = False,
+    ) -> None:
+        """A judgement: share_0, in [0, 1], is how far it is for picture_0; the rest as in `SourceRow`.
+
+        captions: of pictures, by their hash, that have one of their own.
+        """
+        prompt = as_prompt(prompt)
+        if not prompt:
+            return self.broken("the caption is empty", where)
+        if picture_0.sha256 == picture_1.sha256:
+            return self.broken("the two pictures are identical", where)
+        if picture_1.sha256 < picture_0.sha256:
+            picture_0, picture_1, share_0 = picture_1, picture_0, 1 - share_0
+        key = (prompt, picture_0.sha256, picture_1.sha256)
+        known = self._judged.setdefault(key, _Judged(prompt, picture_0, picture_1, where))
+        if known.said:
+            self.leave_out(REPEATED, where)
+        known.said.append(Said("import", share_0, votes, weight))
+        known.captions |= {name: as_prompt(text) for name, text in captions.items()}
+        known.ranking = known.ranking or ranking
+        known.assumed = known.assumed and assumed
+        return None
+
+    def leave_out(self, reason: str, where: str) -> None:
+        """A sound row that is not trained on."""
+        self._left_out.append((reason, where))
+
+    def broken(self, reason: str, where: str) -> None:
+        """A row that somebody should mend."""
+        self._broken.append((reason, where))
+
+    def pairs(self, source: str) -> PairSet:
+        """Everything handed in so far. Raises UserError for broken rows (if bad is "stop") and if no pair is left."""
+        if self._broken and self._bad == "stop":
+            raise UserError(self._broken_sentence(source))
+        pairs: list[Pair] = []
+        others = [*self._left_out, *self._broken]
+        for judged in self._judged.values():
+            pair = _pair(judged)
+            if pair is None:
+                others.append((TIE, judged.where))
+            else:
+                pairs.append(pair)
+        without = left_out(others)
+        if not pairs:
+            raise UserError(f"{source} holds no pair to train on: {counts(without) or 'it is empty'}")
+        return PairSet(tuple(pairs), without, source)
+
+    def _broken_sentence(self, source: str) -> str:
+        named = "; ".join(f"{where}: {reason}" for reason, where in self._broken[:_NAMED])
+        more = len(self._broken) - _NAMED
+        rest = f"; and {more} more" if more > 0 else ""
+        number = "1 pair is" if len(self._broken) == 1 else f"{len(self._broken)} pairs are"
+        return (
+            f"{number} broken in {source}: {named}{rest}. "
+            "Mend or remove them, or say `--bad-pairs skip`: it leaves them out and lists them"
+        )
+
+
+@dataclass(frozen=True)
+class Gathered:
+    """A PairSource of what a layout's reader yields. bad: see `Gathering`."""
+
+    reader: Reader
+    bad: str = "stop"
+
+    def load(self) -> PairSet:
+        gathering = Gathering(self.bad)
+        for row in self.reader.rows():
+            gathering.take(row)
+        return gathering.pairs(self.reader.source)
+
+
+def share(score_0: object, score_1: object) -> float | None:
+    """The first picture's share in [0, 1] of two scores: one half for a tie, None if either is missing (None or NaN).
+
+    Raises ValueError for scores that mean nothing: text, negative or infinite numbers.
+    """
+    scores = []
+    for score in (score_0, score_1):
+        if score is None or score != score:
+            return None
+        if not isinstance(score, (bool, int, float)) or not 0 <= score < math.inf:
+            raise ValueError(f"the scores {score_0!r} and {score_1!r} mean nothing: numbers of 0 or more are needed")
+        scores.append(float(score))
+    total = sum(scores)
+    return scores[0] / total if total else 0.5
+
+
+def votes(score_0: object, score_1: object) -> float:
+    """Of how many people two scores are, 1 at least. Scores that are no counts (true, false, shares) are of one."""
+    scores = [float(score) for score in (score_0, score_1) if isinstance(score, (int, float)) and score == score]
+    return 1.0 if isinstance(score_0, bool) or isinstance(score_1, bool) else max(1.0, round(sum(scores), 9))
+
+
+def counts(without: Iterable[LeftOut]) -> str:
+    """In words: ``3 tie: neither picture is preferred; 1 not labelled``."""
+    return "; ".join(f"{one.count} x {one.reason}" for one in without)
+
+
+def _pair(judged: _Judged) -> Pair | None:
+    total = tally(judged.said)
+    found = preference(total.votes_first, total.votes, total.weight)
+    if found is None:
+        return None
+    two = (judged.first, judged.second)
+    chosen, rejected = two if found.for_first else reversed(two)
+    own = judged.captions.get(rejected.sha256)
+    return Pair(
+        judged.prompt,
+        chosen,
+        rejected,
+        found.share,
+        found.weight,
+        own if own and own != judged.prompt else None,
+        judged.ranking,
+        judged.assumed,
+    )

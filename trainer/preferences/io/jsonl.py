@@ -1,0 +1,54 @@
+"""How are the lines of a JSON-lines file read, and the pictures found that they name?
+
+A relative path is taken from the folder of the file and must not leave it: such a set breaks when it is moved, and one
+from elsewhere has no business with the files around it. An absolute path is taken as it is, because people list
+pictures that lie all over their own disk; but not in a set that came over the network.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from ...errors import UserError
+from ..image_files import UnreadFile
+
+
+def json_lines(path: Path) -> Iterator[tuple[int, str]]:
+    """(number from 1, text) of every line that is not empty. Raises UserError where the file cannot be read."""
+    try:
+        with path.open(encoding="utf-8-sig") as file:
+            for number, line in enumerate(file, start=1):
+                if line.strip():
+                    yield number, line
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} cannot be read: {error}") from error
+
+
+def parsed(line: str, texts: tuple[str, ...]) -> dict[str, Any]:
+    """The object in a line. texts: what it must hold as text. Raises UserError for anything else."""
+    try:
+        row = json.loads(line)
+    except (json.JSONDecodeError, RecursionError) as error:
+        raise UserError(f"not a line of JSON ({error})") from None
+    if not isinstance(row, dict):
+        raise UserError("not a JSON object")
+    missing = [name for name in texts if not isinstance(row.get(name), str)]
+    if missing:
+        raise UserError(f"lacks {', '.join(missing)} (a text each)")
+    return row
+
+
+def picture_named(name: str, folder: Path, absolute: bool) -> UnreadFile:
+    """The picture file that a line names. folder: of the file, resolved; absolute: whether others are taken, see above.
+
+    Raises UserError for one that lies outside.
+    """
+    path = Path(name)
+    if not path.is_absolute() or not absolute:
+        path = (folder / path).resolve()
+        if not path.is_relative_to(folder):
+            raise UserError(f"{name} lies outside the data set's folder; move it inside or give its absolute path")
+    return UnreadFile(path, name)

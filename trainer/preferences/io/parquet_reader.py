@@ -1,0 +1,180 @@
+"""How are judged pairs read from parquet (one file, or a folder of shards)? Its columns tell a file's layout:
+
+- pick-a-pic: jpg_0, jpg_1, label_0, label_1, caption; if there, has_label, are_different, model_0, model_1, user_id
+- binarized: chosen, rejected, prompt
+- votes: image1, image2, votes_image1, votes_image2, prompt; if there, model1, model2
+
+Pictures are the picture files' bytes, or structs with `bytes`. Labels are numbers: 1/0, 0.7/0.3, 0.5/0.5 for a tie. A
+row with has_label false is not judged, one with are_different false is left out. If there, rejected_prompt is the own
+caption of the picture that is not preferred. Other columns are not touched;
+Pick-a-Pic's best_image_uid says what the labels say.
+
+Of a folder every *.parquet below it is read, in the order of names. If there are shards called train-*, only those are:
+a data set's own test and validation pairs stay out of training, and are counted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ...errors import UserError
+from .aggregate import UNLABELLED, share
+from .parquet_cells import Shard, UnreadCell, opened, picture_bytes
+from .records import SourcePicture, SourceRow, Unusable
+
+SAME_TWICE = "marked as showing the same picture twice (are_different is false)"
+OWN_CAPTION = "rejected_prompt"
+NOT_TRAINING = "not a train-* shard of the data set"
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Where a layout keeps what. judged: a row's (share of the first picture or None, votes); may raise ValueError."""
+
+    pictures: tuple[str, str]
+    scores: tuple[str, ...]
+    prompt: str
+    judged: Callable[[dict[str, Any]], tuple[float | None, float]]
+    models: tuple[str, str] | None = None
+    annotator: str | None = None
+    others: tuple[str, ...] = ()
+
+    @property
+    def needed(self) -> tuple[str, ...]:
+        return (*self.pictures, *self.scores, self.prompt)
+
+    @property
+    def optional(self) -> tuple[str, ...]:
+        return (*(self.models or ()), *self.others, *((self.annotator,) if self.annotator else ()), OWN_CAPTION)
+
+
+def _labelled(row: dict[str, Any]) -> tuple[float | None, float]:
+    share_0 = share(row["label_0"], row["label_1"])
+    return None if row.get("has_label") is False else share_0, 1.0
+
+
+def _voted(row: dict[str, Any]) -> tuple[float | None, float]:
+    counts = row["votes_image1"], row["votes_image2"]
+    share_0 = share(*counts)
+    total = 0.0 if share_0 is None else float(sum(counts))
+    return (share_0, total) if total else (None, 1.0)
+
+
+LAYOUTS = {
+    "pick-a-pic": Columns(
+        ("jpg_0", "jpg_1"),
+        ("label_0", "label_1"),
+        "caption",
+        _labelled,
+        models=("model_0", "model_1"),
+        annotator="user_id",
+        others=("has_label", "are_different"),
+    ),
+    "binarized": Columns(("chosen", "rejected"), (), "prompt", lambda row: (1.0, 1.0)),
+    "votes": Columns(
+        ("image1", "image2"), ("votes_image1", "votes_image2"), "prompt", _voted, models=("model1", "model2")
+    ),
+}
+
+
+@dataclass(frozen=True)
+class ParquetPairs:
+    """The Reader of one parquet file or a folder of shards. layout: a key of LAYOUTS; None: what each file's columns
+    tell."""
+
+    path: Path
+    wanted: str | None = None
+
+    @property
+    def layout(self) -> str:
+        return self.wanted or "parquet"
+
+    @property
+    def source(self) -> str:
+        return str(self.path)
+
+    def count(self) -> int:
+        return sum(_rows_in(file) for file in self._files())
+
+    def rows(self) -> Iterator[SourceRow | Unusable]:
+        files = self._files()
+        training = {file for file in files if file.name.startswith("train-")} or set(files)
+        for file in files:
+            name = file.relative_to(self.path).as_posix() if file != self.path else file.name
+            if file in training:
+                yield from _rows(file, name, self.wanted)
+            else:
+                for row in range(_rows_in(file)):
+                    yield Unusable(NOT_TRAINING, f"{name} row {row}", broken=False)
+
+    def _files(self) -> list[Path]:
+        return [self.path] if self.path.is_file() else sorted(self.path.rglob("*.parquet"))
+
+
+def _rows_in(file: Path) -> int:
+    """From the file's end matter alone."""
+    with opened(file) as parquet:
+        return parquet.metadata.num_rows
+
+
+def _rows(file: Path, name: str, wanted: str | None) -> Iterator[SourceRow | Unusable]:
+    with opened(file) as parquet:
+        there = list(parquet.schema_arrow.names)
+    columns = LAYOUTS[wanted or _likeliest(file, there)]
+    missing = [column for column in columns.needed if column not in there]
+    if missing:
+        raise UserError(f"{file} lacks the columns {', '.join(missing)} (it has: {', '.join(there)})")
+    asked = [*columns.needed, *(column for column in columns.optional if column in there)]
+    shard = Shard(file, columns.pictures)
+    for number, (group, row, values) in enumerate(shard.rows(asked)):
+        where = f"{name} row {number}"
+        try:
+            yield _row(shard, group, row, values, columns, where)
+        except (UserError, ValueError) as error:
+            yield Unusable(str(error), where)
+
+
+def _likeliest(file: Path, there: list[str]) -> str:
+    """The layout of which the most columns are there: what is missing of it is then named."""
+    shares = {name: sum(one in there for one in kind.needed) / len(kind.needed) for name, kind in LAYOUTS.items()}
+    best = max(shares, key=shares.__getitem__)
+    if shares[best] < 0.5:
+        known = "; ".join(f"{name} ({', '.join(kind.needed)})" for name, kind in LAYOUTS.items())
+        raise UserError(f"{file} is in no known layout of judged pairs: it has the columns {', '.join(there)}; {known}")
+    return best
+
+
+def _row(
+    shard: Shard, group: int, row: int, values: dict[str, Any], columns: Columns, where: str
+) -> SourceRow | Unusable:
+    share_0, votes = columns.judged(values)
+    if values.get("are_different") is False and share_0 is not None:
+        return Unusable(SAME_TWICE, where, broken=False)
+    models = [values.get(name) for name in columns.models or ("", "")]
+    pictures = []
+    for column, model in zip(columns.pictures, models, strict=True):
+        label = f"{where}, {column}"
+        data = picture_bytes(values[column])
+        if data is None:
+            # Without a judgement the row is left out for that, as it always was.
+            if share_0 is None:
+                return Unusable(UNLABELLED, where, broken=False)
+            raise UserError(f"{column} holds no picture")
+        if not isinstance(data, bytes):
+            raise UserError(f"{column} holds {type(data).__name__}, not a picture file's bytes")
+        at = UnreadCell(shard, group, row, column, label, data)
+        pictures.append(SourcePicture(at, str(model) if model is not None else None))
+    judge = values.get(columns.annotator) if columns.annotator else None
+    return SourceRow(
+        str(values[columns.prompt] or ""),
+        pictures[0],
+        pictures[1],
+        share_0,
+        where,
+        votes,
+        annotator=None if judge is None else str(judge),
+        rejected_prompt=str(values[OWN_CAPTION]) if values.get(OWN_CAPTION) else None,
+    )

@@ -1,0 +1,166 @@
+"""How are pairs written as parquet: Pick-a-Pic, binarized, vote counts?
+
+A row group holds a bounded number of bytes, and so does a file, so that neither writing nor reading needs much memory.
+The picture columns of the last two are marked as pictures for the `datasets` library, which shows them then.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from .parquet_reader import LAYOUTS, OWN_CAPTION
+from .writer import Holds, StoredPair, StoredPicture
+
+_GROUP_BYTES = 64 * 1024**2
+_FILE_BYTES = 1024**3
+_ROWS_BETWEEN_PAGES = 4
+"""A page is closed at 1 MiB, looked at after that many rows: pyarrow's 1024 would make pages of a gigabyte."""
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class _Kind:
+    holds: Holds
+    row: Callable[[StoredPair], Row]
+    columns: dict[str, str]
+    """Besides the pictures: "text", "number" or "yes or no"."""
+    structs: bool = True
+    """Whether pictures are structs of bytes and path, as the `datasets` library wants them."""
+
+
+class ParquetWriter:
+    """train-00000.parquet and so on. layout: a key of `parquet_pairs.LAYOUTS`."""
+
+    def __init__(self, folder: Path, layout: str):
+        self._folder = folder
+        self._kind = _KINDS[layout]
+        self.holds = self._kind.holds
+        self._schema = _schema(LAYOUTS[layout].pictures, self._kind)
+        self._pictures = LAYOUTS[layout].pictures
+        self._rows: list[Row] = []
+        self._row_bytes = 0
+        self._file: Any = None
+        self._file_bytes = 0
+        self._files = 0
+
+    def write(self, pair: StoredPair) -> None:
+        row = self._kind.row(pair)
+        for name in self._pictures:
+            picture: StoredPicture = row[name]
+            data = picture.read()
+            self._row_bytes += len(data)
+            row[name] = {"bytes": data, "path": picture.name} if self._kind.structs else data
+        self._rows.append(row)
+        if self._row_bytes >= _GROUP_BYTES:
+            self._write_group()
+
+    def finish(self) -> None:
+        if self._rows or not self._files:
+            self._write_group()
+        self._close()
+
+    def _write_group(self) -> None:
+        import pyarrow
+        import pyarrow.parquet
+
+        if self._file is None:
+            self._file = pyarrow.parquet.ParquetWriter(
+                self._folder / f"train-{self._files:05}.parquet",
+                self._schema,
+                compression="none",  # pictures are compressed already
+                use_dictionary=False,
+                write_batch_size=_ROWS_BETWEEN_PAGES,
+            )
+            self._files += 1
+        self._file.write_table(pyarrow.Table.from_pylist(self._rows, schema=self._schema))
+        self._file_bytes += self._row_bytes
+        self._rows, self._row_bytes = [], 0
+        if self._file_bytes >= _FILE_BYTES:
+            self._close()
+
+    def _close(self) -> None:
+        if self._file is not None:
+            self._file.close()
+        self._file, self._file_bytes = None, 0
+
+
+def _own_caption(pair: StoredPair) -> Row:
+    return {OWN_CAPTION: pair.rejected_prompt}
+
+
+def _schema(pictures: tuple[str, str], kind: _Kind) -> Any:
+    import pyarrow as pa
+
+    types = {"text": pa.string(), "number": pa.float64(), "yes or no": pa.bool_()}
+    picture = pa.struct({"bytes": pa.binary(), "path": pa.string()}) if kind.structs else pa.binary()
+    fields = {**dict.fromkeys(pictures, picture), **{name: types[what] for name, what in kind.columns.items()}}
+    if not kind.structs:
+        return pa.schema(fields)
+    hub = {"text": "string", "number": "float64", "yes or no": "bool"}
+    features: dict[str, Any] = {name: {"_type": "Image"} for name in pictures}
+    features |= {name: {"dtype": hub[what], "_type": "Value"} for name, what in kind.columns.items()}
+    return pa.schema(fields, metadata={"huggingface": json.dumps({"info": {"features": features}})})
+
+
+def _pick_a_pic(pair: StoredPair) -> Row:
+    share = round(pair.votes_first / pair.votes, 12) if pair.votes else None
+    return {
+        "jpg_0": pair.first,
+        "jpg_1": pair.second,
+        "label_0": share,
+        "label_1": None if share is None else round(1 - share, 12),
+        "caption": pair.prompt,
+        "has_label": share is not None,
+        "are_different": True,
+        "image_0_uid": pair.first.sha256,
+        "image_1_uid": pair.second.sha256,
+        "model_0": pair.first.model,
+        "model_1": pair.second.model,
+        **_own_caption(pair),
+    }
+
+
+def _binarized(pair: StoredPair) -> Row:
+    chosen, rejected = pair.chosen_first
+    return {"prompt": pair.prompt, "chosen": chosen, "rejected": rejected, **_own_caption(pair)}
+
+
+def _votes(pair: StoredPair) -> Row:
+    return {
+        "prompt": pair.prompt,
+        "image1": pair.first,
+        "image2": pair.second,
+        "votes_image1": round(pair.votes_first, 12),
+        "votes_image2": round(pair.votes - pair.votes_first, 12),
+        "model1": pair.first.model,
+        "model2": pair.second.model,
+        **_own_caption(pair),
+    }
+
+
+_KINDS = {
+    "pick-a-pic": _Kind(
+        Holds(ties=True, unjudged=True, shares=True, captions=True),
+        _pick_a_pic,
+        {
+            **dict.fromkeys(("label_0", "label_1"), "number"),
+            **dict.fromkeys(("caption", "image_0_uid", "image_1_uid", "model_0", "model_1", OWN_CAPTION), "text"),
+            **dict.fromkeys(("has_label", "are_different"), "yes or no"),
+        },
+        structs=False,
+    ),
+    "binarized": _Kind(Holds(captions=True), _binarized, {"prompt": "text", OWN_CAPTION: "text"}),
+    "votes": _Kind(
+        Holds(ties=True, unjudged=True, shares=True, votes=True, captions=True),
+        _votes,
+        {
+            **dict.fromkeys(("prompt", "model1", "model2", OWN_CAPTION), "text"),
+            **dict.fromkeys(("votes_image1", "votes_image2"), "number"),
+        },
+    ),
+}

@@ -1,0 +1,247 @@
+"""How is a judgement kept, taken back, and added to its pair's votes?
+
+Rows are only ever appended. A pair's vote columns are added up anew from all of its rows whenever one is appended, in
+the same transaction; `Store.writing` lets one in at a time. Everything here is to be called within it.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import re
+import time
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import asdict, dataclass
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session, aliased
+
+from ..errors import UserError
+from .datasets import annotator_named, pairs_between, slices
+from .pairs import as_prompt
+from .preference import Said, Tally, tally
+from .schema import ANSWERS, STRENGTHS, Annotator, Candidate, Judgement, Pair, Picture, Prompt
+
+WEIGHTS = {"clearly": 1.0, "slightly": 0.5}
+_SHARES = {"left": 1.0, "right": 0.0, "tie": 0.5, "both_bad": None, "skip": None}
+_PURPOSES = ("judge", "repeat", "compare")
+_MOST_SEQUENCE = 2**63 - 1
+_UNDOING = aliased(Judgement)  # to build it anew takes longer than the query
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What somebody said to a pair. left: SHA-256 of the picture that was shown on the left.
+
+    answer: one of `schema.ANSWERS`. strength: "slightly" or "clearly". seconds: from the pair being visible to the
+    answer. client, sequence: the page that says it, and its running number there; saying it again changes nothing.
+    """
+
+    pair: int
+    left: str
+    answer: str
+    strength: str
+    seconds: float | None
+    client: str
+    sequence: int
+    purpose: str = "judge"
+
+
+def answer(session: Session, annotator: str, given: Answer) -> bool:
+    """Append a judgement. False where this client's number is there already, whatever it said: it is counted once.
+
+    Raises UserError where there is no such pair, or the answer means nothing for it.
+    """
+    check_submission(given.client, given.sequence)
+    for value, known in ((given.answer, ANSWERS), (given.strength, STRENGTHS), (given.purpose, _PURPOSES)):
+        if value not in known:
+            raise UserError(f"{value!r} is none of {', '.join(known)}")
+    if _is_there(session, given.client, given.sequence):
+        return False
+    pair = session.get(Pair, given.pair)
+    if pair is None:
+        raise UserError(f"there is no pair {given.pair}: load the page again")
+    first, second = (session.get_one(Picture, number).sha256 for number in (pair.first_id, pair.second_id))
+    if given.left not in (first, second):
+        raise UserError(f"pair {given.pair} does not have the picture {given.left}: load the page again")
+    session.add(
+        Judgement(
+            pair_id=pair.id,
+            annotator_id=annotator_named(session, annotator).id,
+            answer=given.answer,
+            strength=given.strength,
+            first_on_left=given.left == first,
+            share_left=_SHARES[given.answer],
+            weight=WEIGHTS[given.strength],
+            seconds=_seconds(given.seconds),
+            purpose=given.purpose,
+            client=given.client,
+            sequence=given.sequence,
+            created=time.time(),
+        )
+    )
+    count_again(session, [pair.id])
+    return True
+
+
+def undo(session: Session, annotator: str, client: str, sequence: int, undoes: int) -> bool:
+    """Take back what this client said under the number `undoes`: an answer, or all of a ranking.
+
+    True where it is taken back now, by this undo or an earlier one. False, and nothing is written, where there is no
+    such submission of this annotator's (yet), or it is itself an undo.
+    """
+    check_submission(client, sequence)
+    taken_back = aliased(Judgement)
+    found = session.execute(
+        select(Judgement, taken_back.id)
+        .join(Annotator, Annotator.id == Judgement.annotator_id)
+        .outerjoin(taken_back, taken_back.undoes == Judgement.id)
+        .where(Judgement.client == client, Judgement.sequence == undoes, Judgement.answer != "undo")
+        .where(Annotator.name == as_prompt(annotator))
+        .order_by(Judgement.id)
+    ).all()
+    standing = [said for said, undone_by in found if undone_by is None]
+    if not standing:
+        return bool(found)
+    if _is_there(session, client, sequence):
+        return False  # a number that stands for something else cannot stand for an undo as well
+    session.add_all(
+        Judgement(
+            pair_id=said.pair_id,
+            annotator_id=said.annotator_id,
+            answer="undo",
+            strength=said.strength,
+            first_on_left=said.first_on_left,
+            votes=0.0,
+            weight=0.0,
+            purpose=said.purpose,
+            client=client,
+            sequence=sequence,
+            undoes=said.id,
+            created=time.time(),
+        )
+        for said in standing
+    )
+    count_again(session, [said.pair_id for said in standing])
+    return True
+
+
+def rank(
+    session: Session,
+    annotator: str,
+    prompt_id: int,
+    tiers: Sequence[Sequence[str]],
+    client: str,
+    sequence: int,
+    seconds: float | None,
+) -> int:
+    """Append a ranking of a prompt's pictures, best tier first: one judgement for any two of different tiers.
+
+    tiers: SHA-256 of the pictures; [[best], the others] says only which is best. Of k pictures each judgement weighs
+    2 / k: k (k - 1) / 2 of them tell what k - 1 comparisons do. Returns how many were appended, 0 where it is there
+    already. Raises UserError for what is no ranking of this prompt's pictures.
+    """
+    check_submission(client, sequence)
+    if _is_there(session, client, sequence):
+        return 0
+    prompt = session.get(Prompt, prompt_id)
+    if prompt is None:
+        raise UserError(f"there is no prompt {prompt_id}: load the page again")
+    names = [name for tier in tiers for name in tier]
+    if len(set(names)) != len(names):
+        raise UserError("a picture is in the ranking twice: rank each once")
+    if sum(1 for tier in tiers if tier) < 2:
+        raise UserError("a ranking needs pictures on two levels at least")
+    pictures = _candidates(session, prompt, names)
+    better = [
+        (pictures[one], pictures[other])
+        for above, below in itertools.combinations(tiers, 2)
+        for one, other in itertools.product(above, below)
+    ]
+    pairs = pairs_between(session, prompt, better)
+    annotator_id = annotator_named(session, annotator).id
+    taken = _seconds(seconds)
+    for pair, (preferred, _) in zip(pairs, better, strict=True):
+        session.add(
+            Judgement(
+                pair_id=pair.id,
+                annotator_id=annotator_id,
+                answer="left" if pair.first_id == preferred.id else "right",
+                strength="clearly",
+                first_on_left=True,  # nothing was on a side
+                share_left=1.0 if pair.first_id == preferred.id else 0.0,
+                weight=2 / len(names),
+                seconds=None if taken is None else taken / len(better),
+                purpose="ranking",
+                client=client,
+                sequence=sequence,
+                created=time.time(),
+            )
+        )
+    count_again(session, [pair.id for pair in pairs])
+    return len(better)
+
+
+def count_again(session: Session, pairs: Iterable[int]) -> None:
+    """Set the vote columns of these pairs, by id, to what their judgements that stand add up to."""
+    session.flush()
+    for some in slices(sorted(set(pairs))):
+        tallies = tallies_of(session, some)
+        for pair in session.scalars(select(Pair).where(Pair.id.in_(some)).execution_options(populate_existing=True)):
+            for column, value in asdict(tallies[pair.id]).items():
+                setattr(pair, column, value)
+        session.flush()
+
+
+def tallies_of(session: Session, pairs: Collection[int]) -> dict[int, Tally]:
+    """What the judgements that stand add up to, by pair; counted from the rows. At most a few hundred pairs."""
+    rows = session.execute(
+        select(
+            Judgement.pair_id,
+            Judgement.answer,
+            Judgement.first_on_left,
+            Judgement.share_left,
+            Judgement.votes,
+            Judgement.weight,
+            Judgement.purpose,
+        )
+        .outerjoin(_UNDOING, _UNDOING.undoes == Judgement.id)
+        .where(Judgement.pair_id.in_(pairs), Judgement.answer != "undo", _UNDOING.id.is_(None))
+    )
+    said: dict[int, list[Said]] = {pair: [] for pair in pairs}
+    for row in rows:
+        share = row.share_left
+        share_first = share if share is None or row.first_on_left else 1 - share
+        said[row.pair_id].append(Said(row.answer, share_first, row.votes, row.weight, row.purpose == "assumed"))
+    return {pair: tally(these) for pair, these in said.items()}
+
+
+def check_submission(client: str, sequence: int) -> None:
+    """Raises UserError for a client or a number that no column holds."""
+    if not re.fullmatch(r"[\x20-\x7e]{1,64}", client):
+        raise UserError("a judgement names the page it comes from with 1 to 64 plain characters")
+    if not 0 <= sequence <= _MOST_SEQUENCE:
+        raise UserError(f"a judgement's running number lies between 0 and {_MOST_SEQUENCE}, not at {sequence}")
+
+
+def _candidates(session: Session, prompt: Prompt, names: Collection[str]) -> dict[str, Picture]:
+    found = session.scalars(
+        select(Picture)
+        .join(Candidate, Candidate.picture_id == Picture.id)
+        .where(Candidate.prompt_id == prompt.id, Picture.sha256.in_(names))
+    )
+    pictures = {picture.sha256: picture for picture in found}
+    for name in names:
+        if name not in pictures:
+            raise UserError(f"{name} is no picture of this prompt: load the page again")
+    return pictures
+
+
+def _is_there(session: Session, client: str, sequence: int) -> bool:
+    known = select(Judgement.id).where(Judgement.client == client, Judgement.sequence == sequence)
+    return session.scalar(known.limit(1)) is not None
+
+
+def _seconds(seconds: float | None) -> float | None:
+    """A clock that was set back must not cost the judgement."""
+    return seconds if seconds is not None and 0 <= seconds < math.inf else None

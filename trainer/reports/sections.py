@@ -1,0 +1,109 @@
+"""What does a report say of the pairs that were trained on, and of the machine?"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from ..cli.progress_bar import as_time
+from ..intervals import share_and_interval, wilson_interval
+from .html import Html, element, facts, paragraph, section, table, text
+from .summary import Summary, number
+
+
+def data_section(summary: Summary) -> Html:
+    left_out = [one for one in summary.started.get("left_out") or () if isinstance(one, dict)]
+    rows = [
+        ("Left out because", "Pairs", "For example"),
+        *((one.get("reason"), one.get("count"), ", ".join(map(str, one.get("examples") or ()))) for one in left_out),
+    ]
+    return section(
+        "Data and time",
+        element(
+            "div",
+            element("div", element("h3", text("Pairs")), _pairs(summary, left_out), kind="card"),
+            element("div", element("h3", text("Machine")), _machine(summary), kind="card"),
+            kind="columns",
+        ),
+        _judging(summary),
+        table(rows) if left_out else Html(""),
+    )
+
+
+def _pairs(summary: Summary, left_out: Sequence[dict[str, Any]]) -> Html:
+    started = summary.started
+    if not started:
+        return paragraph("The run did not come as far as reading its pairs.", "empty")
+    rows: list[tuple[str, object]] = [
+        ("From", summary.config.data.pairs),
+        ("Trained on", _count(started, "pairs")),
+        ("Kept aside to measure", _count(started, "held_out")),
+        ("Left out", f"{sum(int(number(one, 'count') or 0) for one in left_out)}"),
+    ]
+    if number(started, "assumed"):
+        rows.append(("Assumed, not judged", f"{_count(started, 'assumed')}: the rejected picture was painted for it"))
+    if number(started, "rankings"):
+        rows.append(("Rankings among them", _count(started, "rankings")))
+    upscaled = started.get("upscaled")
+    if isinstance(upscaled, list) and upscaled:
+        rows.append(("Pictures enlarged", f"{len(upscaled)} (too small: " + ", ".join(map(str, upscaled[:3])) + ")"))
+    if per_epoch := number(started, "batches_per_epoch"):
+        shown = summary.step * summary.config.training.accumulation / per_epoch
+        rows.append(("Each pair was shown", f"{shown:.1f} times"))
+    rows.append(("Encoded", f"{_count(started, 'encoded')} pictures and captions, {_count(started, 'reused')} reused"))
+    return facts(rows)
+
+
+def _judging(summary: Summary) -> Html:
+    """How the judging went that the training rests on; nothing for a run of an older version."""
+    data = summary.started.get("data")
+    if not isinstance(data, dict):
+        return Html("")
+    rows: list[tuple[str, object]] = [
+        ("Prompts", f"{_count(data, 'prompts')} trained on, {_count(data, 'held_out_prompts')} kept aside"),
+        ("Pairs of one prompt", f"{_count(data, 'most_of_a_prompt')} at most"),
+        ("Contested", f"{_count(data, 'contested')} pairs whose judgements do not all fall on one side"),
+    ]
+    if number(data, "weighted"):
+        rows.append(("Weighted", f"{_count(data, 'weighted')} pairs count more or less than the others"))
+    said, strengths = data.get("judgements"), data.get("strengths")
+    if isinstance(said, dict) and said:
+        names = {"one side": "for one picture", "tie": "ties", "both_bad": "both bad", "skip": "skipped"}
+        counts = [f"{_count(said, kind)} {name}" for kind, name in names.items() if number(said, kind)]
+        rows.append(("Judgements", ", ".join(counts)))
+    if isinstance(strengths, dict) and strengths:
+        rows.append(("How clearly", ", ".join(f"{_count(strengths, one)} {one}" for one in strengths)))
+    if number(data, "judges"):
+        rows.append(("Judged by", "one person" if number(data, "judges") == 1 else f"{_count(data, 'judges')} people"))
+    notes = []
+    if repeated := int(number(data, "repeated") or 0):
+        alike = int(number(data, "repeated_alike") or 0)
+        share = share_and_interval(alike / repeated, *wilson_interval(alike, repeated))
+        rows.append(("Shown again", f"{repeated} pairs, answered alike: {share}"))
+        notes.append(
+            paragraph(
+                "No model can agree with you more often than you agree with yourself on pairs shown again.", "soft"
+            )
+        )
+    return element("div", element("h3", text("Judging")), facts(rows), *notes, kind="card judging")
+
+
+def _machine(summary: Summary) -> Html:
+    started, seconds = summary.started, summary.seconds_a_step
+    rows: list[tuple[str, object]] = []
+    if started:
+        rows += [("Device", started.get("device", "?")), ("Arithmetic", started.get("precision", "?"))]
+    if seconds is not None:
+        rows += [("One step", _seconds(seconds)), ("All steps", as_time(summary.seconds))]
+    if not rows:
+        return paragraph("Nothing was computed yet.", "empty")
+    return facts(rows)
+
+
+def _count(event: dict[str, Any], name: str) -> str:
+    value = number(event, name)
+    return "?" if value is None else f"{value:.0f}"
+
+
+def _seconds(seconds: float) -> str:
+    return f"{seconds:.2f} s" if seconds < 10 else as_time(seconds)

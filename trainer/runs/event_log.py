@@ -1,0 +1,71 @@
+"""How is what a process tells written down, so that a kill costs one line at most and any process can read along?"""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+from ..atomic_files import no_room_explained
+
+Event = dict[str, Any]
+
+_TAIL = 16 * 1024
+
+
+def append(file: Path, event: str, values: dict[str, Any]) -> Event:
+    """Add one event as a JSON object on a line of its own, and return it.
+
+    `time` is seconds since 1970. A number that is not finite is written as null, as JSON wants it.
+    """
+    line: Event = {"time": round(time.time(), 3), "event": event, **values}
+    with no_room_explained(file), file.open("a+b") as log:
+        # A line cut short by a kill must not swallow the next one.
+        log.seek(0, 2)
+        if log.tell():
+            log.seek(-1, 2)
+            if log.read(1) != b"\n":
+                log.write(b"\n")
+        log.write(json.dumps(_plain(line), ensure_ascii=False, allow_nan=False).encode() + b"\n")
+    return line
+
+
+def read(file: Path) -> list[Event]:
+    """Every event of `file` that is whole, the oldest first; none where the file is not there."""
+    if not file.is_file():
+        return []
+    return _parsed(file.read_text(encoding="utf-8", errors="replace"))
+
+
+def read_end(file: Path) -> list[Event]:
+    """The newest events of `file`, the oldest of them first: what tells how things stand, however long the file is."""
+    try:
+        with file.open("rb") as log:
+            end = log.seek(0, 2)
+            log.seek(max(0, end - _TAIL))
+            return _parsed(log.read().decode("utf-8", errors="replace"))
+    except FileNotFoundError:
+        return []
+
+
+def _parsed(text: str) -> list[Event]:
+    events = []
+    for line in text.split("\n"):  # not splitlines: a line separator inside a message is no end of a line
+        try:
+            event = json.loads(line)
+        except json.JSONDecodeError:
+            continue
+        if isinstance(event, dict):
+            events.append(event)
+    return events
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if abs(value) < float("inf") else None
+    if isinstance(value, dict):
+        return {key: _plain(one) for key, one in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(one) for one in value]
+    return str(value) if isinstance(value, Path) else value

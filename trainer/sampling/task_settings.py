@@ -1,0 +1,113 @@
+"""How are a task's settings checked, and what is every task told that paints?"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from ..errors import UserError
+from ..preferences.pairs import as_prompt
+
+if TYPE_CHECKING:
+    from ..models.base_model import Base
+    from .batch_sampler import Manner
+
+_Settings = TypeVar("_Settings", bound="TaskSettings")
+
+
+class TaskSettings(BaseModel):
+    """Settings of one kind of task: what it does not know is a mistake, as in run.toml."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    @classmethod
+    def given(cls: type[_Settings], values: dict[str, Any]) -> _Settings:
+        """From plain values. Raises UserError naming the wrong one."""
+        try:
+            return cls.model_validate(values)
+        except ValidationError as error:
+            raise UserError("; ".join(_explain(one) for one in error.errors())) from None
+
+    def plain(self) -> dict[str, Any]:
+        """As JSON takes them."""
+        return self.model_dump(mode="json")
+
+
+class PaintingSettings(TaskSettings):
+    """What is painted with, and how."""
+
+    base: str = Field(min_length=1)
+    """A diffusers folder, a hub id, a .safetensors checkpoint, or "tiny" for the embedded one."""
+    prediction: Literal["auto", "epsilon", "v_prediction"] = "auto"
+    """What the base predicts; only for checkpoints that do not say so themselves."""
+    tokenizers: str | None = None
+    """Folder with a CLIP tokenizer, for single files; by default the hub cache."""
+    width: int | None = Field(None, ge=16, le=4096)
+    height: int | None = Field(None, ge=16, le=4096)
+    """In pixels; by default the square that the base was trained for."""
+    steps: int | None = Field(None, ge=1, le=1000)
+    """Denoising steps of a picture; by default 28, or as many as a distilled base paints in."""
+    guidance: float | None = Field(None, ge=1, le=100)
+    """Classifier-free guidance; by default 5, or 1 (none) for a distilled base."""
+    negative: str = ""
+    """What to keep away from."""
+    first_seed: int = Field(0, ge=0, lt=2**32)
+    """Another one paints other pictures for the same prompts."""
+
+    def opened(self, workspace: Path) -> tuple[Base, Manner]:
+        """The base, and the manner to paint in. Raises UserError where there is no such base."""
+        from ..models.open import open_base
+        from .batch_sampler import Manner
+
+        tokenizers = Path(self.tokenizers) if self.tokenizers else None
+        base = open_base(self.base, tokenizers=tokenizers, prediction=self.prediction)
+        size = (self.width or base.resolution, self.height or base.resolution)
+        few = base.distilled
+        steps, guidance = self.steps or (few.steps if few else 28), self.guidance or (1.0 if few else 5.0)
+        return base, Manner(size, steps, guidance, self.negative)
+
+
+def cleaned(prompts: Iterable[str]) -> tuple[str, ...]:
+    """Each prompt once, as datasets store it; empty ones left out."""
+    return tuple(dict.fromkeys(filter(None, map(as_prompt, prompts))))
+
+
+def prompts_in(given: Iterable[str]) -> tuple[str, ...]:
+    """Prompts from texts and text files, one a line. Raises UserError for a file that cannot be read."""
+    found: list[str] = []
+    for one in given:
+        file = Path(one).expanduser()
+        if not (one.endswith(".txt") or (len(one) < 250 and file.is_file())):
+            found.append(one)
+            continue
+        try:
+            found += file.read_text(encoding="utf-8").splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            raise UserError(f"{one} cannot be read as a list of prompts, one a line: {error}") from None
+    return cleaned(found)
+
+
+def whole_path(text: str) -> str:
+    """An existing path made absolute; anything else (a hub id, "tiny", a mistake to be named as typed) as it is."""
+    path = Path(text).expanduser()
+    return str(path.resolve()) if text and path.exists() else text
+
+
+def lora_file(text: str) -> Path:
+    """The path of a LoRA file that is there. Raises UserError where it is not."""
+    path = Path(text).expanduser().resolve()
+    if not path.is_file():
+        raise UserError(f"there is no LoRA file {path}")
+    return path
+
+
+def _explain(error: Any) -> str:
+    key = ".".join(map(str, error["loc"]))
+    if error["type"] == "extra_forbidden":
+        return f"unknown setting {key}"
+    if error["type"] in ("missing", "string_too_short"):
+        return f"{key} is missing: say it"
+    return f"{key}: {error['msg'].lower()} (got {error['input']!r})"

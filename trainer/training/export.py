@@ -1,0 +1,112 @@
+"""Which weights become the LoRA file of a run that ends, and what does the file say of them?"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+from torch import Tensor, nn
+
+from ..config.run_config import RunConfig
+from ..errors import UserError
+from ..lora import adapter
+from ..lora.file import read_lora, write_lora
+from ..runs.run_folder import Run
+from .checkpoint import forget_weights, kept_weights
+from .early_stopping import Standing
+from .heldout_eval import Agreement
+from .learner import Learner
+from .prepare_data import Material
+
+
+@dataclass(frozen=True)
+class Result:
+    """step: after which the weights were such; weights: None for those that the model wears. agreement: as measured
+    there, or newest before; None where nothing was. said: for a person, where another step than the last was kept."""
+
+    step: int
+    weights: dict[str, Tensor] | None
+    agreement: Agreement | None
+    said: str = ""
+
+    @contextmanager
+    def worn(self, unet: nn.Module) -> Iterator[None]:
+        """`unet` wears these weights for the length of a `with`, then its own again."""
+        if self.weights is None:
+            yield
+            return
+        own = adapter.state(unet)
+        adapter.load_state(unet, self.weights)
+        try:
+            yield
+        finally:
+            adapter.load_state(unet, own)
+
+
+def result_of(run: Run, config: RunConfig, standing: Standing, step: int) -> Result:
+    """What a run that ends after `step` leaves behind: the best moment's weights where it was told to keep them."""
+    best = standing.best(step) if config.watch.keep == "best" else step
+    weights = _weights_at(run, best) if best != step else None
+    if best != step and weights is None:
+        run.log("warning", text=f"the weights of step {best} are gone, so those of step {step} were kept")
+        best = step
+    said = f"The LoRA is that of step {best} of {step}: {standing.why()}." if best != step else ""
+    return Result(best, weights, _agreement_at(run, best), said)
+
+
+def write_result(run: Run, config: RunConfig, material: Material, learner: Learner, result: Result) -> None:
+    """Write `run.lora_file`. Raises UserError where the disk is full or a weight is not finite."""
+    source = learner.unet if result.weights is None else result.weights
+    facts = _facts(run, config, material, learner, result)
+    write_lora(run.lora_file, source, learner.settings, material.base.family, facts)
+
+
+def tidy(run: Run) -> None:
+    """Remove what only a run that goes on needs: its LoRA file holds the best weights now."""
+    forget_weights(run.state_folder)
+
+
+def _weights_at(run: Run, step: int) -> dict[str, Tensor] | None:
+    """The weights after that step, as kept beside the states, or in the LoRA file of a run that had ended before."""
+    if (weights := kept_weights(run.state_folder, step)) is not None:
+        return weights
+    try:
+        file = read_lora(run.lora_file)
+    except UserError:
+        return None
+    return file.state if file.metadata.get("mapo.steps") == str(step) else None
+
+
+def _agreement_at(run: Run, step: int) -> Agreement | None:
+    """The newest measurement up to that step, which may have been taken before the run was resumed."""
+    wanted = [one.name for one in fields(Agreement)]
+    measured = [event for event in run.events() if event["event"] == "evaluation" and event["step"] <= step]
+    # An older version kept less of a measurement.
+    return Agreement(**{name: measured[-1][name] for name in wanted if name in measured[-1]}) if measured else None
+
+
+def _facts(run: Run, config: RunConfig, material: Material, learner: Learner, result: Result) -> dict[str, object]:
+    resolution = config.data.resolution or material.base.resolution
+    facts: dict[str, object] = {
+        "modelspec.title": run.name,
+        "modelspec.resolution": f"{resolution}x{resolution}",
+        "base": Path(config.base).name,
+        "base_hash": material.base.identity(),
+        "pairs": len(material.train),
+        "pairs_hash": material.pair_set.fingerprint,
+        "steps": result.step,
+        "seed": config.training.seed,
+        "learning_rate": config.optimization.learning_rate,
+        "objective": config.objective.kind,
+        "objective_knobs": str(learner.objective),
+    }
+    if config.objective.loser_guard is not None:
+        facts["loser_guard"] = config.objective.loser_guard
+    if config.training.quantize != "none":
+        facts["quantize"] = config.training.quantize
+    if result.agreement:
+        facts["agreement"] = round(result.agreement.agreement, 4)
+        facts["agreement_pairs"] = result.agreement.pairs
+    return facts

@@ -1,0 +1,114 @@
+"""How well the model agrees with judgements that it was not trained on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from ..distributed import ALONE, Ranks
+from ..intervals import wilson_interval
+from ..latents.encode import EncodedPair
+from ..models.base_model import Base
+from .batches import PairBatch, draw_pair, seeded, stack
+from .objectives import Objective
+from .pair_errors import pair_errors
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """Measured on held-out pairs at fixed noise and noise levels, so that two moments of a run can be compared.
+
+    agreement: share of pairs whose margin, averaged over the noise levels, is positive; low, high: its 95 % interval.
+    winner_error, loser_error: mean squared errors on the chosen and the rejected pictures; margin: their mean margin.
+    agreeing: a sign for each pair in order, 1 where its margin is positive, so that two trainings can be compared pair
+    by pair; empty where it was not kept.
+    """
+
+    pairs: int
+    agreement: float
+    low: float
+    high: float
+    winner_error: float
+    loser_error: float
+    margin: float
+    agreeing: str = ""
+
+
+class HeldOut:
+    """The held-out pairs of a run, with noise and noise levels that depend on nothing but the pair."""
+
+    def __init__(
+        self,
+        pairs: Sequence[EncodedPair],
+        *,
+        timesteps: int | Sequence[int],
+        levels: int,
+        batch_size: int,
+        split: bool = False,
+    ):
+        """timesteps: that are trained at (a number: all below it); levels: how many of them are measured at most;
+        batch_size: forwards at once; split: the two pictures of a pair one after the other, see `pair_errors`."""
+        self._pairs = pairs
+        self._batch_size = batch_size
+        self._split = split
+        # The middles of equal parts of the schedule: every kind of error counts, none twice.
+        among = range(timesteps) if isinstance(timesteps, int) else timesteps
+        levels = min(levels, len(among))
+        self._levels = [among[int((level + 0.5) * len(among) / levels)] for level in range(levels)]
+
+    def __len__(self) -> int:
+        return len(self._pairs)
+
+    @torch.no_grad()
+    def measure(
+        self, base: Base, unet: nn.Module, objective: Objective, device: torch.device, ranks: Ranks = ALONE
+    ) -> Agreement:
+        """Leaves the model in the mode it was in; the device is waited for once, at the end.
+
+        Each of several processes measures its share; all of them get the same.
+        """
+        training = unet.training
+        unet.eval()
+        own = [self._measure_pair(pair, base, unet, objective, device) for pair in ranks.share(self._pairs)]
+        unet.train(training)
+        rows = ranks.together(torch.stack(own).tolist() if own else [])
+        winner, loser, margin = torch.tensor(rows).T
+        signs = "".join("1" if above else "0" for above in (margin > 0).tolist())
+        low, high = wilson_interval(signs.count("1"), len(rows))
+        return Agreement(
+            pairs=len(rows),
+            agreement=signs.count("1") / len(rows),
+            low=low,
+            high=high,
+            winner_error=winner.mean().item(),
+            loser_error=loser.mean().item(),
+            margin=margin.mean().item(),
+            agreeing=signs,
+        )
+
+    @torch.no_grad()
+    def margins(self, base: Base, unet: nn.Module, objective: Objective, device: torch.device) -> Iterator[float]:
+        """The margin of each pair, in order, of a model in evaluation mode. The device is waited for at every pair."""
+        for pair in self._pairs:
+            yield self._measure_pair(pair, base, unet, objective, device)[2].item()
+
+    def _measure_pair(
+        self, encoded: EncodedPair, base: Base, unet: nn.Module, objective: Objective, device: torch.device
+    ) -> Tensor:
+        """(3,): winner error, loser error and margin, averaged over the noise levels."""
+        seen = []
+        for batch in self._batches(encoded):
+            errors = pair_errors(base, unet, batch.to(device), reference=objective.needs_reference, split=self._split)
+            seen.append(torch.stack([errors.chosen, errors.rejected, objective(errors).margin.to(errors.chosen)]))
+        return torch.cat(seen, dim=1).mean(dim=1)
+
+    def _batches(self, encoded: EncodedPair) -> list[PairBatch]:
+        rows = [
+            draw_pair(encoded, torch.tensor([level]), seeded("held-out", encoded.pair.id, level))
+            for level in self._levels
+        ]
+        most = self._batch_size
+        return [stack(rows[i : i + most]) for i in range(0, len(rows), most)]

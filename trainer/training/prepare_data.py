@@ -1,0 +1,129 @@
+"""What must be there before the first step: the base opened, the pairs read and divided, everything encoded."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import torch
+
+from ..cancellation import StopRequest
+from ..config.run_config import RunConfig
+from ..distributed import ALONE, Ranks
+from ..errors import UserError
+from ..latents.encode import EncodedPair, EncodedPairs, EncodeProgress, encode
+from ..models import few_step
+from ..models.base_model import Base
+from ..models.memory_saving.quantize import check
+from ..models.open import open_base
+from ..preferences.io.detect_layout import open_pairs
+from ..preferences.pairs import PairSet, Split, drawn, split_by_prompt
+from ..preferences.ranking_weights import gain_weighted
+from .checkpoint import Origin
+
+_SAMPLES = 4
+_SECONDS_BETWEEN = 0.5
+
+
+@dataclass(frozen=True)
+class Material:
+    """Everything a training reads. `sample_prompts` have their text encoded, as has the empty prompt."""
+
+    base: Base
+    pair_set: PairSet
+    train: tuple[EncodedPair, ...]
+    held_out: tuple[EncodedPair, ...]
+    encoded: EncodedPairs
+    sample_prompts: tuple[str, ...]
+    timesteps: Sequence[int]
+    """Those that are trained and measured at."""
+
+    @property
+    def origin(self) -> Origin:
+        return Origin(base=self.base.identity(), pairs=self.pair_set.fingerprint)
+
+
+def prepare(
+    config: RunConfig,
+    workspace: Path,
+    device: torch.device,
+    tell: Callable[..., None],
+    stop: StopRequest,
+    ranks: Ranks = ALONE,
+) -> Material:
+    """Open, read, divide and encode, each of `ranks` its share. `tell` is called as Run.log is, with the progress.
+
+    Raises UserError for whatever a person can mend, StopRequested when asked to stop; what was encoded stays cached.
+    """
+    check(config.training.quantize, device)  # now, and not after an hour of encoding
+    base = open_base(config.base, tokenizers=_path(config.tokenizers), prediction=config.prediction)
+    base.distilled = few_step.told(base.distilled, config.training.timesteps)
+    pair_set = pairs_of(config, workspace)
+    split = divided(pair_set, config)
+    prompts = config.watch.sample_prompts or _some_prompts(split)
+
+    told = 0.0
+
+    def report(progress: EncodeProgress) -> None:
+        nonlocal told
+        stop.check()
+        # Ten thousand pictures must not become ten thousand lines of the run's events.
+        if progress.done == progress.total or time.monotonic() - told > _SECONDS_BETWEEN:
+            told = time.monotonic()
+            tell("encoding", **asdict(progress))
+
+    held_out = split.held_out[: config.watch.evaluate_pairs]
+    encoded = encode(
+        base,
+        (*split.train, *held_out),
+        prompts,
+        workspace / "cache",
+        device,
+        resolution=config.data.resolution or base.resolution,
+        flip=config.data.flip,
+        workers=config.data.workers,
+        progress=report,
+        ranks=ranks,
+    )
+    with ranks.phase():
+        stop.check()
+    return Material(
+        base=base,
+        pair_set=pair_set,
+        train=encoded.pairs[: len(split.train)],
+        held_out=encoded.pairs[len(split.train) :],
+        encoded=encoded,
+        sample_prompts=prompts,
+        timesteps=few_step.trained_timesteps(base.distilled, config.training.timesteps, base.schedule.timesteps),
+    )
+
+
+def pairs_of(config: RunConfig, workspace: Path) -> PairSet:
+    """The judged pairs that `config` names. Raises UserError as their source does."""
+    own = config.data.rejected_captions == "own"
+    return open_pairs(config.data.pairs, config.data.bad_pairs, workspace, own_captions=own).load()
+
+
+def divided(pair_set: PairSet, config: RunConfig) -> Split:
+    """The pairs to train on and to measure on. Raises UserError where none are left to train on."""
+    split = split_by_prompt(pair_set.pairs, config.data.held_out)
+    if config.data.ranking_weights == "gain":
+        split = Split(gain_weighted(split.train), split.held_out)
+    if not split.train:
+        raise UserError(
+            f"all {len(pair_set.pairs)} pairs of {pair_set.source or config.data.pairs} have held-out prompts: "
+            "collect pairs of more prompts, or lower --held-out"
+        )
+    most = config.data.most_pairs
+    return split if most is None else replace(split, train=drawn(split.train, most))
+
+
+def _some_prompts(split: Split) -> tuple[str, ...]:
+    """A few prompts to paint: held-out ones where there are any, since they show what was understood."""
+    return tuple(dict.fromkeys(pair.prompt for pair in (*split.held_out, *split.train)))[:_SAMPLES]
+
+
+def _path(text: str | None) -> Path | None:
+    return None if text is None else Path(text)

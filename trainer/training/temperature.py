@@ -1,0 +1,164 @@
+"""Which temperature puts the sigmoid in its steep part, whatever the base and the pairs?
+
+How far the errors on the two pictures of a pair are apart differs by a factor of ten between bases and between tastes,
+and with it what a fixed temperature does: too low, and every pair pushes alike for ever; too high, and only near ties
+push at all. So the untouched base is asked for its margins before the first step, as a step would see them, and the
+temperature is `steepness` over their spread.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from itertools import groupby
+
+import torch
+from torch import Tensor, nn
+
+from ..config.run_config import ASSUMED_SPREAD, RunConfig
+from ..distributed import ALONE, Ranks
+from ..latents.encode import EncodedPair
+from ..lora import adapter
+from ..models.base_model import Base
+from ..runs.run_folder import Run
+from .batches import draw_pair, seeded, stack
+from .learner import Learner
+from .objectives import link
+from .pair_errors import pair_errors
+
+DRAWS = 64
+_DEVIATION_OF_A_NORMAL = 1.4826
+_ROUNDING = 1e-8
+"""Of a float32 error around 0.1: a spread below it is none."""
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """What was found, and what it comes to. spread, error_scale: of margins measured at that scale; the knobs: as used.
+
+    draws: single margins that it was measured with; 0 where there was no spread in them and one was assumed.
+    """
+
+    spread: float
+    draws: int
+    error_scale: float
+    temperature: float
+    margin_weight: float
+
+
+@torch.no_grad()
+def measure_margins(
+    base: Base,
+    unet: nn.Module,
+    pairs: Sequence[EncodedPair],
+    scale: float,
+    device: torch.device,
+    *,
+    timesteps: Sequence[int] | None = None,
+    batch_size: int = 1,
+    split: bool = False,
+    ranks: Ranks = ALONE,
+) -> Tensor:
+    """The untouched base's margins phi(scale * l_w) - phi(scale * l_l), (DRAWS,) float64 on the CPU; none: (0,).
+
+    Single draws, as a training step sees them: each has a noise level of its own, and these lie evenly over the
+    schedule. Averaged over levels, as agreement is, they would be far closer together. Of more than DRAWS pairs
+    every so-manieth is taken; fewer are drawn several times. All of it is a function of the pairs alone, not of the
+    run's seed. A LoRA on `unet` is switched off meanwhile. timesteps: those that are trained at, by default all;
+    batch_size: forwards at once; split: see `pair_errors`; each of several processes measures its share, and all get
+    the same.
+    """
+    draws = DRAWS if pairs else 0
+    # Levels in no order: neighbours in a dataset are often of one prompt, or by one person.
+    order = torch.randperm(DRAWS, generator=seeded("calibration")).tolist()
+    places = [i * len(pairs) // DRAWS if len(pairs) > DRAWS else i % len(pairs) for i in range(draws)]
+    levels = range(base.schedule.timesteps) if timesteps is None else timesteps
+    drawn = [(place, levels[int((order[i] + 0.5) * len(levels) / DRAWS)]) for i, place in enumerate(places)]
+    found: list[list[float]] = []
+    training = unet.training
+    unet.eval()
+    with adapter.disabled(unet):
+        for _, same_size in groupby(sorted(ranks.share(drawn)), key=lambda one: pairs[one[0]].bucket):
+            rows = [
+                draw_pair(pairs[place], torch.tensor([level]), seeded("calibration", pairs[place].pair.id, level))
+                for place, level in same_size
+            ]
+            for start in range(0, len(rows), batch_size):
+                batch = stack(rows[start : start + batch_size]).to(device)
+                errors = pair_errors(base, unet, batch, reference=False, split=split).double()
+                margins = link(scale * errors.chosen) - link(scale * errors.rejected)
+                found += [[margin] for margin in margins.tolist()]
+    unet.train(training)
+    return torch.tensor([margin for (margin,) in ranks.together(found)], dtype=torch.float64)
+
+
+def spread_of(margins: Tensor) -> float | None:
+    """A standard deviation that a few far margins do not move; None where it is 0 or cannot be told.
+
+    The median distance from the median, times what makes it a normal distribution's standard deviation. Margins have
+    long tails, since errors are largest at the lowest noise levels: their plain standard deviation hangs on two or
+    three of the draws. It is taken only where more than half of all margins are the same.
+    """
+    finite = margins.double()[margins.isfinite()]
+    if len(finite) < 2:
+        return None
+    robust = _DEVIATION_OF_A_NORMAL * (finite - finite.median()).abs().median().item()
+    spread = robust if robust > _ROUNDING else finite.std().item()
+    return spread if spread > _ROUNDING else None
+
+
+def temperature_from(margins: Tensor, steepness: float = 1.0) -> float:
+    """steepness / spread: where a margin as large as the spread is `steepness` inside the sigmoid.
+
+    Without a spread (identical pictures, a single margin) one is assumed, see config.ASSUMED_SPREAD.
+    """
+    return steepness / (spread_of(margins) or ASSUMED_SPREAD)
+
+
+def calibrate(
+    run: Run,
+    config: RunConfig,
+    learner: Learner,
+    pairs: Sequence[EncodedPair],
+    timesteps: Sequence[int],
+    device: torch.device,
+    *,
+    begun: bool,
+    ranks: Ranks = ALONE,
+) -> float:
+    """The spread that the knobs of `run` which are "auto" follow from, and the `calibrated` event that says so.
+
+    begun: steps were taken already, so what was measured before the first of them holds. Several processes take the
+    first one's word, wherever they look at the run's folder from.
+    """
+    asked = config.objective
+    known = [one for one in run.events() if one["event"] == "calibrated" and one["error_scale"] == asked.error_scale]
+    (spread, draws), *_ = ranks.together([(known[-1]["spread"], known[-1]["draws"]) if begun and known else (None, 0)])
+    if spread is None:
+        training = config.training
+        at_once = min(training.batch_size, training.pairs_at_once or training.batch_size)
+        margins = measure_margins(
+            learner.base,
+            learner.unet,
+            pairs,
+            asked.error_scale,
+            device,
+            timesteps=timesteps,
+            batch_size=at_once,
+            split=training.split_pair,
+            ranks=ranks,
+        )
+        spread, draws = spread_of(margins), len(margins)
+        if spread is None:
+            spread, draws = ASSUMED_SPREAD, 0
+            run.log("warning", text=_NO_SPREAD)
+    settled = asked.settled(spread)
+    found = Calibration(spread, draws, asked.error_scale, settled.temperature, settled.margin_weight)
+    run.log("calibrated", **asdict(found))
+    return spread
+
+
+_NO_SPREAD = (
+    "the base makes the same error on both pictures of the pairs, so no temperature can be set from them and one was "
+    "assumed: look whether what is chosen and what is rejected differ in the pictures as they are trained on"
+)

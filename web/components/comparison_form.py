@@ -1,0 +1,131 @@
+"""How is a comparison begun from the page, or a LoRA tried at several strengths?"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import gradio as gr
+
+from ...trainer.errors import UserError
+from ...trainer.evaluation.comparison_begin import MOST_PROMPTS, known_of, run_of
+from ...trainer.evaluation.comparison_begin import begin as begin_comparison
+from ...trainer.evaluation.generate_comparison import known_prompts
+from ...trainer.jobs.tasks import start
+from ...trainer.sampling.task_settings import cleaned
+from ..context import Studio
+from ..server.errors import in_sentences
+
+_SHEET_ROWS = 3
+_QUIET = {"show_progress": "hidden"}
+
+
+@dataclass(frozen=True)
+class Form:
+    """The parts that the tab listens to. Both buttons begin a task; `begun` then holds its name."""
+
+    begun: gr.State
+    lora: gr.Dropdown
+    refresh: Callable[[], tuple[Any, ...]]
+    """New choices for `choices`, as a page is opened."""
+    choices: list[gr.Dropdown]
+
+
+def comparison_form(studio: Studio) -> Form:
+    """Which LoRA, against what, on which prompts; the rest is what the run was trained with."""
+    begun = gr.State("")
+    lora = gr.Dropdown(_loras(studio), value="", label="LoRA", allow_custom_value=True)
+    against = gr.Dropdown(_others(studio), value="", label="Compared with", allow_custom_value=True)
+    base = gr.Dropdown(studio.bases(), value="tiny", label="Painted with the base", allow_custom_value=True)
+    prompts = gr.Textbox(label="Prompts, one a line", lines=5, max_lines=5, placeholder="what it was not trained on")
+    seeds = gr.Slider(1, 8, value=1, step=1, label="Pairs for each prompt")
+    note = gr.Markdown("", elem_classes="quiet", container=False)
+    with gr.Accordion("More", open=False):
+        name = gr.Textbox(label="Name", placeholder="made from the LoRA's", max_lines=1)
+        with gr.Row():
+            steps = gr.Number(28, label="Steps", precision=0, minimum=1, maximum=1000, min_width=80)
+            guidance = gr.Number(5.0, label="Guidance", minimum=1, maximum=100, min_width=80)
+        with gr.Row():
+            width = gr.Number(None, label="Width (px)", precision=0, min_width=80)
+            height = gr.Number(None, label="Height (px)", precision=0, min_width=80)
+        with gr.Row():
+            strength = gr.Number(1.0, label="Strength", min_width=80)
+            seed = gr.Number(0, label="First seed", precision=0, minimum=0, min_width=80)
+        negative = gr.Textbox(label="Negative prompt", lines=1)
+    with gr.Row():
+        compare = gr.Button("Compare", variant="primary", min_width=140)
+        sweep = gr.Button("Try strengths", min_width=110)
+
+    painting = {
+        "base": base,
+        "steps": steps,
+        "guidance": guidance,
+        "width": width,
+        "height": height,
+        "first_seed": seed,
+        "negative": negative,
+    }
+    only_comparing = {"against": against, "strength": strength, "seeds": seeds, "name": name}
+
+    @in_sentences
+    def picked(chosen: str, typed: str):
+        """Fill in what the LoRA's run knows."""
+        run = run_of(studio.workspace, chosen)
+        if run is None:
+            return gr.skip(), gr.skip(), "Write prompts that the LoRA was not trained on." if chosen else ""
+        held_out = known_prompts(run).held_out
+        if not held_out:
+            return run.config().base, gr.skip(), "No prompt was held out: write some that were not trained on."
+        shown = held_out[:MOST_PROMPTS]
+        these = "This prompt was" if len(shown) == 1 else f"These {len(shown)} prompts were"
+        return run.config().base, "\n".join(shown), f"{these} held out: the LoRA was not trained on them."
+
+    @in_sentences
+    def count(typed: str, each: float):
+        pairs = len(cleaned(typed.splitlines())) * int(each)
+        return gr.Button(f"Compare ({pairs} pairs)" if pairs > 1 else "Compare")
+
+    @in_sentences
+    def begin(chosen: str, typed: str, *given: Any):
+        wanted = cleaned(typed.splitlines())
+        settings = _given({**painting, **only_comparing}, given)
+        begun = begin_comparison(studio.workspace, {**settings, "lora": chosen, "prompts": wanted})
+        if begun.trained_on:
+            gr.Warning(
+                f"{begun.trained_on} of {len(wanted)} prompts were trained on: there the LoRA shows what it remembers."
+            )
+        return begun.task.name
+
+    @in_sentences
+    def try_strengths(chosen: str, typed: str, *given: Any):
+        if not chosen:
+            raise UserError("choose the LoRA to try")
+        settings = _given(painting, given)
+        known = known_of(run_of(studio.workspace, chosen), settings.get("base"))
+        settings |= {one: known[one] for one in ("prediction", "tokenizers") if one in known}
+        rows = cleaned(typed.splitlines())[:_SHEET_ROWS]
+        return start(studio.workspace, "sweep", {**settings, "lora": chosen, "prompts": rows}).name
+
+    lora.change(picked, [lora, prompts], [base, prompts, note])
+    gr.on([prompts.change, seeds.change], count, [prompts, seeds], compare, queue=False, **_QUIET)
+    compare.click(begin, [lora, prompts, *painting.values(), *only_comparing.values()], begun)
+    sweep.click(try_strengths, [lora, prompts, *painting.values()], begun)
+
+    def refresh() -> tuple[Any, ...]:
+        choices = (_loras(studio), _others(studio), studio.bases())
+        return tuple(gr.Dropdown(choices=some) for some in choices)
+
+    return Form(begun, lora, refresh, [lora, against, base])
+
+
+def _loras(studio: Studio) -> list[tuple[str, str]]:
+    return [("choose one", ""), *studio.loras()]
+
+
+def _others(studio: Studio) -> list[tuple[str, str]]:
+    return [("the base alone", ""), *studio.loras()]
+
+
+def _given(fields: dict[str, Any], values: tuple[Any, ...]) -> dict[str, Any]:
+    return {name: value for name, value in zip(fields, values, strict=True) if value not in (None, "")}

@@ -1,0 +1,78 @@
+"""Which candidates are painted, and with what, from the page?"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import gradio as gr
+
+from ...trainer.demo.shapes_world import captions
+from ..context import Studio
+from ..server.errors import in_sentences
+from .generate_task import PaintingTask, base_and_lora
+
+_EXAMPLES = 12
+
+
+def painting_panel(studio: Studio, dataset_for: Callable[[str | None], str], changed: gr.State) -> None:
+    """Prompts, base and LoRA, and the buttons of the task that paints.
+
+    dataset_for: the name of the dataset to paint for, given the picker's. changed: is given another value whenever
+    there are new pictures.
+    """
+    prompts = gr.Textbox(
+        label="Prompts, one a line (empty: those of the dataset)",
+        lines=7,
+        max_lines=14,
+        placeholder="portrait of a woman in soft window light\na cat asleep on a red sofa",
+    )
+    examples = gr.Button("Fill in example prompts", size="sm", elem_classes="link")
+    base, lora = base_and_lora(studio, (180, 140))
+    count = gr.Slider(2, 16, value=4, step=1, label="Pictures for each prompt")
+    with gr.Accordion("More", open=False):
+        with gr.Row():
+            steps = gr.Number(28, label="Steps", precision=0, minimum=1, maximum=1000, min_width=80)
+            guidance = gr.Number(5.0, label="Guidance", minimum=1, maximum=100, min_width=80)
+            width = gr.Number(None, label="Width (px)", precision=0, min_width=80)
+            height = gr.Number(None, label="Height (px)", precision=0, min_width=80)
+        with gr.Row():
+            seed = gr.Number(0, label="First seed", precision=0, minimum=0, min_width=80)
+            strength = gr.Number(1.0, label="LoRA strength", min_width=80)
+            mixed = gr.Checkbox(False, label="Every second picture without the LoRA", min_width=160)
+        negative = gr.Textbox(label="Negative prompt", lines=1)
+    with gr.Row(elem_classes="acts"):
+        paint = gr.Button("Paint", variant="primary", min_width=90)
+        pause = gr.Button("Pause", visible=False, min_width=90)
+        task = PaintingTask(studio, "generate", paint, pause, changed)
+    task.shows()
+    fields = {
+        "base": base,
+        "lora": lora,
+        "candidates": count,
+        "steps": steps,
+        "guidance": guidance,
+        "width": width,
+        "height": height,
+        "first_seed": seed,
+        "strength": strength,
+        "mixed": mixed,
+        "negative": negative,
+    }
+
+    @in_sentences
+    def begin(chosen: str | None, text: str, *given: Any):
+        settings = dict(zip(fields, given, strict=True)) | {"prompts": text.splitlines()}
+        if not settings["lora"]:
+            settings.pop("mixed")
+        return task.begin(settings, lambda: dataset_for(chosen))
+
+    quiet = {"show_progress": "hidden"}
+    examples.click(lambda: ("\n".join(_examples()), "tiny"), None, [prompts, base], queue=False, **quiet)
+    paint.click(begin, [studio.dataset, prompts, *fields.values()], [studio.dataset, *task.view], **quiet)
+
+
+def _examples() -> list[str]:
+    """Prompts of the tiny world, of every colour, shape and place."""
+    every = captions()
+    return [every[(number * 37) % len(every)] for number in range(_EXAMPLES)]

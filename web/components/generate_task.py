@@ -1,0 +1,114 @@
+"""How is a task that paints begun, watched and ended from a panel? The task is a process of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import gradio as gr
+
+from ...trainer.errors import UserError
+from ...trainer.jobs.tasks import Status, Task, all_tasks, start
+from ..context import Studio
+from ..server.errors import in_sentences
+from .task_view import task_html
+
+
+def base_and_lora(studio: Studio, widths: tuple[int, int]) -> tuple[gr.Dropdown, gr.Dropdown]:
+    """What to paint with, offered anew whenever the page or a tab is opened. widths: the least of each, in px."""
+    with gr.Row():
+        base = gr.Dropdown(
+            studio.bases(),
+            value="tiny",
+            label="Base",
+            allow_custom_value=True,
+            min_width=widths[0],
+            elem_classes="choice",
+        )
+        lora = gr.Dropdown(
+            [("none", ""), *studio.loras()],
+            value="",
+            label="LoRA",
+            allow_custom_value=True,
+            min_width=widths[1],
+            elem_classes="choice",
+        )
+
+    @in_sentences
+    def offered():
+        return gr.Dropdown(choices=studio.bases()), gr.Dropdown(choices=[("none", ""), *studio.loras()])
+
+    gr.on([studio.page.load, studio.tabs.change], offered, None, [base, lora], show_progress="hidden")
+    return base, lora
+
+
+class PaintingTask:
+    """The buttons of the newest task of one kind, and what is seen of it."""
+
+    def __init__(self, studio: Studio, kind: str, paint: gr.Button, pause: gr.Button | None, changed: gr.State):
+        """To be made inside the row of buttons, right behind `paint`; `shows` ends it below that row.
+
+        pause: None where the task is only stopped. changed: is given another value whenever there are new pictures.
+        """
+        self._studio, self._kind, self._pause = studio, kind, pause
+        self._go_on = gr.Button("Go on", visible=False, min_width=90)
+        self._stop = gr.Button("Stop", visible=False, min_width=90)
+        self._paint, self._changed = paint, changed
+        self.view: list[Any] = []
+        """What is shown anew whenever the task may stand otherwise; empty before `shows`."""
+
+    def shows(self) -> None:
+        """Put the line of the task here, and let the buttons and the clock do their work."""
+        timer = gr.Timer(1.0, active=False)
+        pauses = [self._pause] if self._pause else []
+        line = gr.HTML("", elem_classes="task-pane")
+        self.view = [line, self._paint, *pauses, self._go_on, self._stop, timer, self._changed]
+        quiet = {"show_progress": "hidden"}
+        for button, ask in ((self._pause, Task.pause), (self._go_on, Task.go_on), (self._stop, Task.stop)):
+            if button:
+                button.click(self._told(ask), None, self.view, **quiet)
+        look = self._told(lambda _: None)
+        timer.tick(look, None, self.view, **quiet)
+        gr.on([self._studio.page.load, self._studio.tabs.change], look, None, self.view, **quiet)
+
+    def begin(self, settings: Mapping[str, Any], dataset: Callable[[], str]) -> tuple[Any, ...]:
+        """Begin it, and say what the dataset's picker and the view show then.
+
+        settings: empty ones are left out. dataset: its name; asked only once nothing stands in the way, as it may be
+        made by that. Raises UserError where no base is chosen or such a task is at work.
+        """
+        given = {name: value for name, value in settings.items() if value not in (None, "")}
+        if not given.get("base"):
+            raise UserError("choose the base to paint with")
+        task = self._latest()
+        if task and task.status().is_open:
+            raise UserError("pictures are being painted already: stop that first, or wait until they are there")
+        name = dataset()
+        start(self._studio.workspace, self._kind, {**given, "dataset": name})
+        return self._studio.picker(name), *self._state()
+
+    def _told(self, ask: Callable[[Task], None]) -> Callable[[], tuple[Any, ...]]:
+        @in_sentences
+        def tell():
+            if task := self._latest():
+                ask(task)
+            return self._state()
+
+        return tell
+
+    def _latest(self) -> Task | None:
+        return next((task for task in all_tasks(self._studio.workspace) if task.kind == self._kind), None)
+
+    def _state(self) -> tuple[Any, ...]:
+        """The line, the buttons, the timer, and a value that tells of new pictures."""
+        task = self._latest()
+        status = task.status() if task else Status("finished")
+        return (
+            task_html(status if task else None),
+            gr.Button(visible=not status.is_open),
+            *([gr.Button(visible=status.is_open)] if self._pause else []),
+            gr.Button(visible=status.can_go_on),
+            gr.Button(visible=status.is_open),
+            gr.Timer(active=status.is_open),
+            f"{task.name if task else ''} {status.phase} {status.done}",
+        )

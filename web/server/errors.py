@@ -1,0 +1,60 @@
+"""How do errors reach the page? As a sentence; what a person cannot mend goes to the log, with its traceback."""
+
+from __future__ import annotations
+
+import inspect
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import wraps
+from typing import Any, TypeVar
+
+import gradio as gr
+
+from ...trainer.errors import UserError
+from ...trainer.reports.html import text as words
+
+log = logging.getLogger(__name__)
+
+Handler = TypeVar("Handler", bound=Callable[..., Any])
+
+UNEXPECTED = "That did not work, for a reason of the studio's own. The terminal it was started in says more."
+
+
+def in_sentences(handler: Handler) -> Handler:
+    """A Gradio event handler (plain or generator) that shows a UserError's sentence, and UNEXPECTED for other errors.
+
+    Its signature stays, so Gradio still fills in gr.Request and gr.Progress.
+    """
+    if inspect.isgeneratorfunction(handler):
+
+        @wraps(handler)
+        def speaking(*args: Any, **kwargs: Any) -> Any:
+            with _said():
+                yield from handler(*args, **kwargs)
+    else:
+
+        @wraps(handler)
+        def speaking(*args: Any, **kwargs: Any) -> Any:
+            with _said():
+                return handler(*args, **kwargs)
+
+    return speaking  # type: ignore[return-value]
+
+
+@contextmanager
+def _said() -> Iterator[None]:
+    try:
+        yield
+    except UserError as error:
+        raise _shown(str(error)) from None
+    except gr.Error:
+        raise
+    except Exception:
+        log.exception("an event of the page failed")
+        raise _shown(UNEXPECTED) from None
+
+
+def _shown(sentence: str) -> gr.Error:
+    # The page takes a message for HTML, and a sentence may hold the name of a file from elsewhere.
+    return gr.Error(words(sentence[:1].upper() + sentence[1:]), print_exception=False)
