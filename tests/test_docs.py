@@ -1,5 +1,6 @@
 """Do the documents for people say what is true of the files and commands that there are?"""
 
+import ast
 import re
 from pathlib import Path
 
@@ -11,6 +12,12 @@ from PIL import Image
 from pydantic import BaseModel
 
 ROOT = Path(__file__).resolve().parents[1]
+MODULES = [
+    file
+    for room in ("trainer", "web", "comfy_nodes", "scripts")
+    for file in sorted((ROOT / room).rglob("*.py"))
+    if "versions" not in file.parts
+]
 DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 IMPORT_FLAGS = ("--dataset", "--layout", "--chosen-pattern", "--rejected-pattern", "--annotator")
 STUDIO_FLAGS = ("--root", "--listen", "--auth-file", "--hash-password")
@@ -47,14 +54,21 @@ def test_links_lead_to_files(document):
     assert [link for link in links if not (document.parent / link).exists()] == []
 
 
-def test_the_map_names_every_file_and_no_other():
-    words = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
-    named = {Path(name).name for name in re.findall(r"`([\w/]+\.py)`", words.partition("## The map")[2])}
-    rooms = [file for room in ("trainer", "web", "comfy_nodes") for file in (ROOT / room).rglob("*.py")]
-    there = {file.name for file in rooms if file.name != "__init__.py"}
-    tests = {"test_objectives.py", "test_report.py"}
-    assert there - named == set()
-    assert named - there - tests - {"__init__.py"} == set()
+def test_the_map_names_every_folder_and_only_files_that_are_there():
+    """Whole paths: several files share a name. What a file answers stands in its own first line."""
+    words = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8").partition("## The map")[2]
+    named = set(re.findall(r"`((?:trainer|web|comfy_nodes|scripts|tests|benchmarks)/[\w/.-]*)`", words))
+    folders = {f"{file.parent.relative_to(ROOT).as_posix()}/" for file in MODULES}
+    assert {name for name in named if not (ROOT / name).exists()} == set()
+    assert folders - named == set()
+
+
+@pytest.mark.parametrize("file", MODULES, ids=lambda file: file.relative_to(ROOT).as_posix())
+def test_every_module_says_in_its_first_line_what_it_is(file):
+    text = file.read_text(encoding="utf-8")
+    said = ast.get_docstring(ast.parse(text)) or ""
+    assert said or file.name == "__init__.py", "a module without a docstring"
+    assert file.name == "__init__.py" or len(said.split("\n")[0]) > 15
 
 
 def test_the_first_layout_of_the_readme_is_read(tmp_path):
