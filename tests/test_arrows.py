@@ -1,4 +1,4 @@
-"""Arrows point down: which folder of trainer/ may import which, and that no two modules import each other in a circle."""
+"""Arrows point down: which folder of trainer/ may import which, and no two modules import each other in a circle."""
 
 from __future__ import annotations
 
