@@ -6,8 +6,8 @@ from mapo_studio.trainer.config.run_config import RunConfig
 from mapo_studio.trainer.jobs import job
 from mapo_studio.trainer.reports.summary import summarise
 from mapo_studio.trainer.runs.run_folder import Run
-from mapo_studio.web.components.copying import copy_to_hosts, places
-from mapo_studio.web.components.run_view import agreement_html, curves_html, log_html, progress_html, strip_html
+from mapo_studio.web.components.model_choices import copy_to_hosts, places
+from mapo_studio.web.components.run_panel import agreement_html, curves_html, log_html, progress_html, strip_html
 from mapo_studio.web.server.preferences_file import Settings
 from mapo_studio.web.server.run_files import address, run_files
 from starlette.testclient import TestClient

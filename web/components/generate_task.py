@@ -1,4 +1,7 @@
-"""How is a task that paints begun, watched and ended from a panel? The task is a process of its own."""
+"""Generation tasks on a page: the buttons that start, pause and stop one, and its progress line and bar.
+
+The task is a process of its own.
+"""
 
 from __future__ import annotations
 
@@ -9,9 +12,19 @@ import gradio as gr
 
 from ...trainer.errors import UserError
 from ...trainer.jobs.tasks import Status, Task, all_tasks, start
+from ...trainer.reports.html import text as words
 from ..context import Studio
 from ..server.errors import in_sentences
-from .task_view import task_html
+
+_WORDS = {
+    "waiting": "waits for its turn",
+    "running": "running",
+    "paused": "paused",
+    "finished": "finished",
+    "stopped": "stopped",
+    "failed": "failed",
+    "died": "ended without a word",
+}
 
 
 def base_and_lora(studio: Studio, widths: tuple[int, int]) -> tuple[gr.Dropdown, gr.Dropdown]:
@@ -112,3 +125,29 @@ class PaintingTask:
             gr.Timer(active=status.is_open),
             f"{task.name if task else ''} {status.phase} {status.done}",
         )
+
+
+def task_html(status: Status | None) -> str:
+    """A line about a task and its bar, as HTML; empty for none. Everything in it is escaped."""
+    if status is None:
+        return ""
+    said = [_WORDS[status.phase]]
+    if status.total:
+        said.append(f"{status.done} of {status.total}")
+    if status.phase == "running" and status.seconds_left is not None:
+        said.append(f"{_time(status.seconds_left)} left")
+    if status.message:
+        said.append(status.message)
+    share = 100 * status.done / status.total if status.total else 0
+    return (
+        f'<div class="task {status.phase}"><div class="task-bar"><div style="width:{share:.1f}%"></div></div>'
+        f"<p>{words(' · '.join(said))}</p></div>"
+    )
+
+
+def _time(seconds: float) -> str:
+    if seconds < 90:
+        return f"{max(seconds, 1):.0f} s"
+    if seconds < 90 * 60:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h"

@@ -1,4 +1,7 @@
-"""Which bases and LoRAs are offered by name? Any other can still be typed: a path, or a model's id on the hub."""
+"""Models of the hosts (ComfyUI, A1111) as choices: which bases and LoRAs are offered, and where is a LoRA copied to?
+
+Any other base can still be typed: a path, or a model's id on the hub.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,9 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+from ...trainer.errors import UserError
+from ...trainer.runs.run_folder import Run
+from ...trainer.services.lora_library import copy_to
 from ..server.preferences_file import Settings
 
 Choice = tuple[str, str]
@@ -15,6 +21,7 @@ _MOST = 300
 """Of each kind: a longer list is no choice any more."""
 
 _CHECKPOINTS = {"comfyui": ("models/checkpoints",), "webui": ("models/Stable-diffusion",)}
+_HOSTS = {"comfyui": ("ComfyUI", "models/loras"), "webui": ("A1111", "models/Lora"), "loras": ("your folder", "")}
 _LORAS = {"comfyui": ("models/loras",), "webui": ("models/Lora",)}
 
 
@@ -32,6 +39,29 @@ def lora_choices(workspace: Path, settings: Settings) -> list[Choice]:
     if settings.loras:
         others += [(str(path.relative_to(settings.loras)), str(path)) for path in _below(Path(settings.loras))]
     return [*own, *{value: (shown, value) for shown, value in others}.values()][:_MOST]
+
+
+def places(settings: Settings) -> dict[str, Path]:
+    """The folders for LoRAs of the hosts that are named in the settings, by the host's name."""
+    found: dict[str, Path] = {}
+    for key, (words, inside) in _HOSTS.items():
+        root = getattr(settings, key)
+        if root and Path(root, inside) not in found.values():  # the folder for LoRAs may be the one of a host
+            found[words] = Path(root, inside)
+    return found
+
+
+def copy_label(settings: Settings) -> str:
+    return f"Copy to {' and '.join(places(settings)) or 'ComfyUI / A1111'}"
+
+
+def copy_to_hosts(run: Run, settings: Settings) -> str:
+    """Copy the LoRA of `run` to all of them. Returns a sentence. Raises UserError where one cannot take it."""
+    folders = places(settings)
+    if not folders:
+        raise UserError("say in the settings (top right) in which folder ComfyUI, A1111 or your LoRAs are")
+    copies = [copy_to(run, folder) for folder in folders.values()]
+    return f"{run.lora_file.name} is in {' and '.join(str(copy.parent) for copy in copies)}"
 
 
 def _files(settings: Settings, places: dict[str, tuple[str, ...]]) -> Iterator[Choice]:

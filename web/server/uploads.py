@@ -1,4 +1,4 @@
-"""What of the files that a browser sends, or a person points at, is let into the studio?
+"""Uploads and folders that a person names: what of them is let into the studio, and staged as files to import?
 
 A zip is unpacked into a folder that is gone afterwards, and only as far as it stays within every limit here: they are
 checked by what comes out of it, not by what it says of itself. Pictures are judged by their content when they are kept.
@@ -16,18 +16,20 @@ import tempfile
 import zipfile
 import zlib
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from ...trainer.atomic_files import no_room_explained
 from ...trainer.errors import UserError
+from ...trainer.preferences.io.infotext import read_text
 
 MOST_FILES = 1000
 """Files that are dropped at once."""
 
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".avif")
 _BESIDE_PICTURES = (".txt", ".caption", ".json", ".jsonl", ".csv", ".parquet")
+_BESIDE = (".txt", ".caption", ".json", ".jsonl", ".parquet")
 _ARCHIVES = (".zip", ".rar", ".7z", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".zst")
 _LEFTOVERS = re.compile(r"(__MACOSX/|(.*/)?(\.DS_Store|Thumbs\.db|desktop\.ini|\._[^/]*)$)", re.IGNORECASE)
 _PIECE = 1024 * 1024
@@ -43,6 +45,14 @@ class Limits:
     members: int = 50_000
     bytes: int = 16 * 1024**3
     ratio: int = 200
+
+
+@dataclass(frozen=True)
+class Brought:
+    """Something to import: a file or folder, and how to name it to the person."""
+
+    path: Path
+    name: str
 
 
 def is_zip(path: Path) -> bool:
@@ -65,6 +75,31 @@ def unpacked(archive: Path, label: str, limits: Limits = Limits()) -> Iterator[P
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def laid_out(files: Sequence[Path], prompt: str = "") -> Iterator[tuple[list[Brought], list[str]]]:
+    """What dropped files hold, ready to be imported, and the names of those of no use here.
+
+    Each zip is unpacked; all other files are laid beside each other, as they lay where they came from, so that
+    captions find their pictures. A picture that says nothing of its prompt gets `prompt`, if there is one.
+    Raises UserError for a zip that is not safe. All of it is gone afterwards.
+    """
+    with ExitStack() as kept:
+        brought: list[Brought] = []
+        single: list[Path] = []
+        useless: list[str] = []
+        for file in files:
+            if is_zip(file):
+                brought.append(Brought(kept.enter_context(unpacked(file, file.name)), file.name))
+            elif file.suffix.lower() in (*PICTURES, *_BESIDE):
+                single.append(file)
+            else:
+                useless.append(file.name)
+        if single:
+            folder = kept.enter_context(_beside_each_other(single, prompt))
+            brought.append(Brought(folder, "what you dropped"))
+        yield brought, useless
 
 
 def folder_below(roots: Sequence[Path], typed: str) -> Path:
@@ -96,6 +131,38 @@ def discard(uploads: Sequence[Path]) -> None:
         if folder and path.resolve().is_relative_to(Path(folder).resolve()):
             with suppress(OSError):
                 path.unlink()
+
+
+@contextmanager
+def _beside_each_other(files: Sequence[Path], prompt: str) -> Iterator[Path]:
+    folder = Path(tempfile.mkdtemp(prefix="dropped-", dir=os.environ.get("GRADIO_TEMP_DIR")))
+    try:
+        with no_room_explained(folder):
+            for file in files:
+                _link(file, _free(folder / file.name))
+            for picture in sorted(folder.iterdir()) if prompt.strip() else ():
+                caption = picture.with_suffix(".txt")
+                if picture.suffix.lower() in PICTURES and not caption.exists() and not read_text(picture).prompt:
+                    caption.write_text(prompt, encoding="utf-8")
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _free(path: Path) -> Path:
+    """Of files with the same name, dropped from several folders, each keeps its own."""
+    number, free = 2, path
+    while free.exists():
+        free = path.with_name(f"{path.stem} ({number}){path.suffix}")
+        number += 1
+    return free
+
+
+def _link(source: Path, target: Path) -> None:
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)
 
 
 def _unpack(archive: Path, label: str, folder: Path, limits: Limits) -> None:

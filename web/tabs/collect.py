@@ -19,9 +19,8 @@ from ..components.generate_panel import painting_panel
 from ..components.import_progress import watched
 from ..components.targets_panel import targets_panel
 from ..context import Studio
-from ..server.bringing import Brought, laid_out
 from ..server.errors import in_sentences
-from ..server.uploads import MOST_FILES, discard, folder_below
+from ..server.uploads import MOST_FILES, Brought, discard, folder_below, laid_out
 
 _FIRST = "my taste"
 """The name of the first dataset, where pictures are brought before any was made."""

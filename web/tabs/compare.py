@@ -18,7 +18,7 @@ from ...trainer.jobs.tasks import Status, Task, all_tasks
 from ...trainer.preferences.datasets import find_dataset, list_datasets
 from ..components.comparison_form import comparison_form
 from ..components.comparison_viewer import comparison_look
-from ..components.task_view import task_html
+from ..components.generate_task import task_html
 from ..context import Studio
 from ..server.errors import in_sentences
 

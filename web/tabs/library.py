@@ -13,9 +13,8 @@ from ...trainer.jobs import job
 from ...trainer.reports.summary import course, summarise
 from ...trainer.runs.run_folder import Run, all_runs
 from ...trainer.services import lora_library
-from ..components.copying import copy_label, copy_to_hosts
-from ..components.run_panel import links_html
-from ..components.run_view import PHASES, agreement_html, curves_html, strip_html
+from ..components.model_choices import copy_label, copy_to_hosts
+from ..components.run_panel import PHASES, agreement_html, curves_html, links_html, strip_html
 from ..context import Studio
 from ..server.errors import in_sentences
 from ..server.run_files import address

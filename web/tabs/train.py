@@ -18,9 +18,8 @@ from ...trainer.models.open import TINY
 from ...trainer.reports.html import text as words
 from ...trainer.runs.run_folder import Run, all_runs
 from ...trainer.services.training_proposal import Needs, needs, propose
-from ..components.copying import copy_to_hosts
-from ..components.more_pairs import ask_for_more, is_asked
-from ..components.run_panel import RunPanel
+from ..components.model_choices import copy_to_hosts
+from ..components.run_panel import RunPanel, ask_for_more, is_asked
 from ..components.settings_form import SettingsForm
 from ..context import Studio
 from ..server.errors import in_sentences
