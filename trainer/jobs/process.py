@@ -1,10 +1,11 @@
-"""How does work run in a process that outlives the face which started it, and who sees that it lives?"""
+"""Detached processes and lock files: a job outlives the face that started it, and any process sees that it lives."""
 
 from __future__ import annotations
 
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -16,12 +17,18 @@ _LAUNCHER = Path(__file__).parents[1] / "__main__.py"
 
 
 def launch(words: Sequence[str], log_file: Path) -> subprocess.Popen[bytes]:
-    """Start the command line with `words` in a session of its own; what it prints is appended to `log_file`."""
+    """Start the command line with `words` in a session of its own; what it prints is appended to `log_file`.
+
+    A thread waits for it: whoever started it need not, and an ended one does not stay in the process table (a zombie)
+    for as long as its starter lives.
+    """
     # A launcher file rather than `-m`: the package may have no importable name, as inside a host's extension folder.
     command = [sys.executable, str(_LAUNCHER), *words]
     apart = {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP} if os.name == "nt" else {"start_new_session": True}
     with no_room_explained(log_file), log_file.open("ab") as log:
-        return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, **apart)
+        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, **apart)
+    threading.Thread(target=process.wait, name=f"mapo-wait-{process.pid}", daemon=True).start()
+    return process
 
 
 def is_locked(lock_file: Path) -> bool:
