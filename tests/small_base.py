@@ -8,10 +8,11 @@ from pathlib import Path
 import numpy as np
 import torch
 from diffusers import AutoencoderKL
-from mapo_studio.trainer.images.decode import apply, fit, open_picture
+from mapo_studio.trainer.images.crop import CoverCrop
+from mapo_studio.trainer.images.decode import open_image
+from mapo_studio.trainer.images.image_file import ImageFile
 from mapo_studio.trainer.latents.encode import encode
 from mapo_studio.trainer.models.base_model import Base
-from mapo_studio.trainer.preferences.image_files import PictureFile
 from mapo_studio.trainer.preferences.pairs import Pair
 from PIL import Image
 from transformers import CLIPTextConfig, CLIPTextModel
@@ -83,7 +84,7 @@ def picture(folder, name, size=(64, 64), seed=0):
     pixels = np.random.default_rng(seed).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
     folder.mkdir(parents=True, exist_ok=True)
     Image.fromarray(pixels).save(folder / name)
-    return PictureFile.at(folder / name, name)
+    return ImageFile.at(folder / name, name)
 
 
 def some_pairs(folder, count=3, sizes=((64, 64), (96, 60), (70, 120))):
@@ -110,7 +111,7 @@ def files(tmp_path):
 
 def expected(ref, target, flip=False):
     """Mean and standard deviation as the VAE says them itself, scaled, float32."""
-    image = open_picture(ref)
-    pixels = np.asarray(apply(image, fit(image.size, target), flip)).astype(np.float32) / 127.5 - 1
+    image = open_image(ref)
+    pixels = np.asarray(CoverCrop.fit(image.size, target).apply(image, flip)).astype(np.float32) / 127.5 - 1
     posterior = small_vae().encode(torch.from_numpy(pixels).permute(2, 0, 1)[None]).latent_dist
     return posterior.mean[0] * 0.5, posterior.std[0] * 0.5

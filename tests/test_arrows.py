@@ -52,8 +52,6 @@ STILL = {
     "trainer/training/loop.py imports trainer/reports/summary.py",
     "trainer/services/training_proposal.py imports trainer/cli/progress_bar.py",
     "trainer/services/training_proposal.py imports trainer/demo/recipe.py",
-    "trainer/images/decode.py imports trainer/models/base_model.py",
-    "trainer/images/decode.py imports trainer/preferences/pairs.py",
     "trainer/memory_estimate/plan.py imports trainer/cli/arguments.py",
     "trainer/memory_estimate/plan.py imports trainer/cli/progress_bar.py",
     "trainer/demo/show.py imports trainer/cli/progress_bar.py",

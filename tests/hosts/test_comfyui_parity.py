@@ -9,9 +9,9 @@ import pytest
 import torch
 from diffusers import EulerDiscreteScheduler
 from mapo_studio.tests.hosts.prompts import painting
+from mapo_studio.trainer.images.crop import SizeConditioning
 from mapo_studio.trainer.lora.adapter import attach
 from mapo_studio.trainer.lora.file import read_lora
-from mapo_studio.trainer.models.base_model import Framing
 from mapo_studio.trainer.models.open import open_base
 from mapo_studio.trainer.sampling.sampler import set_lora
 from safetensors.torch import load_file
@@ -59,7 +59,7 @@ def in_diffusers(lora: Path | None = None, strength: float = 1.0) -> torch.Tenso
         set_lora(unet, found, strength)
     wanted, against = base.load_text(CPU, torch.float32)([CAPTION, ""])
     text = {name: torch.stack([against[name]] * PICTURES + [wanted[name]] * PICTURES) for name in wanted}
-    framing = torch.tensor([Framing(64, 64, 0, 0, 64, 64).as_list()] * 2 * PICTURES)
+    framing = torch.tensor([SizeConditioning(64, 64, 0, 0, 64, 64).as_list()] * 2 * PICTURES)
     # ComfyUI's scheduler "normal": evenly from the last timestep to the first.
     sampler = EulerDiscreteScheduler.from_config(base.scheduler_config, timestep_spacing="linspace")
     sampler.set_timesteps(STEPS)

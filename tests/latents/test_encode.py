@@ -7,10 +7,10 @@ from dataclasses import dataclass
 import pytest
 import torch
 from mapo_studio.tests.small_base import CPU, SmallBase, SmallText, expected, picture, run, small_vae, some_pairs
-from mapo_studio.trainer.images.decode import fit
+from mapo_studio.trainer.images.crop import CoverCrop
+from mapo_studio.trainer.images.image_file import ImageFile
 from mapo_studio.trainer.latents import encode as encode_module
 from mapo_studio.trainer.latents.encode import encode, load_latent, load_text
-from mapo_studio.trainer.preferences.image_files import PictureFile
 from mapo_studio.trainer.preferences.pairs import Pair
 from PIL import Image
 
@@ -49,7 +49,7 @@ def test_a_mirrored_latent_differs_and_is_only_made_when_asked_for(pairs, tmp_pa
 def test_a_pair_goes_to_the_bucket_of_its_chosen_picture(pairs, tmp_path):
     encoded = run(SmallBase(), pairs, tmp_path)
     assert [one.bucket for one in encoded.pairs] == [(64, 64), (80, 48), (48, 80)]
-    assert encoded.pairs[1].framing == fit((96, 60), (80, 48)).framing
+    assert encoded.pairs[1].framing == CoverCrop.fit((96, 60), (80, 48)).size_conditioning
     assert [one.pair for one in encoded.pairs] == pairs
 
 
@@ -113,9 +113,9 @@ def test_the_number_of_workers_does_not_change_the_results(tmp_path):
 
 @dataclass(frozen=True)
 class SlowPicture:
-    """A PictureRef that counts how many pictures are decoded but not yet encoded."""
+    """A ImageRef that counts how many pictures are decoded but not yet encoded."""
 
-    ref: PictureFile
+    ref: ImageFile
     counter: dict
 
     def __getattr__(self, name):
@@ -157,6 +157,6 @@ def test_pictures_of_every_mode_reach_the_vae_as_rgb(tmp_path):
         Image.effect_noise((64, 64), 50 + number).convert(mode).save(file, "TIFF" if mode == "CMYK" else "PNG")
         path = tmp_path / f"{mode}.picture"
         path.write_bytes(file.getvalue())
-        refs.append(PictureFile.at(path))
+        refs.append(ImageFile.at(path))
     encoded = run(SmallBase(), [Pair("x", one, refs[0]) for one in refs[1:]], tmp_path)
     assert all(load_latent(one.chosen)[0].shape == (4, 16, 16) for one in encoded.pairs)

@@ -11,10 +11,10 @@ import pytest
 import torch
 from mapo_studio.tests.small_base import SmallBase, files, picture, run, some_pairs
 from mapo_studio.trainer.errors import UserError
+from mapo_studio.trainer.images.image_file import ImageFile
 from mapo_studio.trainer.latents import encode as encode_module
 from mapo_studio.trainer.latents import tensor_cache as entries
 from mapo_studio.trainer.latents.encode import load_latent
-from mapo_studio.trainer.preferences.image_files import PictureFile
 from mapo_studio.trainer.preferences.pairs import Pair
 
 pytestmark = pytest.mark.slow
@@ -55,7 +55,7 @@ def test_the_same_content_under_another_name_is_reused(pairs, tmp_path):
     moved = tmp_path / "elsewhere.png"
     moved.write_bytes(pairs[0].chosen.read())
     base = SmallBase()
-    assert run(base, [Pair("prompt 0", PictureFile.at(moved), pairs[0].rejected)], tmp_path).made == 0
+    assert run(base, [Pair("prompt 0", ImageFile.at(moved), pairs[0].rejected)], tmp_path).made == 0
 
 
 def change_content(pairs, tmp_path, monkeypatch):
@@ -67,7 +67,7 @@ def change_resolution(pairs, tmp_path, monkeypatch):
 
 
 def change_fitting(pairs, tmp_path, monkeypatch):
-    monkeypatch.setattr(encode_module, "FIT_VERSION", 2)
+    monkeypatch.setattr(encode_module, "CROP_VERSION", 2)
     return SmallBase(), pairs[:1], {}
 
 

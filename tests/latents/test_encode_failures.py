@@ -9,7 +9,8 @@ import pytest
 import torch
 from mapo_studio.tests.small_base import SmallBase, SmallText, files, run, small_vae, some_pairs
 from mapo_studio.trainer.errors import UserError
-from mapo_studio.trainer.images.decode import apply, fit, open_picture
+from mapo_studio.trainer.images.crop import CoverCrop
+from mapo_studio.trainer.images.decode import open_image
 from mapo_studio.trainer.latents.encode import load_latent
 
 pytestmark = pytest.mark.slow
@@ -41,7 +42,7 @@ def broken_for(pixel_sum):
 
 
 def test_a_latent_that_is_not_finite_names_the_picture_and_is_not_kept(pairs, tmp_path):
-    pixels = np.asarray(apply(open_picture(pairs[0].rejected), fit((64, 64), (64, 64)))).astype(np.float32)
+    pixels = np.asarray(CoverCrop.fit((64, 64), (64, 64)).apply(open_image(pairs[0].rejected))).astype(np.float32)
     base = SmallBase(vae_class=broken_for(float((torch.from_numpy(pixels) / 127.5 - 1).sum())))
     with pytest.raises(UserError, match=r"no finite latent for l0\.png"):
         run(base, pairs, tmp_path)

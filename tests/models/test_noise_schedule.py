@@ -6,7 +6,6 @@ import pytest
 import torch
 from mapo_studio.tests.tiny_models import write_sd15
 from mapo_studio.trainer.errors import UserError
-from mapo_studio.trainer.models.base_model import Framing
 from mapo_studio.trainer.models.noise_schedule import noise_schedule, settled
 from mapo_studio.trainer.models.open import open_base
 from mapo_studio.trainer.models.sources import CONFIGS, read_json
@@ -75,7 +74,3 @@ def test_other_kinds_of_schedule_are_refused():
         settled({"_class_name": "FlowMatchEulerDiscreteScheduler"})
     with pytest.raises(UserError, match='prediction_type "sample"'):
         settled({"prediction_type": "sample"})
-
-
-def test_framing_lists_height_before_width():
-    assert Framing(1, 2, 3, 4, 5, 6).as_list() == [1, 2, 3, 4, 5, 6]

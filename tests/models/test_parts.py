@@ -9,7 +9,7 @@ import pytest
 import torch
 from mapo_studio.tests.simulated_devices import pretend
 from mapo_studio.tests.tiny_models import TOKENS
-from mapo_studio.trainer.models.base_model import Framing
+from mapo_studio.trainer.images.crop import SizeConditioning
 from mapo_studio.trainer.models.open import open_base
 
 pytestmark = pytest.mark.slow
@@ -88,7 +88,9 @@ def test_sdxl_prediction_is_the_unets_answer_to_text_and_framing(sdxl):
     unet = sdxl.load_unet(CPU, torch.float32)
     text = [{"hidden": torch.randn(2, 5, 40), "pooled": torch.randn(2, 24)} for _ in range(2)]
     noisy, timestep = torch.randn(2, 4, 16, 16), torch.tensor([10, 900])
-    framing = torch.tensor([Framing(640, 480, 3, 5, 64, 64).as_list(), Framing(64, 64, 0, 0, 64, 64).as_list()])
+    framing = torch.tensor(
+        [SizeConditioning(640, 480, 3, 5, 64, 64).as_list(), SizeConditioning(64, 64, 0, 0, 64, 64).as_list()]
+    )
     with torch.no_grad():
         answer = sdxl.predict(unet, noisy, timestep, text[0], framing)
         added = {"text_embeds": text[0]["pooled"], "time_ids": framing}

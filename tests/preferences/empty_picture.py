@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class EmptyPicture:
-    """Has what `PictureRef` asks for."""
+    """Has what `ImageRef` asks for."""
 
     sha256: str
     label: str = ""

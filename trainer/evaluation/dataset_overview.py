@@ -12,7 +12,7 @@ from sqlalchemy.orm import aliased
 
 from ..errors import UserError
 from ..images.contact_sheet import grid, notice
-from ..images.decode import decode
+from ..images.decode import decode_image
 from ..preferences.images import picture_path
 from ..preferences.schema import HAS_PREFERENCE, Dataset, Pair, Picture, Prompt
 from ..preferences.statistics import Statistics
@@ -76,6 +76,6 @@ def in_words(name: str, now: Statistics) -> str:
 
 def _opened(file: Path) -> Image.Image | None:
     try:
-        return decode(file.read_bytes(), file.name)
+        return decode_image(file.read_bytes(), file.name)
     except (OSError, UserError):
         return None

@@ -15,12 +15,12 @@ from sqlalchemy import select, update
 
 from ..device import DTYPES, pick_device, pick_precision
 from ..errors import UserError
+from ..images.image_file import ImageFile
 from ..latents.encode import EncodeProgress, encode
 from ..lora import adapter
 from ..models.few_step import trained_timesteps
 from ..models.open import open_base
 from ..preferences.datasets import find_dataset, slices
-from ..preferences.image_files import PictureFile
 from ..preferences.images import picture_path
 from ..preferences.pairs import Pair as JudgedPair
 from ..preferences.schema import Pair, Picture, Prompt
@@ -79,14 +79,14 @@ def _unrated(store: Store, dataset: str, run: str, limit: int) -> dict[int, Judg
             .limit(limit)
         ).all()
         wanted = [pair for pair in newest if pair.margin_run != run]
-        pictures: dict[int, PictureFile] = {}
+        pictures: dict[int, ImageFile] = {}
         prompts: dict[int, str] = {}
         for some in slices(wanted):
             shown = [number for pair in some for number in (pair.first_id, pair.second_id)]
             for picture in session.scalars(select(Picture).where(Picture.id.in_(shown))):
                 path = picture_path(store, picture)
                 if path.is_file():
-                    pictures[picture.id] = PictureFile(path, path.name, picture.sha256, (picture.width, picture.height))
+                    pictures[picture.id] = ImageFile(path, path.name, picture.sha256, (picture.width, picture.height))
             texts = select(Prompt.id, Prompt.text).where(Prompt.id.in_([pair.prompt_id for pair in some]))
             prompts.update(map(tuple, session.execute(texts)))
     return {

@@ -1,4 +1,4 @@
-"""How does any picture file become an upright RGB picture of the wanted size?
+"""Image decoding: how does any image file become an upright RGB image in sRGB?
 
 | the file is                    | the answer                                                              |
 |--------------------------------|-------------------------------------------------------------------------|
@@ -11,26 +11,24 @@
 | animated                       | its first frame                                                         |
 | 32-bit integer or float        | refused: nobody can tell which value is white                           |
 | over 64 megapixels             | refused from its header, before a pixel is decoded                      |
-| empty, cut short, no picture   | refused, by name                                                        |
+| empty, cut short, no image     | refused, by name                                                        |
+
+PIL's ImageOps.exif_transpose is not used: the orientation must be known from the header alone, so that `image_size`,
+which does not decode a PNG, agrees with `open_image`; and damaged EXIF must turn nothing instead of raising.
 """
 
 from __future__ import annotations
 
 import io
 import warnings
-from dataclasses import dataclass
 
 import numpy as np
 from PIL import Image, ImageCms
 
 from ..errors import UserError
-from ..models.base_model import Framing
-from ..preferences.pairs import PictureRef
+from .image_ref import ImageRef
 
 MOST_PIXELS = 64_000_000
-
-FIT_VERSION = 1
-"""Part of every latent's cache key: raise it when `open_picture`, `fit` or `apply` give other pixels than before."""
 
 _FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF", "AVIF")
 # Pillow reads many more, some through other programs (EPS starts Ghostscript): a data set from elsewhere is not
@@ -50,69 +48,13 @@ _SIXTEEN_BIT = ("I;16", "I;16L", "I;16B", "I;16N")
 _TRANSPARENT = ("RGBA", "LA", "PA", "La", "RGBa")
 
 
-@dataclass(frozen=True)
-class Fit:
-    """How a picture is brought to a size: scaled until it covers it, then cropped around its centre; never squashed.
-
-    original, scaled, target: (width, height) in pixels; crop: left and top edge of the target in the scaled picture.
-    """
-
-    original: tuple[int, int]
-    scaled: tuple[int, int]
-    crop: tuple[int, int]
-    target: tuple[int, int]
-
-    @property
-    def upscaled(self) -> bool:
-        """The picture is smaller than its target, so it will look soft."""
-        return self.scaled[0] > self.original[0] or self.scaled[1] > self.original[1]
-
-    @property
-    def framing(self) -> Framing:
-        return Framing(
-            original_height=self.original[1],
-            original_width=self.original[0],
-            crop_top=self.crop[1],
-            crop_left=self.crop[0],
-            target_height=self.target[1],
-            target_width=self.target[0],
-        )
+def open_image(ref: ImageRef) -> Image.Image:
+    """The image upright, in sRGB, as RGB. Raises UserError naming it where it cannot be decoded."""
+    return decode_image(ref.read(), ref.label)
 
 
-def fit(size: tuple[int, int], target: tuple[int, int]) -> Fit:
-    """How a picture of that size covers the target with as little cut off as possible. Integers only: no drift."""
-    width, height = size
-    to_width, to_height = target
-    if to_width * height >= to_height * width:
-        scaled = (to_width, max(to_height, _rounded(height * to_width, width)))
-    else:
-        scaled = (max(to_width, _rounded(width * to_height, height)), to_height)
-    return Fit(size, scaled, ((scaled[0] - to_width) // 2, (scaled[1] - to_height) // 2), target)
-
-
-def apply(image: Image.Image, how: Fit, flip: bool = False) -> Image.Image:
-    """The picture as `how` says, mirrored afterwards if `flip`. image: RGB of size how.original."""
-    across = how.original[0] / how.scaled[0]
-    down = how.original[1] / how.scaled[1]
-    left, top = how.crop
-    # The crop is cut from the original while resampling: a very long picture scaled whole would fill the memory.
-    box = (
-        left * across,
-        top * down,
-        min((left + how.target[0]) * across, how.original[0]),
-        min((top + how.target[1]) * down, how.original[1]),
-    )
-    fitted = image.resize(how.target, Image.Resampling.LANCZOS, box=box)
-    return fitted.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if flip else fitted
-
-
-def open_picture(ref: PictureRef) -> Image.Image:
-    """The picture upright, in sRGB, as an RGB image. Raises UserError naming it where that cannot be."""
-    return decode(ref.read(), ref.label)
-
-
-def decode(data: bytes, label: str) -> Image.Image:
-    """As `open_picture`, from bytes; label: how to name the picture in an error."""
+def decode_image(data: bytes, label: str) -> Image.Image:
+    """As `open_image`, from bytes; label: how to name the image in an error."""
     image = _header(data, label)
     turn = _UPRIGHT.get(_orientation(image))
     profile = image.info.get("icc_profile")
@@ -126,11 +68,11 @@ def decode(data: bytes, label: str) -> Image.Image:
     return image.transpose(turn) if turn is not None else image
 
 
-def measure(data: bytes, label: str) -> tuple[int, int]:
-    """Width and height as the picture is shown, from its header; and that nothing of it is missing.
+def image_size(data: bytes, label: str) -> tuple[int, int]:
+    """Width and height in pixels as the image is shown, from its header; checks that nothing of it is missing.
 
     Only as much is decoded as it takes to see that: a JPEG at an eighth of its size, of a PNG the checksums.
-    Raises UserError as `open_picture` does (a PNG's pixels are looked at by `open_picture` only).
+    Raises UserError as `open_image` does (a PNG's pixels are looked at by `open_image` only).
     """
     image = _header(data, label)
     width, height = image.size
@@ -146,10 +88,6 @@ def measure(data: bytes, label: str) -> tuple[int, int]:
     except Exception as error:
         raise UserError(f"{label} is damaged or cut short ({error}); replace it or leave its pair out") from error
     return (height, width) if turned else (width, height)
-
-
-def _rounded(numerator: int, denominator: int) -> int:
-    return (2 * numerator + denominator) // (2 * denominator)
 
 
 # Sizes are judged right after opening, with a sentence that names the picture; Pillow's warning names nothing.
@@ -181,7 +119,7 @@ def _header(data: bytes, label: str) -> Image.Image:
 
 
 def _orientation(image: Image.Image) -> int:
-    """1 to 8. Read before the pixels are: `measure` never reads them, and both must agree on the size."""
+    """1 to 8. Read before the pixels are: `image_size` never reads them, and both must agree on the size."""
     if image.format == "TIFF":
         return 1  # Pillow turns these itself while loading and reports the turned size
     try:

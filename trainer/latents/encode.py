@@ -29,9 +29,11 @@ from ..device import abilities, release_memory
 from ..distributed import ALONE, Ranks
 from ..errors import MemoryFull, UserError
 from ..images.aspect_buckets import Size, bucket_for, buckets
-from ..images.decode import FIT_VERSION, Fit, apply, fit, open_picture
-from ..models.base_model import Base, Framing
-from ..preferences.pairs import Pair, PictureRef
+from ..images.crop import CROP_VERSION, CoverCrop, SizeConditioning
+from ..images.decode import open_image
+from ..images.image_ref import ImageRef
+from ..models.base_model import Base
+from ..preferences.pairs import Pair
 from . import tensor_cache as entries
 
 STORED = torch.float16
@@ -56,7 +58,7 @@ class EncodedPair:
 
     pair: Pair
     bucket: Size
-    framing: Framing
+    framing: SizeConditioning
     text: Path
     chosen: Path
     rejected: Path
@@ -129,9 +131,9 @@ def encode(
     works: dict[tuple[str, Size], _Work] = {}
     upscaled: dict[str, None] = {}
 
-    def latents(picture: PictureRef, how: Fit) -> tuple[Path, Path | None]:
+    def latents(picture: ImageRef, how: CoverCrop) -> tuple[Path, Path | None]:
         paths = [
-            entries.entry(cache, "latents", picture.sha256, how.target, FIT_VERSION, mirrored, vae_identity, STORED)
+            entries.entry(cache, "latents", picture.sha256, how.target, CROP_VERSION, mirrored, vae_identity, STORED)
             for mirrored in (False, True)
         ]
         if how.upscaled:
@@ -143,14 +145,14 @@ def encode(
     encoded: list[EncodedPair] = []
     for pair in pairs:
         bucket = bucket_for(*pair.chosen.size, sizes)
-        how = fit(pair.chosen.size, bucket)
+        how = CoverCrop.fit(pair.chosen.size, bucket)
         chosen, chosen_flipped = latents(pair.chosen, how)
-        rejected, rejected_flipped = latents(pair.rejected, fit(pair.rejected.size, bucket))
+        rejected, rejected_flipped = latents(pair.rejected, CoverCrop.fit(pair.rejected.size, bucket))
         encoded.append(
             EncodedPair(
                 pair,
                 bucket,
-                how.framing,
+                how.size_conditioning,
                 texts[pair.prompt],
                 chosen,
                 rejected,
@@ -203,16 +205,16 @@ def load_text(path: Path) -> dict[str, Tensor]:
 class _Work:
     """One picture at one size, and the entries wanted of it: (mirrored, path)."""
 
-    picture: PictureRef
-    how: Fit
+    picture: ImageRef
+    how: CoverCrop
     entries: tuple[tuple[bool, Path], ...]
 
     def only(self, missing: set[Path]) -> _Work:
         return _Work(self.picture, self.how, tuple(one for one in self.entries if one[1] in missing))
 
     def decode(self) -> list[_Pixels]:
-        image = open_picture(self.picture)
-        fitted = np.asarray(apply(image, self.how))
+        image = open_image(self.picture)
+        fitted = np.asarray(self.how.apply(image))
         return [
             _Pixels(self.picture.label, path, np.ascontiguousarray(fitted[:, ::-1]) if mirrored else fitted)
             for mirrored, path in self.entries

@@ -18,8 +18,9 @@ import torch
 from torch import Tensor, nn
 
 from ..config.run_config import RunConfig, TrainingConfig
+from ..images.crop import SizeConditioning
 from ..latents.encode import EncodedPair
-from ..models.base_model import Base, Framing
+from ..models.base_model import Base
 from ..models.memory_saving.vae_tiling import in_tiles
 from ..sampling.sampler import decoded, guided, pictures_at_once
 from ..training.batches import PairBatch
@@ -142,7 +143,7 @@ def batch_of(
     side: of the pictures, in px; factor: px to a latent cell; text: the shapes of what a prompt becomes; made: zeros,
     or torch.randn where numbers matter.
     """
-    framing = Framing(side, side, 0, 0, side, side)
+    framing = SizeConditioning(side, side, 0, 0, side, side)
     nowhere, cells = Path(), side // factor
     latents = made(3, pairs, 4, cells, cells, device=device)
     return PairBatch(

@@ -15,8 +15,9 @@ from ..config.presets import AUTOMATIC, NONE
 from ..config.run_config import RunConfig
 from ..device import memory_of, pick_device, release_memory
 from ..errors import UserError
+from ..images.crop import SizeConditioning
 from ..latents.encode import EncodedPair
-from ..models.base_model import Base, Framing
+from ..models.base_model import Base
 from ..models.meta_models import shapes_like, shapes_of
 from ..models.open import TINY, open_base
 from ..preferences.pairs import Pair
@@ -102,7 +103,7 @@ def _noise_batch(base: Base, config: RunConfig, pair: Pair, device: torch.device
     side = config.data.resolution or base.resolution
     pairs, cells = config.training.batch_size, side // base.latent_factor
     nowhere = Path()
-    encoded = EncodedPair(pair, (side, side), Framing(side, side, 0, 0, side, side), nowhere, nowhere, nowhere)
+    encoded = EncodedPair(pair, (side, side), SizeConditioning(side, side, 0, 0, side, side), nowhere, nowhere, nowhere)
     noise = torch.randn(3, pairs, 4, cells, cells, generator=seeded("plan"))
     return PairBatch(
         pairs=(encoded,) * pairs,

@@ -20,29 +20,6 @@ TextTensors: TypeAlias = "Mapping[str, Tensor]"
 
 
 @dataclass(frozen=True)
-class Framing:
-    """How a picture was scaled and cropped, in pixels (SDXL conditions on it; other families ignore it)."""
-
-    original_height: int
-    original_width: int
-    crop_top: int
-    crop_left: int
-    target_height: int
-    target_width: int
-
-    def as_list(self) -> list[int]:
-        """SDXL's order of time ids: original size, crop corner, target size; height before width."""
-        return [
-            self.original_height,
-            self.original_width,
-            self.crop_top,
-            self.crop_left,
-            self.target_height,
-            self.target_width,
-        ]
-
-
-@dataclass(frozen=True)
 class NoiseSchedule:
     """The forward process of a base: noisy = sqrt(a_t) * clean + sqrt(1 - a_t) * noise.
 
@@ -148,7 +125,7 @@ class Base(Protocol):
     def predict(self, unet: nn.Module, noisy: Tensor, timestep: Tensor, text: TextTensors, framing: Tensor) -> Tensor:
         """The UNet's answer in the schedule's prediction type.
 
-        noisy: (n, c, h, w); timestep: (n,); text: batched, first axis n; framing: (n, 6), see Framing.as_list.
+        noisy: (n, c, h, w); timestep: (n,); text: batched, first axis n; framing: (n, 6), see SizeConditioning.as_list.
         Dtypes are mended here: the UNet computes in its own dtype, the answer comes back in that of `noisy`.
         Returns (n, c, h, w).
         """

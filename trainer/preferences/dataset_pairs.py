@@ -8,8 +8,8 @@ from sqlalchemy import func, or_, select, text
 from sqlalchemy.orm import Session, aliased
 
 from ..errors import UserError
+from ..images.image_file import ImageFile
 from .datasets import find_dataset
-from .image_files import PictureFile
 from .images import KeptFile, picture_path
 from .pairs import LeftOut, PairSet, left_out
 from .pairs import Pair as JudgedPair
@@ -83,7 +83,7 @@ class DatasetPairs:
             found.append(JudgedPair(prompts[prompt], pictures[chosen], pictures[rejected], *how))
         return found, left_out(others)
 
-    def _pictures(self, session: Session, dataset: Dataset) -> dict[int, PictureFile]:
+    def _pictures(self, session: Session, dataset: Dataset) -> dict[int, ImageFile]:
         paired = [
             select(column).where(Pair.dataset_id == dataset.id, Pair.answers > 0)
             for column in (Pair.first_id, Pair.second_id)
@@ -95,7 +95,7 @@ class DatasetPairs:
             kept = KeptFile(*facts)
             path = picture_path(self.store, kept)
             label = "/".join(path.parts[-3:])
-            pictures[number] = PictureFile(path, label, kept.sha256, (kept.width, kept.height))
+            pictures[number] = ImageFile(path, label, kept.sha256, (kept.width, kept.height))
         return pictures
 
 

@@ -18,7 +18,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from ..atomic_files import written_whole
-from ..images.decode import measure
+from ..images.decode import image_size
 from .datasets import slices
 from .pairs import without_unstorable
 from .schema import Picture
@@ -67,7 +67,7 @@ def keep_picture(store: Store, session: Session, data: bytes, label: str, about:
 
 def keep_file(store: Store, data: bytes, label: str) -> KeptFile:
     """Check the bytes and write them, if they are not there. Needs no transaction; threads may do this beside it."""
-    width, height = measure(data, label)
+    width, height = image_size(data, label)
     with Image.open(io.BytesIO(data)) as image:
         ending = _ENDINGS[image.format or ""]
     kept = KeptFile(hashlib.sha256(data).hexdigest(), ending, width, height)

@@ -7,26 +7,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from ..images.image_ref import ImageRef
+
 _DATASET = "dataset:"
-
-
-class PictureRef(Protocol):
-    """Where the bytes of one picture are: a file, or a cell of a parquet file."""
-
-    @property
-    def sha256(self) -> str:
-        """Content hash of the bytes as stored, hexadecimal."""
-
-    @property
-    def size(self) -> tuple[int, int]:
-        """Width and height in pixels, as it is shown: its EXIF orientation applied."""
-
-    @property
-    def label(self) -> str:
-        """How to name this picture to a person, e.g. ``cats/w/3.png`` or ``train.parquet row 12, jpg_0``."""
-
-    def read(self) -> bytes:
-        """The bytes as stored. Raises UserError where they cannot be read any more."""
 
 
 @dataclass(frozen=True)
@@ -40,8 +23,8 @@ class Pair:
     """
 
     prompt: str
-    chosen: PictureRef
-    rejected: PictureRef
+    chosen: ImageRef
+    rejected: ImageRef
     preference: float = 1.0
     weight: float = 1.0
     rejected_prompt: str | None = None

@@ -14,9 +14,10 @@ from torch import Tensor, nn
 from ..device import DTYPES, pick_device, pick_precision, release_memory
 from ..errors import UserError
 from ..images.contact_sheet import grid
+from ..images.crop import SizeConditioning
 from ..lora.adapter import attach, load_state
 from ..lora.file import LoraFile, read_lora
-from ..models.base_model import Base, Framing, TextTensors
+from ..models.base_model import Base, TextTensors
 from ..models.memory_saving.quantize import Quantize, for_painting
 from ..models.memory_saving.vae_tiling import in_tiles
 
@@ -143,7 +144,7 @@ def sample(
     at_once = batch_size or pictures_at_once(size)
     device = next(unet.parameters()).device
     cells = (unet.config.in_channels, height // base.latent_factor, width // base.latent_factor)
-    framing = torch.tensor([Framing(height, width, 0, 0, height, width).as_list()], device=device)
+    framing = torch.tensor([SizeConditioning(height, width, 0, 0, height, width).as_list()], device=device)
 
     painted = []
     for start in range(0, len(text), at_once):

@@ -27,7 +27,7 @@ class PairBatch:
     """Pairs of one size, with what both pictures of a pair share; P pairs.
 
     chosen, rejected: (P, c, h, w) freshly drawn latents; noise: (P, c, h, w); timestep: (P,) int64;
-    text: tensors with first axis P; framing: (P, 6), see Framing.as_list; preference, weight: (P,). float32.
+    text: tensors with first axis P; framing: (P, 6), see SizeConditioning.as_list; preference, weight: (P,). float32.
     number: of the batch in its training; what is random in computing on it follows from that. share: its pairs as a
     part of all pairs of its step; None where nobody said. rejected_text: as text, of the rejected pictures; None where
     both pictures of every pair have the same caption. places: which picture is in which pairs, see ranked.py; None

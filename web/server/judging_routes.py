@@ -14,7 +14,7 @@ from pydantic import BaseModel, ValidationError
 from starlette.staticfiles import StaticFiles
 
 from ...trainer.errors import UserError
-from ...trainer.images.decode import decode
+from ...trainer.images.decode import decode_image
 from ...trainer.preferences import api
 from ...trainer.preferences.store import Store
 from .errors import UNEXPECTED
@@ -99,7 +99,7 @@ def _picture(store: Store, sha256: str) -> Response:
             return FileResponse(path, media_type=api.PICTURE_TYPES[path.suffix], headers=_FOR_EVER)
         # A TIFF: no browser shows one.
         shown = io.BytesIO()
-        decode(path.read_bytes(), path.name).save(shown, "PNG")
+        decode_image(path.read_bytes(), path.name).save(shown, "PNG")
     except UserError as error:
         return _error(404, str(error))
     return Response(shown.getvalue(), media_type="image/png", headers=_FOR_EVER)

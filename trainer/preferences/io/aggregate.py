@@ -16,7 +16,8 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 
 from ...errors import UserError
-from ..pairs import LeftOut, Pair, PairSet, PictureRef, as_prompt, left_out
+from ...images.image_ref import ImageRef
+from ..pairs import LeftOut, Pair, PairSet, as_prompt, left_out
 from ..preference import TIE, UNLABELLED, Said, preference, tally
 from .records import Reader, SourceGroup, SourceRow, Unusable
 
@@ -30,8 +31,8 @@ class _Judged:
     """All judgements of two pictures under one prompt; `first` is the one whose hash sorts first."""
 
     prompt: str
-    first: PictureRef
-    second: PictureRef
+    first: ImageRef
+    second: ImageRef
     where: str
     said: list[Said] = field(default_factory=list)
     captions: dict[str, str] = field(default_factory=dict)
@@ -71,8 +72,8 @@ class Gathering:
     def judged(
         self,
         prompt: str,
-        picture_0: PictureRef,
-        picture_1: PictureRef,
+        picture_0: ImageRef,
+        picture_1: ImageRef,
         share_0: float,
         where: str,
         weight: float = 1.0,

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import UserError
-from ..image_files import UnreadFile
+from ...images.image_file import UnreadFile
 
 
 def json_lines(path: Path) -> Iterator[tuple[int, str]]:

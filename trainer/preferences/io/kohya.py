@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ...errors import UserError
-from ..image_files import UnreadFile
+from ...images.image_file import UnreadFile
 from .captions import common_prompt, is_picture, own_captions
 from .records import SourcePicture, SourceRow, Unusable
 

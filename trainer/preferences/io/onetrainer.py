@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ...errors import UserError
-from ..image_files import UnreadFile
+from ...images.image_file import UnreadFile
 from .captions import PICTURE_ENDINGS, common_prompt, own_captions, pictures_below
 from .records import SourcePicture, SourceRow, Unusable
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ...errors import UserError
-from ..image_files import UnreadFile
+from ...images.image_file import UnreadFile
 from .captions import caption_beside, pictures_below
 from .infotext import from_parameters, read_text
 from .records import SourceGroup, SourcePicture, Unusable

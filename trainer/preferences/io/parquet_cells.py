@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import UserError
-from ...images.decode import measure
-from ..image_files import as_judged
+from ...images.decode import image_size
+from ...images.image_ref import verify_unchanged
 
 _ROWS_AT_ONCE = 8
 _BATCHES_KEPT = 4
@@ -20,7 +20,7 @@ _BATCHES_KEPT = 4
 
 @dataclass(frozen=True)
 class ParquetCell:
-    """A PictureRef to one cell of a parquet file. row: within its row group."""
+    """A ImageRef to one cell of a parquet file. row: within its row group."""
 
     shard: Shard = field(repr=False)
     row_group: int
@@ -32,7 +32,7 @@ class ParquetCell:
 
     def read(self) -> bytes:
         data = self.shard.cell(self.row_group, self.row, self.column)
-        return as_judged(data or b"", self)
+        return verify_unchanged(data or b"", self)
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class UnreadCell:
         return self.data
 
     def ref(self) -> ParquetCell:
-        size = measure(self.data, self.label)
+        size = image_size(self.data, self.label)
         digest = hashlib.sha256(self.data).hexdigest()
         return ParquetCell(self.shard, self.row_group, self.row, self.column, self.label, digest, size)
 

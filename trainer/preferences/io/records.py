@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
-from ..pairs import PictureRef
+from ...images.image_ref import ImageRef
 
 
 class PictureAt(Protocol):
@@ -19,7 +19,7 @@ class PictureAt(Protocol):
     def read(self) -> bytes:
         """The picture file's bytes. Raises UserError naming it where they cannot be read."""
 
-    def ref(self) -> PictureRef:
+    def ref(self) -> ImageRef:
         """Read, hash and measure it. Raises UserError naming it where it is missing or no sound picture."""
 
 
