@@ -1,8 +1,10 @@
-"""How sure is a share that was measured on so many trials, and how is that said?"""
+"""Wilson intervals: how sure a share is that was measured on so many trials, and how that is written."""
 
 from __future__ import annotations
 
 import math
+
+from .text import format_percent
 
 
 def wilson_interval(hits: float, trials: float, z: float = 1.96) -> tuple[float, float]:
@@ -20,7 +22,8 @@ def wilson_interval(hits: float, trials: float, z: float = 1.96) -> tuple[float,
     return max(0.0, min(share, (centre - spread) / whole)), min(1.0, max(share, (centre + spread) / whole))
 
 
-def share_and_interval(share: float, low: float | None, high: float | None) -> str:
+def format_interval(share: float, low: float | None, high: float | None) -> str:
     """A share with its interval in brackets, as every face shows it: 83 % (71-91 %); alone where none was kept."""
-    said = f"{100 * share:.0f} %"
-    return said if low is None or high is None else f"{said} ({100 * low:.0f}-{100 * high:.0f} %)"
+    if low is None or high is None:
+        return format_percent(share)
+    return f"{format_percent(share)} ({100 * low:.0f}-{100 * high:.0f} %)"

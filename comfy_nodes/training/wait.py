@@ -155,21 +155,20 @@ def _progress(status: Status, events: list[Event]) -> tuple[int, int, str]:
 
 
 def _training(status: Status, events: list[Event]) -> str:
-    from ...trainer.cli.progress_bar import as_time
-    from ...trainer.intervals import share_and_interval
-    from ...trainer.reports.summary import number
+    from ...trainer.intervals import format_interval
+    from ...trainer.text import finite_number, format_duration
 
     said = [f"step {status.step} of {status.steps}"]
     step = next((one for one in reversed(events) if one["event"] == "step"), {})
-    if (loss := number(step, "loss")) is not None:
+    if (loss := finite_number(step, "loss")) is not None:
         said.append(f"loss {loss:.4f}")
     if status.agreement is not None:
-        share = share_and_interval(status.agreement, status.agreement_low, status.agreement_high)
+        share = format_interval(status.agreement, status.agreement_low, status.agreement_high)
         said.append(f"agrees with you on {share}")
     if status.step == status.steps:
         said.append("measures and paints samples")
     elif status.seconds_left is not None:
-        said.append(f"{as_time(status.seconds_left)} left")
+        said.append(f"{format_duration(status.seconds_left)} left")
     return ", ".join(said)
 
 

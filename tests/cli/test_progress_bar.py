@@ -2,9 +2,8 @@
 
 import io
 
-import pytest
 from mapo_studio.trainer.cli import progress_bar
-from mapo_studio.trainer.cli.progress_bar import as_time, watching
+from mapo_studio.trainer.cli.progress_bar import watching
 from rich.console import Console
 
 EVENTS = [
@@ -44,10 +43,3 @@ def test_a_terminal_gets_a_bar_with_the_time_that_remains(monkeypatch):
     assert "25/100" in shown
     assert "1 min 15 s left" in shown
     assert "[red] is not markup" in shown
-
-
-@pytest.mark.parametrize(
-    ("seconds", "text"), [(0.4, "0 s"), (59.6, "1 min 0 s"), (200, "3 min 20 s"), (7500, "2 h 5 min")]
-)
-def test_times_read_as_people_say_them(seconds, text):
-    assert as_time(seconds) == text

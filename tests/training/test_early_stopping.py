@@ -22,7 +22,7 @@ def test_the_moment_with_the_best_agreement_is_kept():
     standing = course((0.5, 0.05), (0.7, 0.05), (0.95, 0.05), (0.8, 0.05), (0.75, 0.05))
     assert standing.kept.step == 100
     assert standing.best(230) == 100
-    assert standing.why() == "the agreement fell from 95% to 75% since"
+    assert standing.why() == "the agreement fell from 95 % to 75 % since"
 
 
 def test_agreement_that_is_at_its_highest_at_once_does_not_freeze_what_has_only_begun_to_learn():
@@ -45,7 +45,7 @@ def test_of_like_agreement_the_later_is_kept_until_its_error_is_clearly_higher()
     assert course((0.5, 0.05), (1.0, 0.050), (1.0, 0.052), (1.0, 0.054)).kept.step == 150
     slowly = course((0.5, 0.05), *((1.0, 0.05 * 1.04**i) for i in range(8)))
     assert slowly.kept.step == 150, "compared with the lowest, or many small rises would add up unseen"
-    assert slowly.why() == "the agreement rose no further, and the error on the chosen pictures is 22% higher since"
+    assert slowly.why() == "the agreement rose no further, and the error on the chosen pictures is 22 % higher since"
 
 
 def test_clearly_more_agreement_is_kept_whatever_its_error():

@@ -92,7 +92,7 @@ def test_the_best_moment_becomes_the_lora_and_the_run_says_so(workspace, setting
     assert outcome.agreement.agreement == 0.95
     metadata = read_lora(run.lora_file).metadata
     assert (metadata["mapo.steps"], metadata["mapo.agreement"]) == ("3", "0.95")
-    said = "The LoRA is that of step 3 of 5: the agreement fell from 95% to 70% since."
+    said = "The LoRA is that of step 3 of 5: the agreement fell from 95 % to 70 % since."
     summary = summarise(run)
     assert said in how_it_ended(summary)
     assert "95 %" in headline(summary)

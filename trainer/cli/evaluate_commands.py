@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from ..cancellation import StopRequest
     from ..evaluation.scorers.report_scores import Scores
     from ..jobs.tasks import Status, Task
+    from ..runs.event_log import Listener
     from ..runs.run_folder import Run
-    from .progress_bar import Listener
 
 T = TypeVar("T")
 

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn
 
-from ..intervals import share_and_interval
-from ..runs.run_folder import Event
-
-Listener = Callable[[Event], None]
+from ..intervals import format_interval
+from ..runs.event_log import Event, Listener
+from ..text import format_duration
 
 _PHASES = {"check": "looking through the cache", "text": "encoding captions", "latents": "encoding pictures"}
 _COPYING = ("importing", "exporting")
@@ -38,15 +37,6 @@ def watching() -> Iterator[Listener]:
         yield _Bar(progress)
 
 
-def as_time(seconds: float) -> str:
-    """For a person: 42 s, 3 min 20 s, 2 h 5 min."""
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    minutes, rest = divmod(whole, 60)
-    return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
-
-
 class _Bar:
     """One bar for each phase of the run; what is worth keeping is printed above it."""
 
@@ -67,7 +57,7 @@ class _Bar:
             self._steps = event["steps"]
             self._show("training", 0, self._steps, "")
         elif kind == "step":
-            left = as_time(event["remaining"])
+            left = format_duration(event["remaining"])
             self._show(
                 "training", event["step"], self._steps, f"{left} left  loss {event['loss']:.4f}{self._agreement}"
             )
@@ -104,7 +94,7 @@ class _Lines:
             elif kind == "encoding":
                 self._print(f"{_PHASES[event['phase']]}: {event['done']} of {event['total']}")
             else:
-                left = as_time(event["remaining"])
+                left = format_duration(event["remaining"])
                 self._print(f"step {event['step']} of {self._steps}, {left} left, loss {event['loss']:.4f}")
         elif line := _sentence(event):
             self._print(line)
@@ -139,4 +129,4 @@ def _sentence(event: Event) -> str | None:
 
 
 def _agreement(event: Event) -> str:
-    return share_and_interval(event["agreement"], event["low"], event["high"])
+    return format_interval(event["agreement"], event["low"], event["high"])

@@ -13,15 +13,16 @@ from PIL import Image
 
 from ..atomic_files import written_whole
 from ..cancellation import StopRequest, StopRequested
-from ..cli.progress_bar import Listener, as_time
 from ..config.run_config import RunConfig, parse_config
 from ..images.contact_sheet import grid
-from ..intervals import share_and_interval
+from ..intervals import format_interval
 from ..models.open import TINY, open_base
 from ..reports.report import write_report
 from ..reports.report_added import add_sections
+from ..runs.event_log import Listener
 from ..runs.run_folder import Run, all_runs
 from ..sampling.sampler import generate
+from ..text import format_duration
 from ..training.loop import train
 from .judge import test_captions, write_pairs
 from .measure import Measurement, measure
@@ -55,10 +56,10 @@ class DemoResult:
 
     def summary(self) -> str:
         """For a person, a few lines."""
-        sure = share_and_interval(self.agreement, self.agreement_low, self.agreement_high)
+        sure = format_interval(self.agreement, self.agreement_low, self.agreement_high)
         return (
-            f"\nIn {as_time(self.train_seconds)} the model learned to prefer outlined shapes, on captions it was not "
-            "taught on:\n"
+            f"\nIn {format_duration(self.train_seconds)} the model learned to prefer outlined shapes, on captions it "
+            "was not taught on:\n"
             f"  painted as preferred      {self.preferred_before:4.0%}  ->  {self.preferred_after:4.0%}\n"
             f"  caption followed          {self.caption_before:4.0%}  ->  {self.caption_after:4.0%}\n"
             f"  agrees with the judge on  {sure} of the pairs kept aside\n\n"

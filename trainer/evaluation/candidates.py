@@ -16,6 +16,7 @@ from ..preferences.images import About, KeptFile, keep_file, picture_of
 from ..preferences.schema import Candidate, Dataset, Picture, Prompt
 from ..preferences.store import Store, open_store
 from ..sampling.task_settings import PaintingSettings, cleaned, lora_file, whole_path
+from ..text import format_count
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -99,7 +100,7 @@ def run(work: Work) -> str:
     finally:
         with store.writing() as session:
             pairs += _pair(session, find_dataset(session, asked.dataset), unpaired, asked.at_most)
-    return f"{counted(len(left), 'picture')} painted for {asked.dataset}, {counted(pairs, 'new pair')}"
+    return f"{format_count(len(left), 'picture')} painted for {asked.dataset}, {format_count(pairs, 'new pair')}"
 
 
 def kept_files(
@@ -110,11 +111,6 @@ def kept_files(
         (wish, keep_file(store, origin.png(wish, picture), f"the picture of {wish.prompt!r}"), origin.about(wish))
         for wish, picture in pictures
     ]
-
-
-def counted(number: int, thing: str) -> str:
-    """1 picture, 2 pictures."""
-    return f"{number} {thing}" if number == 1 else f"{number} {thing}s"
 
 
 def _wishes(asked: CandidateSettings, prompt: str) -> list[Wish]:

@@ -17,7 +17,7 @@ from ..preferences.images import picture_path
 from ..preferences.schema import HAS_PREFERENCE, Dataset, Pair, Picture, Prompt
 from ..preferences.statistics import Statistics
 from ..preferences.store import Store
-from .candidates import counted
+from ..text import format_count, format_percent
 
 if TYPE_CHECKING:
     from sqlalchemy.orm import Session
@@ -61,16 +61,20 @@ def in_words(name: str, now: Statistics) -> str:
     """How far the judging is, how sure the answers are, and what is trained on, a line each."""
     lines = [
         f"{name}: {now.sentence}",
-        f"{counted(now.pairs, 'pair')} of {counted(now.prompts, 'prompt')}; "
+        f"{format_count(now.pairs, 'pair')} of {format_count(now.prompts, 'prompt')}; "
         f"{now.judged} judged by you, {now.waiting} waiting",
         f"{now.trainable} with a preference: {now.trainable - now.held_out_pairs} to train on, "
         f"{now.held_out_pairs} kept aside to measure with",
         f"{now.ties} ties, {now.both_bad} times both bad, {now.skips} skipped",
     ]
     if now.self_agreement is not None:
-        lines.append(f"agreement with yourself: {now.self_agreement:.0%} of {now.repeated} pairs shown again")
+        lines.append(
+            f"agreement with yourself: {format_percent(now.self_agreement)} of {now.repeated} pairs shown again"
+        )
     if now.agreement is not None:
-        lines.append(f"agreement between people: {now.agreement:.0%} of {now.shared} pairs that several judged")
+        lines.append(
+            f"agreement between people: {format_percent(now.agreement)} of {now.shared} pairs that several judged"
+        )
     return "\n".join(lines)
 
 

@@ -14,10 +14,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..errors import UserError
-from ..intervals import share_and_interval, wilson_interval
+from ..intervals import format_interval, wilson_interval
 from ..preferences.pairs import drawn
-from ..reports.summary import number
 from ..runs.run_folder import Run
+from ..text import finite_number
 
 _DRAWS = 4000
 
@@ -46,7 +46,7 @@ class Gap:
         """For a person."""
         gain, low, high = (round(100 * one) for one in self.gain())
         on = [
-            share_and_interval(agreeing / of, *wilson_interval(agreeing, of)) + f" of {of} pairs"
+            format_interval(agreeing / of, *wilson_interval(agreeing, of)) + f" of {of} pairs"
             for agreeing, of in ((self.trained_agreeing, self.trained), (self.held_out_agreeing, self.held_out))
         ]
         twice = f"twice as many pairs ({2 * self.pairs})"
@@ -83,7 +83,9 @@ def measure_gap(
     from .pair_margins import margins_of
 
     config = run.config()
-    measured = [one for one in run.events() if one["event"] == "evaluation" and number(one, "agreement") is not None]
+    measured = [
+        one for one in run.events() if one["event"] == "evaluation" and finite_number(one, "agreement") is not None
+    ]
     if not measured:
         raise UserError(f"{run.name} was never measured on held-out pairs: train it with some kept aside")
     split = divided(pairs_of(config, run.workspace), config)

@@ -8,7 +8,7 @@ from typing import Literal
 
 import numpy as np
 
-from ..intervals import share_and_interval, wilson_interval
+from ..intervals import format_interval, wilson_interval
 
 FEWEST_HELD_OUT = 20
 """Below it one pair more or less is five points: nothing can be read from such steps."""
@@ -32,7 +32,7 @@ class Measured:
         return wilson_interval(self.agreeing.count("1"), len(self.agreeing))
 
     def __str__(self) -> str:
-        return f"{self.pairs} pairs: {share_and_interval(self.agreement, *self.interval)}"
+        return f"{self.pairs} pairs: {format_interval(self.agreement, *self.interval)}"
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,8 @@ from ..preferences.pairs import as_prompt, dataset_named, position_of
 from ..preferences.schema import Dataset, Picture, Prompt
 from ..preferences.store import Store, open_store
 from ..sampling.task_settings import PaintingSettings, cleaned, lora_file, whole_path
-from .candidates import counted, kept_files
+from ..text import format_count
+from .candidates import kept_files
 from .comparison import About
 from .comparison_filing import Side, add_duel, add_side, open_comparison
 
@@ -98,7 +99,7 @@ def run(work: Work) -> str:
                 _file(session, comparison, duel, [there.get(origin.mark(wish)) for wish in duel])
         done += len(pictures)
         work.tell(done, len(wishes), f"painting {asked.name}")
-    return f"{asked.name} is painted: {counted(len(duels), 'pair')} to judge"
+    return f"{asked.name} is painted: {format_count(len(duels), 'pair')} to judge"
 
 
 @dataclass(frozen=True)

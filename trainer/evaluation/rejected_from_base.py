@@ -27,7 +27,8 @@ from ..preferences.pairs import as_prompt
 from ..preferences.schema import Judgement
 from ..preferences.store import Store, open_store
 from ..sampling.task_settings import PaintingSettings, lora_file, whole_path
-from .candidates import counted, kept_files
+from ..text import format_count
+from .candidates import kept_files
 
 if TYPE_CHECKING:
     from ..jobs.worker import Work
@@ -141,8 +142,8 @@ def run(work: Work) -> str:
                 add_rows(session, dataset, rows, CLIENT, f"{CLIENT}: {asked.folder}", ANNOTATOR)
             done, painted = done + len(files), painted + len(files)
             work.tell(done, total, f"painting what to reject for {asked.dataset}")
-    said = f"{counted(painted, 'picture')} painted to be rejected for {asked.dataset}"
-    return said + (f"; {counted(without, 'picture')} without a caption left out" if without else "")
+    said = f"{format_count(painted, 'picture')} painted to be rejected for {asked.dataset}"
+    return said + (f"; {format_count(without, 'picture')} without a caption left out" if without else "")
 
 
 def _wishes(asked: TargetSettings, prompt: str, file: KeptFile) -> list[Wish]:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from ..intervals import wilson_interval
+from ..text import format_count, format_percent
 
 FEW = 10
 """Answers below which nothing is said: so few can all fall on one side by chance, and a first impression sways."""
@@ -44,12 +45,12 @@ class WinRate:
         """For a person, without its full stop. other: what the LoRA was compared with."""
         if not self.answers:
             return "nothing is judged yet"
-        after = f"after {self.answers} {'answer' if self.answers == 1 else 'answers'}"
+        after = f"after {format_count(self.answers, 'answer')}"
         if self.answers < FEW:
             return f"too early to tell, {after}"
         if not self.wins + self.losses + self.ties:
             return f"no difference can be told: both were bad each time, {after}"
-        between = f"{_percent(self.share)} %, between {_percent(self.low)} and {_percent(self.high)}, {after}"
+        between = f"{format_percent(self.share)}, between {100 * self.low:.0f} and {100 * self.high:.0f}, {after}"
         if self.verdict == "open":
             return f"no difference can be told yet: {between}"
         return f"{self.verdict} than {other}: {between}"
@@ -100,7 +101,3 @@ def _interval(by_prompt: dict[object, list[int]]) -> tuple[float, float]:
         by_cluster = prompts / (prompts - 1) * math.fsum(one * one for one in sums) / n**2
         effective = n / max(1.0, by_cluster / (share * (1 - share) / n))
     return wilson_interval(share * effective, effective)
-
-
-def _percent(share: float) -> str:
-    return f"{100 * share:.0f}"

@@ -113,6 +113,7 @@ def end(child: subprocess.Popen, heard: bool) -> None:
 
 
 def elapsed(began: float) -> str:
+    """Minutes and seconds as a running clock shows them, 0:42. The installer imports nothing of the package."""
     seconds = int(time.monotonic() - began)
     return f"{seconds // 60}:{seconds % 60:02d}"
 

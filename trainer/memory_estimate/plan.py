@@ -10,7 +10,6 @@ from pathlib import Path
 import torch
 
 from ..cli.arguments import Asked
-from ..cli.progress_bar import as_time
 from ..config.presets import AUTOMATIC, NONE
 from ..config.run_config import RunConfig
 from ..device import memory_of, pick_device, release_memory
@@ -21,6 +20,7 @@ from ..models.base_model import Base
 from ..models.meta_models import shapes_like, shapes_of
 from ..models.open import TINY, open_base
 from ..preferences.pairs import Pair
+from ..text import format_duration
 from ..training.batches import PairBatch, seeded
 from ..training.learner import Learner
 from ..training.prepare_data import divided, pairs_of
@@ -57,7 +57,7 @@ class Plan:
             f"{self.lora_parameters:,} trained\n"
             f"{self.train_pairs} pairs to train on, {self.held_out_pairs} held out; {self.steps} steps of "
             f"{self.pairs_a_step} pairs show each pair {self.times_each_pair:.1f} times\n"
-            f"{self.seconds_a_step:.2f} s a step here, about {as_time(self.seconds)} in all "
+            f"{self.seconds_a_step:.2f} s a step here, about {format_duration(self.seconds)} in all "
             "(without encoding, measuring and sample pictures)"
         )
 

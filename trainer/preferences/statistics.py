@@ -10,6 +10,7 @@ from sqlalchemy import func, select, text
 from sqlalchemy.orm import Session, aliased
 
 from ..intervals import wilson_interval
+from ..text import format_percent
 from .annotator_history import BOTH_BAD, SIDED, SKIP, TIE, History, history_of
 from .schema import HAS_PREFERENCE, Dataset, Judgement, Pair, Prompt
 
@@ -95,10 +96,11 @@ class Statistics:
     @property
     def _steadiness(self) -> str:
         assert self.self_agreement is not None
-        said = f"you agree with yourself on {self.self_agreement:.0%} of {self.repeated} repeated pairs"
+        said = f"you agree with yourself on {format_percent(self.self_agreement)} of {self.repeated} repeated pairs"
         if self.repeated < _FEW_REPEATS:
-            said += f" (so few tell: between {self.self_agreement_low:.0%} and {self.self_agreement_high:.0%})"
-        return said.replace("%", " %")
+            low, high = self.self_agreement_low, self.self_agreement_high
+            said += f" (so few tell: between {format_percent(low)} and {format_percent(high)})"
+        return said
 
 
 def statistics_of(session: Session, dataset: Dataset, annotator: str) -> Statistics:

@@ -10,12 +10,13 @@ from pydantic import BaseModel
 
 from ..atomic_files import write_text
 from ..runs.run_folder import Run
+from ..text import format_percent, format_size
 from . import run_charts
 from .html import Html, chart_card, element, enlargeable, page, paragraph, picture, section, table, text
 from .report_added import added_sections
 from .report_evidence import evidence_sections
 from .sections import data_section
-from .summary import Summary, damage, headline, how_it_ended, how_sure, measured, percent, summarise
+from .summary import Summary, damage, headline, how_it_ended, how_sure, measured, summarise
 
 _STATES = {"finished": "Finished", "stopped": "Stopped", "failed": "Failed", "open": "Not finished"}
 
@@ -46,7 +47,7 @@ def _top(summary: Summary) -> Html:
     sentence = text(headline(summary) + ".")
     told = measured(summary)
     if told:
-        share = percent(told["agreement"])
+        share = format_percent(told["agreement"])
         sentence = Html(sentence.replace(f"you on {share} ", f"you on <em>{share}</em> ", 1))
     state = [element("b", text(_STATES[summary.ending])), text(f" · {summary.name} · MaPO Studio")]
     words = element(
@@ -151,7 +152,11 @@ def _files(run: Run) -> Html:
         run.samples_folder: "sample pictures",
         run.state_folder: "what a stopped run goes on from",
     }
-    rows = [(file.name, _size(file), meaning) for file, meaning in what.items() if file.exists()]
+    rows = [
+        (file.name, format_size(file.stat().st_size) if file.is_file() else "", meaning)
+        for file, meaning in what.items()
+        if file.exists()
+    ]
     when = paragraph(f"As of {datetime.now().astimezone():%Y-%m-%d %H:%M}, in", "soft")
     return section("Files", when, paragraph(f"`{run.folder}`"), table(rows, header=False))
 
@@ -193,17 +198,6 @@ def _plainly(value: object, found: object = None) -> str:
     if isinstance(value, float):
         return f"{value:g}"
     return "; ".join(map(str, value)) if isinstance(value, tuple) else str(value)
-
-
-def _size(file: Path) -> str:
-    if file.is_dir():
-        return ""
-    size = float(file.stat().st_size)
-    for unit in ("B", "KB", "MB"):
-        if size < 1000:
-            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
-        size /= 1000
-    return f"{size:.1f} GB"
 
 
 def _sentence(words: str) -> str:

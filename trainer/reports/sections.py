@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from ..cli.progress_bar import as_time
-from ..intervals import share_and_interval, wilson_interval
+from ..intervals import format_interval, wilson_interval
+from ..text import finite_number, format_duration
 from .html import Html, element, facts, paragraph, section, table, text
-from .summary import Summary, number
+from .summary import Summary
 
 
 def data_section(summary: Summary) -> Html:
@@ -38,16 +38,16 @@ def _pairs(summary: Summary, left_out: Sequence[dict[str, Any]]) -> Html:
         ("From", summary.config.data.pairs),
         ("Trained on", _count(started, "pairs")),
         ("Kept aside to measure", _count(started, "held_out")),
-        ("Left out", f"{sum(int(number(one, 'count') or 0) for one in left_out)}"),
+        ("Left out", f"{sum(int(finite_number(one, 'count') or 0) for one in left_out)}"),
     ]
-    if number(started, "assumed"):
+    if finite_number(started, "assumed"):
         rows.append(("Assumed, not judged", f"{_count(started, 'assumed')}: the rejected picture was painted for it"))
-    if number(started, "rankings"):
+    if finite_number(started, "rankings"):
         rows.append(("Rankings among them", _count(started, "rankings")))
     upscaled = started.get("upscaled")
     if isinstance(upscaled, list) and upscaled:
         rows.append(("Pictures enlarged", f"{len(upscaled)} (too small: " + ", ".join(map(str, upscaled[:3])) + ")"))
-    if per_epoch := number(started, "batches_per_epoch"):
+    if per_epoch := finite_number(started, "batches_per_epoch"):
         shown = summary.step * summary.config.training.accumulation / per_epoch
         rows.append(("Each pair was shown", f"{shown:.1f} times"))
     rows.append(("Encoded", f"{_count(started, 'encoded')} pictures and captions, {_count(started, 'reused')} reused"))
@@ -64,21 +64,23 @@ def _judging(summary: Summary) -> Html:
         ("Pairs of one prompt", f"{_count(data, 'most_of_a_prompt')} at most"),
         ("Contested", f"{_count(data, 'contested')} pairs whose judgements do not all fall on one side"),
     ]
-    if number(data, "weighted"):
+    if finite_number(data, "weighted"):
         rows.append(("Weighted", f"{_count(data, 'weighted')} pairs count more or less than the others"))
     said, strengths = data.get("judgements"), data.get("strengths")
     if isinstance(said, dict) and said:
         names = {"one side": "for one picture", "tie": "ties", "both_bad": "both bad", "skip": "skipped"}
-        counts = [f"{_count(said, kind)} {name}" for kind, name in names.items() if number(said, kind)]
+        counts = [f"{_count(said, kind)} {name}" for kind, name in names.items() if finite_number(said, kind)]
         rows.append(("Judgements", ", ".join(counts)))
     if isinstance(strengths, dict) and strengths:
         rows.append(("How clearly", ", ".join(f"{_count(strengths, one)} {one}" for one in strengths)))
-    if number(data, "judges"):
-        rows.append(("Judged by", "one person" if number(data, "judges") == 1 else f"{_count(data, 'judges')} people"))
+    if finite_number(data, "judges"):
+        rows.append(
+            ("Judged by", "one person" if finite_number(data, "judges") == 1 else f"{_count(data, 'judges')} people")
+        )
     notes = []
-    if repeated := int(number(data, "repeated") or 0):
-        alike = int(number(data, "repeated_alike") or 0)
-        share = share_and_interval(alike / repeated, *wilson_interval(alike, repeated))
+    if repeated := int(finite_number(data, "repeated") or 0):
+        alike = int(finite_number(data, "repeated_alike") or 0)
+        share = format_interval(alike / repeated, *wilson_interval(alike, repeated))
         rows.append(("Shown again", f"{repeated} pairs, answered alike: {share}"))
         notes.append(
             paragraph(
@@ -94,16 +96,16 @@ def _machine(summary: Summary) -> Html:
     if started:
         rows += [("Device", started.get("device", "?")), ("Arithmetic", started.get("precision", "?"))]
     if seconds is not None:
-        rows += [("One step", _seconds(seconds)), ("All steps", as_time(summary.seconds))]
+        rows += [("One step", _seconds(seconds)), ("All steps", format_duration(summary.seconds))]
     if not rows:
         return paragraph("Nothing was computed yet.", "empty")
     return facts(rows)
 
 
 def _count(event: dict[str, Any], name: str) -> str:
-    value = number(event, name)
+    value = finite_number(event, name)
     return "?" if value is None else f"{value:.0f}"
 
 
 def _seconds(seconds: float) -> str:
-    return f"{seconds:.2f} s" if seconds < 10 else as_time(seconds)
+    return f"{seconds:.2f} s" if seconds < 10 else format_duration(seconds)

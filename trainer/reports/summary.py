@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Literal
 
 from ..config.run_config import ObjectiveConfig, RunConfig
-from ..intervals import share_and_interval
+from ..intervals import format_interval
 from ..runs.run_folder import Event, Run
+from ..text import finite_number, format_count, format_percent
 from ..training.early_stopping import moment_of, standing_of
 
 Ending = Literal["finished", "stopped", "failed", "open"]
@@ -78,7 +79,7 @@ def summarise(run: Run) -> Summary:
         elif event.get("event") in ("started", "resumed", "step", "encoding"):
             ending, result = "open", {}
     of_kind = {kind: tuple(one for one in events if one.get("event") == kind) for kind in _KINDS}
-    done = [number(event, "step") or 0 for kind in ("step", "checkpoint") for event in of_kind[kind]]
+    done = [finite_number(event, "step") or 0 for kind in ("step", "checkpoint") for event in of_kind[kind]]
     return Summary(
         name=run.name,
         workspace=run.workspace,
@@ -96,7 +97,7 @@ def summarise(run: Run) -> Summary:
                 str(one["text"]) for one in of_kind["warning"] if one.get("text") and one.get("kind") != "harm"
             )
         ),
-        kept=None if (kept := number(result, "kept")) is None else int(kept),
+        kept=None if (kept := finite_number(result, "kept")) is None else int(kept),
         early=result.get("early") is True,
         said=str(result.get("said") or ""),
     )
@@ -105,22 +106,10 @@ def summarise(run: Run) -> Summary:
 _KINDS = ("started", "calibrated", "step", "evaluation", "checkpoint", "warning")
 
 
-def number(event: Event, name: str) -> float | None:
-    """A finite number of an event, None where it is missing or null."""
-    value = event.get(name)
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
-        return None
-    return float(value)
-
-
 def course(events: tuple[Event, ...], *names: str) -> list[tuple[float, ...]]:
     """(step, value, ...) of every event in which all of them are there."""
-    rows = [[number(event, name) for name in ("step", *names)] for event in events]
+    rows = [[finite_number(event, name) for name in ("step", *names)] for event in events]
     return [tuple(row) for row in rows if None not in row]  # type: ignore[arg-type]
-
-
-def percent(share: float) -> str:
-    return f"{100 * share:.0f} %"
 
 
 def headline(summary: Summary) -> str:
@@ -128,9 +117,9 @@ def headline(summary: Summary) -> str:
     told = measured(summary)
     if told is None:
         return f"How well {summary.name} agrees with you was not measured"
-    pairs = int(number(told, "pairs") or 0)
-    among = "1 pair" if pairs == 1 else f"{pairs} pairs" if pairs else "pairs"
-    share = share_and_interval(told["agreement"], number(told, "low"), number(told, "high"))
+    pairs = int(finite_number(told, "pairs") or 0)
+    among = format_count(pairs, "pair") if pairs else "pairs"
+    share = format_interval(told["agreement"], finite_number(told, "low"), finite_number(told, "high"))
     return f"{summary.name} agrees with you on {share} of {among} it has not trained on"
 
 
@@ -140,16 +129,16 @@ def how_sure(summary: Summary) -> list[str]:
     if last is None:
         return [_why_unmeasured(summary)]
     said = []
-    low, high, step = number(last, "low"), number(last, "high"), int(number(last, "step") or 0)
+    low, high, step = finite_number(last, "low"), finite_number(last, "high"), int(finite_number(last, "step") or 0)
     if low is not None and high is not None:
         said.append(
             "In brackets is where it lies with 95 % certainty: the fewer pairs are held out, the less exactly it is "
             "known."
         )
     first = summary.evaluations[0]
-    before = number(first, "agreement")
-    if before is not None and number(first, "step") == 0 and step > 0:
-        sentence = f"Before training it was {percent(before)}."
+    before = finite_number(first, "agreement")
+    if before is not None and finite_number(first, "step") == 0 and step > 0:
+        sentence = f"Before training it was {format_percent(before)}."
         if low is not None and high is not None and low <= before <= high:
             sentence += " The two are too close for so few pairs: the difference may be chance."
         said.append(sentence)
@@ -163,7 +152,7 @@ def how_it_ended(summary: Summary) -> str:
     done = f"step {summary.step} of {summary.steps}"
     again = f"Go on with it by `{resume_command(summary)}`."
     if summary.ending == "finished":
-        complete = f"The training is complete: {summary.steps} {'step' if summary.steps == 1 else 'steps'}."
+        complete = f"The training is complete: {format_count(summary.steps, 'step')}."
         return " ".join(filter(None, ["" if summary.early else complete, summary.said]))
     if summary.ending == "stopped":
         where = f"Stopped at {done}, saved." if summary.step else "Stopped before the first step."
@@ -179,7 +168,7 @@ def damage(summary: Summary) -> str | None:
     told = measured(summary)
     if told is None or (moment := moment_of(told)) is None:
         return None
-    earlier = (one for one in summary.evaluations if (number(one, "step") or 0) < moment.step)
+    earlier = (one for one in summary.evaluations if (finite_number(one, "step") or 0) < moment.step)
     rise = standing_of(earlier).harm(moment)
     return harm_sentence(summary.config.objective, *rise, moment.agreement) if rise else None
 
@@ -189,7 +178,7 @@ def harm_sentence(objective: ObjectiveConfig, rise: float, since: int, agreement
     when = f" since step {since}" if since else ""
     return (
         "The model got better at telling your pictures apart by getting worse at painting: its error on the pictures "
-        f"you chose rose by {percent(rise)}{when} while the agreement is {percent(agreement)}. "
+        f"you chose rose by {format_percent(rise)}{when} while the agreement is {format_percent(agreement)}. "
         f"{_less_push(objective)}, and look closely at the sample pictures."
     )
 
@@ -213,12 +202,12 @@ def resume_command(summary: Summary) -> str:
 def measured(summary: Summary) -> Event | None:
     """The newest evaluation that came to a number, of those up to the step whose weights are the LoRA."""
     until = math.inf if summary.kept is None else summary.kept
-    numbers = (one for one in reversed(summary.evaluations) if number(one, "agreement") is not None)
-    return next((one for one in numbers if (number(one, "step") or 0) <= until), None)
+    numbers = (one for one in reversed(summary.evaluations) if finite_number(one, "agreement") is not None)
+    return next((one for one in numbers if (finite_number(one, "step") or 0) <= until), None)
 
 
 def _why_unmeasured(summary: Summary) -> str:
-    if number(summary.started, "held_out") == 0:
+    if finite_number(summary.started, "held_out") == 0:
         return "No pair was held out: collect pairs of more prompts, or raise `--held-out`."
     if summary.evaluations:
         return "The measurements came to no number."

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from ..atomic_files import no_room_explained
 
 Event = dict[str, Any]
+Listener = Callable[[Event], None]
 
 _TAIL = 16 * 1024
 

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
 
-from ..cli.progress_bar import as_time
 from ..config.presets import apply, preset_for
 from ..config.run_config import RunConfig, parse_config
 from ..demo.recipe import recipe
@@ -25,6 +24,7 @@ from ..preferences.pairs import PairSet, dataset_named, position_of, split_by_pr
 from ..preferences.store import Store
 from ..reports.summary import Summary, summarise
 from ..runs.run_folder import Run, all_runs
+from ..text import format_duration, format_size
 
 FEWEST_PAIRS = 20
 """Fewer say more about themselves than about a taste: with two held out, agreement is 0, 50 or 100 %."""
@@ -96,7 +96,8 @@ def needs(store: Store, config: RunConfig) -> Needs:
     free = shutil.disk_usage(store.workspace).free
     if free < room + _SPARE:
         problems.append(
-            f"The disk of {store.workspace} has {_bytes(free)} left, and this takes about {_bytes(room)}: make room."
+            f"The disk of {store.workspace} has {format_size(free)} left, and this takes about {format_size(room)}: "
+            "make room."
         )
     problems += _about_name(store.workspace, config.name)
     return Needs(tuple(_takes(config, pairs, room, earlier)), tuple(problems))
@@ -199,11 +200,11 @@ def _takes(config: RunConfig, pairs: PairSet | None, room: int, earlier: Summary
     if earlier and seconds:
         same = earlier.config.training
         seconds *= training.batch_size * training.accumulation / (same.batch_size * same.accumulation)
-        yield f"Time: about {as_time(seconds * training.steps)}, at the pace of {earlier.name}."
+        yield f"Time: about {format_duration(seconds * training.steps)}, at the pace of {earlier.name}."
     else:
         yield "Time: not known until it has begun; no run on this base was made here yet."
     if room:
-        yield f"Disk: about {_bytes(room)}{'' if earlier else ', and room for the LoRA and its state'}."
+        yield f"Disk: about {format_size(room)}{'' if earlier else ', and room for the LoRA and its state'}."
     if config.base != TINY:
         at_once = "one pair" if training.batch_size == 1 else f"{training.batch_size} pairs"
         activations = {"on": "recomputed", "off": "kept", "auto": "recomputed on a GPU", "offload": "recomputed"}
@@ -257,11 +258,3 @@ def _has_cached() -> bool:
 
 def _size(folder: Path) -> int:
     return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
-
-
-def _bytes(number: float) -> str:
-    for unit in ("bytes", "KB", "MB"):
-        if number < 1000:
-            return f"{number:.0f} {unit}"
-        number /= 1000
-    return f"{number:.1f} GB"

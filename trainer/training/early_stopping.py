@@ -18,6 +18,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from ..runs.run_folder import Event
+from ..text import format_percent
 
 CLEARLY_WORSE = 1.1
 """Times an error: far more than the rounding of another card, and seen in pictures."""
@@ -90,9 +91,12 @@ class Standing:
             return ""
         before, after = self.kept, self.newest
         if after.agreement < before.agreement - doubtful(self.highest, after.pairs):
-            return f"the agreement fell from {before.agreement:.0%} to {after.agreement:.0%} since"
+            return (
+                f"the agreement fell from {format_percent(before.agreement)} to {format_percent(after.agreement)} since"
+            )
         rise = after.winner_error / before.winner_error - 1
-        return f"the agreement rose no further, and the error on the chosen pictures is {rise:.0%} higher since"
+        higher = f"{format_percent(rise)} higher since"
+        return f"the agreement rose no further, and the error on the chosen pictures is {higher}"
 
     def harm(self, moment: Moment) -> tuple[float, int] | None:
         """By which share the error on the chosen pictures is above its lowest before `moment`, and at which step

@@ -13,6 +13,7 @@ import gradio as gr
 from ...trainer.errors import UserError
 from ...trainer.jobs.tasks import Status, Task, all_tasks, start
 from ...trainer.reports.html import text as words
+from ...trainer.text import format_duration
 from ..context import Studio
 from ..server.errors import in_sentences
 
@@ -135,7 +136,7 @@ def task_html(status: Status | None) -> str:
     if status.total:
         said.append(f"{status.done} of {status.total}")
     if status.phase == "running" and status.seconds_left is not None:
-        said.append(f"{_time(status.seconds_left)} left")
+        said.append(f"{format_duration(status.seconds_left)} left")
     if status.message:
         said.append(status.message)
     share = 100 * status.done / status.total if status.total else 0
@@ -143,11 +144,3 @@ def task_html(status: Status | None) -> str:
         f'<div class="task {status.phase}"><div class="task-bar"><div style="width:{share:.1f}%"></div></div>'
         f"<p>{words(' · '.join(said))}</p></div>"
     )
-
-
-def _time(seconds: float) -> str:
-    if seconds < 90:
-        return f"{max(seconds, 1):.0f} s"
-    if seconds < 90 * 60:
-        return f"{seconds / 60:.0f} min"
-    return f"{seconds / 3600:.1f} h"

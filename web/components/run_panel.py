@@ -12,19 +12,19 @@ from typing import Any
 
 import gradio as gr
 
-from ...trainer.cli.progress_bar import as_time
 from ...trainer.errors import UserError
 from ...trainer.evaluation.learning_curve import read_curve
-from ...trainer.intervals import share_and_interval
+from ...trainer.intervals import format_interval
 from ...trainer.jobs import job
 from ...trainer.jobs.tasks import Status, Task, all_tasks, start
 from ...trainer.reports import run_charts
 from ...trainer.reports.charts import Chart, draw
 from ...trainer.reports.html import text as words
 from ...trainer.reports.report_evidence import learning_chart
-from ...trainer.reports.summary import Summary, course, headline, number, percent, summarise
+from ...trainer.reports.summary import Summary, course, headline, summarise
 from ...trainer.reports.summary import measured as newest
 from ...trainer.runs.run_folder import Event, Run
+from ...trainer.text import finite_number, format_duration, format_percent
 from ..server.preferences_file import Settings
 from ..server.run_files import address
 from .generate_task import task_html
@@ -134,7 +134,7 @@ def progress_html(run: Run, status: job.Status, events: list[Event]) -> str:
     if total and status.phase != "waiting":
         said.append(f"{done} of {total}" if what == "training" else f"{100 * done // total} %")
     if status.phase == "running" and what == "training" and status.seconds_left is not None and done:
-        said.append(f"{as_time(status.seconds_left)} left")
+        said.append(f"{format_duration(status.seconds_left)} left")
     share = 100 * done / total if total else 0
     message = f'<p class="run-message">{words(status.message)}</p>' if status.message else ""
     return (
@@ -151,13 +151,13 @@ def agreement_html(summary: Summary) -> str:
         return "" if summary.ending == "open" else f'<p class="quiet">{words(headline(summary))}.</p>'
     told = newest(summary) or {}
     step, share, low, high = next((one for one in reversed(measured) if one[0] == told.get("step")), measured[-1])
-    sure = share_and_interval(share, low, high)
-    pairs = number(told, "pairs") or 0
+    sure = format_interval(share, low, high)
+    pairs = finite_number(told, "pairs") or 0
     when = f"after step {step:.0f}" if step else "before training"
     if len(measured) > 1 and measured[0][0] == 0:
-        when += f"; {percent(measured[0][1])} before training"
+        when += f"; {format_percent(measured[0][1])} before training"
     return (
-        f'<div class="agreement"><b>{percent(share)}</b><p>agrees with you on {sure} of {pairs:.0f} pairs '
+        f'<div class="agreement"><b>{format_percent(share)}</b><p>agrees with you on {sure} of {pairs:.0f} pairs '
         f"it has not trained on<small>in brackets: where it lies with 95 % certainty; {when}"
         "</small></p></div>"
     )

@@ -8,11 +8,12 @@ from typing import Any
 import gradio as gr
 
 from ...trainer.errors import UserError
-from ...trainer.intervals import share_and_interval
+from ...trainer.intervals import format_interval
 from ...trainer.jobs import job
 from ...trainer.reports.summary import course, summarise
 from ...trainer.runs.run_folder import Run, all_runs
 from ...trainer.services import lora_library
+from ...trainer.text import format_size
 from ..components.model_choices import copy_label, copy_to_hosts
 from ..components.run_panel import PHASES, agreement_html, curves_html, links_html, strip_html
 from ..context import Studio
@@ -146,7 +147,7 @@ def _card(run: Run, is_chosen: bool) -> str:
         said = [str(error)]
     else:
         measured = course(summary.evaluations, "agreement", "low", "high")
-        said += [f"agrees on {share_and_interval(*measured[-1][1:])}"] if measured else []
+        said += [f"agrees on {format_interval(*measured[-1][1:])}"] if measured else []
         said += [f"{summary.step} steps"] if summary.step else []
     two = ""
     if all((run.samples_folder / f"{kind}-0.png").is_file() for kind in ("base", "newest")):
@@ -171,7 +172,7 @@ def _facts(run: Run) -> str:
     if summary.config.adapter.continue_from:
         rows["Goes on from"] = summary.config.adapter.continue_from
     if run.lora_file.is_file():
-        rows["Size"] = f"{run.lora_file.stat().st_size / 1e6:.1f} MB"
+        rows["Size"] = format_size(run.lora_file.stat().st_size)
         for key, value in sorted(lora_library.metadata(run.lora_file).items()):
             if key.startswith("mapo.") and key not in ("mapo.base", "mapo.steps", "mapo.pairs"):
                 rows[key.removeprefix("mapo.").replace("_", " ").capitalize()] = value

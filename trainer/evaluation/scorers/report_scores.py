@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from ...atomic_files import write_text
-from ...intervals import share_and_interval, wilson_interval
+from ...intervals import format_interval, wilson_interval
 from ...runs.run_folder import Run
 
 _DRAWS = 4000
@@ -42,7 +42,7 @@ class Row:
 
     @property
     def share(self) -> str:
-        return share_and_interval(self.higher / self.pairs, *wilson_interval(self.higher, self.pairs))
+        return format_interval(self.higher / self.pairs, *wilson_interval(self.higher, self.pairs))
 
 
 @dataclass(frozen=True)
