@@ -17,7 +17,7 @@ from ..training.output import trained
 from ..training.request import AUTOMATIC, Asked, config_of
 
 if TYPE_CHECKING:
-    from ...trainer.jobs.find_run import Begun
+    from ...trainer.jobs.find_run import RunHandle
 
 _PRESETS = (AUTOMATIC, "4 GB", "6 GB", "8 GB", "12 GB", "16 GB", "24 GB", "32 GB")
 """Written here too, as ComfyUI asks for them at its start; a test compares them with trainer/config/presets.py."""
@@ -79,7 +79,7 @@ class TrainLoRA(io.ComfyNode):
         continue_from: str = "",
         **advanced: Any,
     ) -> io.NodeOutput:
-        from ...trainer.jobs.find_run import begin
+        from ...trainer.jobs.find_run import find_or_start
 
         base, place = base_models.path_of(checkpoint), machine.place()
         asked = Asked(
@@ -99,22 +99,22 @@ class TrainLoRA(io.ComfyNode):
         config = config_of(store, asked)
         config = config.model_copy(update={"training": config.training.model_copy(update={"device": place.device})})
 
-        def make_way(how: str) -> None:
+        def make_way(state: str) -> None:
             from ...trainer.errors import UserError
             from ...trainer.services.training_proposal import needs
 
-            problems = needs(store, config).problems if how == "new" else ()
+            problems = needs(store, config).problems if state == "new" else ()
             if problems:
                 raise UserError(problems[0])
             if place.shared:
                 host.free_memory()
 
         node = _OnNode(cls.hidden.unique_id)
-        begun = begin(workspace.workspace(), config, make_way)
-        if begun.how != "finished":
-            run_watcher.attend(begun.run)
-            _wait(begun, node)
-        return _answer(cls, begun, node)
+        handle = find_or_start(workspace.workspace(), config, make_way)
+        if handle.state != "finished":
+            run_watcher.attend(handle.run)
+            _wait(handle, node)
+        return _answer(cls, handle, node)
 
 
 class _OnNode:
@@ -140,30 +140,30 @@ class _OnNode:
         return host.take_interruption()
 
 
-def _wait(begun: Begun, node: _OnNode) -> None:
+def _wait(handle: RunHandle, node: _OnNode) -> None:
     """Until the run has finished. Raises ComfyUI's interruption where it was stopped, else UserError."""
     from ...trainer.errors import UserError
 
-    ending = wait.watch(begun, node)
+    ending = wait.watch(handle, node)
     if ending.status.phase == "finished" and not ending.given_up:
         return
     if ending.status.phase == "running":
-        run_watcher.unattend(begun.run)
-    sentence = wait.ended(begun.run, ending)
-    host.tell_pages("mapo.ended", {"name": begun.run.name, "phase": ending.status.phase, "sentence": sentence})
+        run_watcher.unattend(handle.run)
+    sentence = wait.ended(handle.run, ending)
+    host.tell_pages("mapo.ended", {"name": handle.run.name, "phase": ending.status.phase, "sentence": sentence})
     node.say(sentence)
     if ending.given_up:
         raise host.interruption()
-    raise UserError("\n\n".join(filter(None, (sentence, wait.last_words(begun.run)))))
+    raise UserError("\n\n".join(filter(None, (sentence, wait.last_words(handle.run)))))
 
 
-def _answer(node_class: type[io.ComfyNode], begun: Begun, node: _OnNode) -> io.NodeOutput:
-    lora = lora_files.folder() / Path(lora_files.install(begun.run)).name
-    result = trained(begun.run, lora)
+def _answer(node_class: type[io.ComfyNode], handle: RunHandle, node: _OnNode) -> io.NodeOutput:
+    lora = lora_files.folder() / Path(lora_files.install(handle.run)).name
+    result = trained(handle.run, lora)
     _given.add(lora)
     line = result.report.splitlines()[0]
-    if begun.how != "finished":
-        host.tell_pages("mapo.ended", {"name": begun.run.name, "phase": "finished", "sentence": line})
+    if handle.state != "finished":
+        host.tell_pages("mapo.ended", {"name": handle.run.name, "phase": "finished", "sentence": line})
     node.say(line)
     chart, samples = pictures.image([result.chart]), pictures.image([result.samples])
     shown = ui.PreviewImage(samples, cls=node_class).as_dict()

@@ -209,9 +209,9 @@ def _make_room() -> str:
 
 
 def _what_waits(prompts: frozenset[str]) -> str:
-    from ...trainer.jobs.gpu_queue import in_words, line_of
+    from ...trainer.jobs.gpu_queue import job_title, queued
 
-    return gpu_sharing.what_waits(prompts, tuple(in_words(one) for one in line_of(workspace.workspace())))
+    return gpu_sharing.what_waits(prompts, tuple(job_title(one) for one in queued(workspace.workspace())))
 
 
 def _datasets(person: str) -> list[dict[str, Any]]:

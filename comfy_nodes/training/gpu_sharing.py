@@ -83,10 +83,10 @@ def what_waits(prompts: Set[str], line: tuple[str, ...]) -> str:
 
 def training_beside(workspace: Path, machine: Machine) -> str | None:
     """The name of the training that is at work on what ComfyUI paints with; None where there is none."""
-    from ...trainer.jobs.gpu_queue import line_of
+    from ...trainer.jobs.gpu_queue import queued
     from ...trainer.runs.run_folder import Run
 
-    first = next(iter(line_of(workspace)), None)
+    first = next(iter(queued(workspace)), None)
     if first is None or first.parent.name != "runs" or not uses(machine, Run(first).config().training.device):
         return None
     return first.name
@@ -101,10 +101,10 @@ def hold_line(workspace: Path, is_painting: Callable[[], bool], free: Callable[[
     trouble: list[Exception] = []
 
     def hold() -> None:
-        from ...trainer.jobs.gpu_queue import place_in_line
+        from ...trainer.jobs.gpu_queue import enqueue
 
         try:
-            with place_in_line(workspace, workspace / "tasks" / "comfyui"):
+            with enqueue(workspace, workspace / "tasks" / "comfyui"):
                 taken.set()
                 while is_painting():
                     time.sleep(_POLL_SECONDS)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from ...trainer.jobs.find_run import Begun
+    from ...trainer.jobs.find_run import RunHandle
     from ...trainer.jobs.job import Status
     from ...trainer.runs.run_folder import Event, Run
 
@@ -50,18 +50,18 @@ class Host(Protocol):
         """Whether the person asked to stop, since this was last asked."""
 
 
-def watch(begun: Begun, host: Host, grace: float = GRACE_SECONDS) -> Ending:
+def watch(handle: RunHandle, host: Host, grace: float = GRACE_SECONDS) -> Ending:
     """How the run ended. An interruption asks it to save and stop; a second one, or `grace` seconds, end it."""
     from ...trainer.jobs import job
 
     while True:
-        status = _status(begun)
+        status = _status(handle)
         if status.phase in _ENDED:
             return Ending(status, status.phase == "stopped")
         if host.interrupted():
-            job.stop(begun.run)
-            return Ending(_stopping(begun, host, status, grace), True)
-        host.show(moment(begun.run, status))
+            job.stop(handle.run)
+            return Ending(_stopping(handle, host, status, grace), True)
+        host.show(moment(handle.run, status))
         time.sleep(_POLL_SECONDS)
 
 
@@ -108,36 +108,36 @@ def last_words(run: Run) -> str:
     return "\n".join([f"The last lines of {log}:", *lines[-_LOG_LINES:]]) if lines else ""
 
 
-def _status(begun: Begun) -> Status:
+def _status(handle: RunHandle) -> Status:
     from ...trainer.jobs import job
 
     # Asked before the status: a process that ends in between has written down how.
-    gone = begun.process is not None and begun.process.poll() is not None
-    status = job.status(begun.run)
+    gone = handle.process is not None and handle.process.poll() is not None
+    status = job.status(handle.run)
     if gone and status.phase not in _ENDED:
         return replace(status, phase="died", seconds_left=None, behind="")
     return status
 
 
-def _stopping(begun: Begun, host: Host, status: Status, grace: float) -> Status:
+def _stopping(handle: RunHandle, host: Host, status: Status, grace: float) -> Status:
     from ...trainer.jobs import job
 
     def is_there() -> bool:  # also after its last event: who goes on at once must find it gone
-        return begun.process.poll() is None if begun.process else job.is_alive(begun.run)
+        return handle.process.poll() is None if handle.process else job.is_alive(handle.run)
 
     until = time.monotonic() + grace
     while status.phase not in _ENDED or is_there():
         impatient = host.interrupted() or time.monotonic() > until
-        if impatient and begun.process is None:
+        if impatient and handle.process is None:
             return status  # it was found at work: it ends by itself, at the next step
-        if impatient and begun.process:
-            begun.process.kill()
-            begun.process.wait()
-        now = moment(begun.run, status)
+        if impatient and handle.process:
+            handle.process.kill()
+            handle.process.wait()
+        now = moment(handle.run, status)
         line = "stopping: what it learned is being saved; interrupt again to end it at once, which loses some steps"
         host.show(Moment(now.done, now.total, line, now.samples))
         time.sleep(_POLL_SECONDS)
-        status = _status(begun)
+        status = _status(handle)
     return status
 
 

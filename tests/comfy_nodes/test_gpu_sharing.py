@@ -16,7 +16,7 @@ from mapo_studio.comfy_nodes.training.gpu_sharing import (
 from mapo_studio.trainer.config.run_config import RunConfig
 from mapo_studio.trainer.errors import UserError
 from mapo_studio.trainer.jobs import gpu_queue
-from mapo_studio.trainer.jobs.gpu_queue import line_of, place_in_line, wait_for_turn
+from mapo_studio.trainer.jobs.gpu_queue import acquire_gpu, enqueue, queued
 from mapo_studio.trainer.runs.run_folder import Run
 
 GB = 10**9
@@ -94,21 +94,21 @@ def test_whoever_is_started_next_waits_until_comfyui_has_painted_and_was_freed(t
     painting, seen, behind = threading.Event(), [], []
     painting.set()
     hold_line(tmp_path, painting.is_set, lambda: seen.append("freed"))
-    assert [folder.name for folder in line_of(tmp_path)] == ["comfyui"]
+    assert [folder.name for folder in queued(tmp_path)] == ["comfyui"]
 
     def train():
-        with wait_for_turn(tmp_path, tmp_path / "runs" / "cats-1", behind.append, lambda: None):
+        with acquire_gpu(tmp_path, tmp_path / "runs" / "cats-1", behind.append, lambda: None):
             seen.append("trains")
 
     training = threading.Thread(target=train)
     training.start()
     while not behind:
         assert training.is_alive()
-    assert (behind, seen) == (["the painting in ComfyUI"], [])
+    assert (behind, seen) == (["the image generation in ComfyUI"], [])
     painting.clear()
     training.join(10)
     assert seen == ["freed", "trains"]
-    assert line_of(tmp_path) == ()
+    assert queued(tmp_path) == ()
 
 
 def test_a_place_in_the_line_that_cannot_be_had_is_told_of_instead_of_waited_for(tmp_path):
@@ -125,7 +125,7 @@ def test_the_place_is_given_up_where_freeing_goes_wrong(tmp_path):
     for thread in threading.enumerate():
         if thread.name == "mapo-line":
             thread.join(10)
-    assert line_of(tmp_path) == ()
+    assert queued(tmp_path) == ()
 
 
 def test_freeing_is_waited_for_until_it_has_begun_but_not_for_ever(monkeypatch):
@@ -141,10 +141,10 @@ def test_freeing_is_waited_for_until_it_has_begun_but_not_for_ever(monkeypatch):
 def test_the_training_beside_comfyui_is_the_one_that_has_its_turn_on_its_card(tmp_path, device, name):
     run = Run.create(tmp_path, RunConfig(name="cats", base="b", data={"pairs": "p"}, training={"device": device}))
     assert training_beside(tmp_path, TWO) is None
-    with place_in_line(tmp_path, run.folder):
+    with enqueue(tmp_path, run.folder):
         assert training_beside(tmp_path, TWO) == name
 
 
 def test_a_task_in_the_line_is_no_training(tmp_path):
-    with place_in_line(tmp_path, tmp_path / "tasks" / "generate-1"):
+    with enqueue(tmp_path, tmp_path / "tasks" / "generate-1"):
         assert training_beside(tmp_path, ONE) is None

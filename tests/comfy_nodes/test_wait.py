@@ -4,7 +4,7 @@ import pytest
 from mapo_studio.comfy_nodes.training import wait
 from mapo_studio.trainer.config.run_config import RunConfig
 from mapo_studio.trainer.jobs import job
-from mapo_studio.trainer.jobs.find_run import Begun
+from mapo_studio.trainer.jobs.find_run import RunHandle
 from mapo_studio.trainer.runs.run_folder import Run
 
 
@@ -61,8 +61,8 @@ def says(run, event, **values):
     return lambda: run.log(event, **values)
 
 
-def begun(run, process=None):
-    return Begun(run, "new", process)
+def handle(run, process=None):
+    return RunHandle(run, "new", process)
 
 
 def test_every_stage_is_shown_until_it_has_finished(run):
@@ -77,7 +77,7 @@ def test_every_stage_is_shown_until_it_has_finished(run):
         says(run, "step", step=40, loss=0.1, remaining=0.0),
         says(run, "finished", step=40),
     )
-    ending = wait.watch(begun(run), watcher)
+    ending = wait.watch(handle(run), watcher)
     assert (ending.status.phase, ending.given_up) == ("finished", False)
     assert watcher.lines == [
         "starts",
@@ -98,7 +98,7 @@ def test_the_newest_sheet_of_samples_goes_with_it(run):
     for step in (0, 20):
         (run.samples_folder / f"step-{step:08d}.png").touch()
     watcher = Watcher(says(run, "finished", step=40))
-    wait.watch(begun(run), watcher)
+    wait.watch(handle(run), watcher)
     assert watcher.moments[0].samples.name == "step-00000020.png"
 
 
@@ -116,7 +116,7 @@ def test_an_interruption_asks_the_run_to_save_and_waits_until_it_has(run):
     run.log("started", steps=40)
     run.log("step", step=7, loss=0.1, remaining=9.0)
     watcher = Watcher(lambda: None, save, leave, interruptions=[True])
-    ending = wait.watch(begun(run, process), watcher)
+    ending = wait.watch(handle(run, process), watcher)
     assert (ending.status.phase, ending.given_up, process.killed) == ("stopped", True, False)
     assert all("being saved" in line for line in watcher.lines)
     sentence = wait.ended(run, ending)
@@ -129,7 +129,7 @@ def test_a_second_interruption_ends_it_at_once(run):
     run.log("step", step=7, loss=0.1, remaining=9.0)
     process = Process()
     nothing = [lambda: None] * 3
-    ending = wait.watch(begun(run, process), Watcher(*nothing, interruptions=[True, False, True]))
+    ending = wait.watch(handle(run, process), Watcher(*nothing, interruptions=[True, False, True]))
     assert (ending.status.phase, ending.given_up, process.killed) == ("died", True, True)
     (run.state_folder / "step-00000005").mkdir(parents=True)
     assert wait.ended(run, ending).startswith("cats-1 was ended at step 7. It was saved at step 5.")
@@ -137,7 +137,7 @@ def test_a_second_interruption_ends_it_at_once(run):
 
 def test_one_that_does_not_save_in_time_is_ended(run):
     process = Process()
-    ending = wait.watch(begun(run, process), Watcher(lambda: None, interruptions=[True]), grace=-1)
+    ending = wait.watch(handle(run, process), Watcher(lambda: None, interruptions=[True]), grace=-1)
     assert (ending.status.phase, process.killed) == ("died", True)
 
 
@@ -148,14 +148,14 @@ def test_one_that_finishes_while_it_is_asked_to_stop_is_not_lost(run):
         run.log("finished", step=40)
         process.gone = True
 
-    ending = wait.watch(begun(run, process), Watcher(finish, interruptions=[True]))
+    ending = wait.watch(handle(run, process), Watcher(finish, interruptions=[True]))
     assert (ending.status.phase, ending.given_up) == ("finished", True)
     assert "had finished by then" in wait.ended(run, ending)
 
 
 def test_one_that_was_found_at_work_is_not_waited_for_beyond_the_grace(run):
     run.log("started", steps=40)
-    ending = wait.watch(Begun(run, "at work"), Watcher(interruptions=[True]), grace=-1)
+    ending = wait.watch(RunHandle(run, "running"), Watcher(interruptions=[True]), grace=-1)
     assert ending.given_up
     assert run.stop_file.exists()
     assert "still saving" in wait.ended(run, ending)
@@ -165,12 +165,12 @@ def test_one_that_was_found_at_work_is_gone_when_it_is_said_to_be_stopped(run, m
     left = []
     monkeypatch.setattr(job, "is_alive", lambda run: not left)
     watcher = Watcher(says(run, "stopped", step=0), lambda: left.append(True), interruptions=[True])
-    assert wait.watch(Begun(run, "at work"), watcher).status.phase == "stopped"
+    assert wait.watch(RunHandle(run, "running"), watcher).status.phase == "stopped"
     assert left
 
 
 def test_one_stopped_from_elsewhere_is_no_failure(run):
-    ending = wait.watch(begun(run), Watcher(says(run, "stopped", step=0)))
+    ending = wait.watch(handle(run), Watcher(says(run, "stopped", step=0)))
     assert (ending.status.phase, ending.given_up) == ("stopped", True)
     assert "before its first step" in wait.ended(run, ending)
 
@@ -181,14 +181,14 @@ def test_a_process_that_ends_without_a_word_is_noticed_at_once(run):
     def vanish():
         process.gone = True
 
-    ending = wait.watch(begun(run, process), Watcher(vanish))
+    ending = wait.watch(handle(run, process), Watcher(vanish))
     assert (ending.status.phase, ending.given_up) == ("died", False)
     assert wait.ended(run, ending) == "cats-1 ended without a word at step 0. Queue again to begin anew."
 
 
 def test_a_failure_says_why_and_shows_the_end_of_the_log(run):
     (run.folder / "log.txt").write_text("".join(f"line {number}\n\n" for number in range(100)))
-    ending = wait.watch(begun(run), Watcher(says(run, "failed", error="the disk is full.")))
+    ending = wait.watch(handle(run), Watcher(says(run, "failed", error="the disk is full.")))
     assert (ending.status.phase, ending.given_up) == ("failed", False)
     assert wait.ended(run, ending) == "cats-1 failed: the disk is full."
     words = wait.last_words(run)

@@ -15,7 +15,7 @@ from mapo_studio.tests.hosts.running_comfyui import Failed
 from mapo_studio.trainer.config.run_config import parse_config
 from mapo_studio.trainer.demo.judge import write_pairs
 from mapo_studio.trainer.demo.recipe import recipe
-from mapo_studio.trainer.jobs.gpu_queue import line_of
+from mapo_studio.trainer.jobs.gpu_queue import queued
 from mapo_studio.trainer.preferences.io.importer import import_pairs
 from mapo_studio.trainer.preferences.store import open_store
 from mapo_studio.trainer.runs.run_folder import Run
@@ -196,8 +196,8 @@ def test_the_event_loop_never_waits_for_a_training(server, judged, tab):
 
 
 def test_a_training_waits_until_comfyui_has_painted_what_is_in_its_queue(server, judged, tab):
-    until(lambda: not line_of(server.workspace))  # the pairs are rated after the last test's training
-    queued = [server.queue(shown("a red circle at the top left", seed=seed, steps=200)) for seed in range(91, 93)]
+    until(lambda: not queued(server.workspace))  # the pairs are rated after the last test's training
+    prompts = [server.queue(shown("a red circle at the top left", seed=seed, steps=200)) for seed in range(91, 93)]
     began = begin(server, steps=2)
     assert began["waits"] == (
         "Waits until ComfyUI has painted the 2 prompts in its queue: both would need the same card."
@@ -207,12 +207,13 @@ def test_a_training_waits_until_comfyui_has_painted_what_is_in_its_queue(server,
         "mapo.runs",
         lambda said: any(run["name"] == began["name"] and run["behind"] for run in said["runs"]),
     )
-    assert next(run for run in waiting["runs"] if run["name"] == began["name"])["behind"] == "the painting in ComfyUI"
-    for one in queued:
+    row = next(run for run in waiting["runs"] if run["name"] == began["name"])
+    assert row["behind"] == "the image generation in ComfyUI"
+    for one in prompts:
         server.wait(one)
     heard(tab, "mapo.ended", lambda said: said["name"] == began["name"] and said["phase"] == "finished")
     events = list(Run(server.workspace / "runs" / began["name"]).events())
-    painted = max(message[1]["timestamp"] for one in queued for message in _ends(server, one)) / 1000
+    painted = max(message[1]["timestamp"] for one in prompts for message in _ends(server, one)) / 1000
     assert next(event["time"] for event in events if event["event"] == "turn") >= painted
 
 

@@ -8,7 +8,7 @@ from filelock import FileLock
 from mapo_studio.trainer.config.run_config import parse_config
 from mapo_studio.trainer.errors import UserError
 from mapo_studio.trainer.jobs import job
-from mapo_studio.trainer.jobs.find_run import begin, digest_of, found
+from mapo_studio.trainer.jobs.find_run import find_or_start, find_run, training_digest
 from mapo_studio.trainer.runs.run_folder import all_runs
 from mapo_studio.trainer.services.lora_library import rename
 from PIL import Image
@@ -51,15 +51,15 @@ def finish(run, tiny_lora):
 
 
 def test_what_is_new_is_trained_without_a_rating_after_it(tmp_path, asked, launched):
-    begun = begin(tmp_path, asked())
-    assert (begun.how, begun.run.name, launched) == ("new", "cats-1", ["cats-1"])
-    assert [(event["event"], event["rating"]) for event in begun.run.events()] == [("asked", False)]
+    handle = find_or_start(tmp_path, asked())
+    assert (handle.state, handle.run.name, launched) == ("new", "cats-1", ["cats-1"])
+    assert [(event["event"], event["rating"]) for event in handle.run.events()] == [("asked", False)]
 
 
 def test_the_same_asked_for_again_is_not_trained_again(tmp_path, asked, launched, tiny_lora):
-    finish(begin(tmp_path, asked()).run, tiny_lora)
-    again = begin(tmp_path, asked(name="cats-2"))
-    assert (again.how, again.run.name, again.process) == ("finished", "cats-1", None)
+    finish(find_or_start(tmp_path, asked()).run, tiny_lora)
+    again = find_or_start(tmp_path, asked(name="cats-2"))
+    assert (again.state, again.run.name, again.process) == ("finished", "cats-1", None)
     assert launched == ["cats-1"]
     assert len(all_runs(tmp_path)) == 1
 
@@ -76,104 +76,104 @@ def test_the_same_asked_for_again_is_not_trained_again(tmp_path, asked, launched
     ],
 )
 def test_other_settings_are_another_training(tmp_path, asked, tiny_lora, other):
-    finish(begin(tmp_path, asked()).run, tiny_lora)
-    assert begin(tmp_path, asked(name="cats-2", **other)).how == "new"
+    finish(find_or_start(tmp_path, asked()).run, tiny_lora)
+    assert find_or_start(tmp_path, asked(name="cats-2", **other)).state == "new"
 
 
 def test_other_judgements_are_another_training(tmp_path, asked, pairs, tiny_lora):
-    finish(begin(tmp_path, asked()).run, tiny_lora)
+    finish(find_or_start(tmp_path, asked()).run, tiny_lora)
     rows = [json.loads(line) for line in (pairs / "metadata.jsonl").read_text().splitlines()]
     rows[0] |= {"prefer_0": False, "prefer_1": True}
     (pairs / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    assert begin(tmp_path, asked(name="cats-2")).how == "new"
+    assert find_or_start(tmp_path, asked(name="cats-2")).state == "new"
 
 
 def test_another_file_of_the_base_or_of_the_lora_to_go_on_from_is_noticed(tmp_path, asked, tiny_lora):
     lora = tmp_path / "taste.safetensors"
     lora.write_bytes(tiny_lora.read_bytes())
     config = asked(base=str(lora), adapter={"continue_from": str(lora)})
-    before = digest_of(tmp_path, config)
-    assert digest_of(tmp_path, config) == before
+    before = training_digest(tmp_path, config)
+    assert training_digest(tmp_path, config) == before
     os.utime(lora, (1, 1))
-    assert digest_of(tmp_path, config) != before
+    assert training_digest(tmp_path, config) != before
 
 
 @pytest.mark.parametrize("ending", ["stopped", "failed", "died"])
 def test_one_that_did_not_end_well_goes_on(tmp_path, asked, launched, ending):
-    run = begin(tmp_path, asked()).run
+    run = find_or_start(tmp_path, asked()).run
     run.log("started", steps=4)
     run.log("step", step=2, remaining=1.0)
     if ending != "died":
         run.log(ending, step=2)
-    again = begin(tmp_path, asked(name="cats-2"))
-    assert (again.how, again.run.name, launched) == ("resumed", "cats-1", ["cats-1", "cats-1"])
+    again = find_or_start(tmp_path, asked(name="cats-2"))
+    assert (again.state, again.run.name, launched) == ("resumed", "cats-1", ["cats-1", "cats-1"])
 
 
 def test_one_that_nobody_was_started_for_goes_on(tmp_path, asked, launched):
-    run = begin(tmp_path, asked()).run
+    run = find_or_start(tmp_path, asked()).run
     run.events_file.unlink()
-    assert begin(tmp_path, asked()).how == "resumed"
+    assert find_or_start(tmp_path, asked()).state == "resumed"
 
 
 def test_one_at_work_is_left_to_work(tmp_path, asked, launched):
-    run = begin(tmp_path, asked()).run
-    assert begin(tmp_path, asked()).how == "at work"  # its process is on its way
+    run = find_or_start(tmp_path, asked()).run
+    assert find_or_start(tmp_path, asked()).state == "running"  # its process is on its way
     run.log("started", steps=4)
     with FileLock(run.lock_file):
-        assert begin(tmp_path, asked()).how == "at work"
+        assert find_or_start(tmp_path, asked()).state == "running"
         job.stop(run)
         with pytest.raises(UserError, match="asked to stop"):
-            begin(tmp_path, asked())
+            find_or_start(tmp_path, asked())
     assert launched == ["cats-1"]
 
 
 def test_a_finished_one_without_its_lora_is_trained_again(tmp_path, asked, tiny_lora):
-    run = begin(tmp_path, asked()).run
+    run = find_or_start(tmp_path, asked()).run
     finish(run, tiny_lora)
     run.lora_file.unlink()
-    assert begin(tmp_path, asked(name="cats-2")).how == "new"
+    assert find_or_start(tmp_path, asked(name="cats-2")).state == "new"
 
 
 def test_a_finished_one_is_taken_before_one_that_would_have_to_go_on(tmp_path, asked, tiny_lora):
-    digest = digest_of(tmp_path, asked())
-    first = begin(tmp_path, asked()).run
+    digest = training_digest(tmp_path, asked())
+    first = find_or_start(tmp_path, asked()).run
     finish(first, tiny_lora)
     first.lora_file.unlink()
-    second = begin(tmp_path, asked(name="cats-2")).run
+    second = find_or_start(tmp_path, asked(name="cats-2")).run
     second.log("stopped", step=1)
     finish(first, tiny_lora)
-    assert found(tmp_path, digest) == first
+    assert find_run(tmp_path, digest) == first
 
 
 def test_a_renamed_one_is_still_found(tmp_path, asked, tiny_lora):
-    finish(begin(tmp_path, asked()).run, tiny_lora)
+    finish(find_or_start(tmp_path, asked()).run, tiny_lora)
     rename(all_runs(tmp_path)[0], "soft light")
-    assert begin(tmp_path, asked()).run.name == "soft light"
+    assert find_or_start(tmp_path, asked()).run.name == "soft light"
 
 
 def test_a_run_of_that_name_that_was_made_otherwise_is_not_taken_for_it(tmp_path, asked):
     job.start(tmp_path, asked())
     with pytest.raises(UserError, match="exists"):
-        begin(tmp_path, asked())
+        find_or_start(tmp_path, asked())
 
 
 def test_pairs_that_are_gone_are_named(tmp_path, asked, pairs):
     (pairs / "metadata.jsonl").unlink()
     with pytest.raises(UserError, match="pairs"):
-        begin(tmp_path, asked())
+        find_or_start(tmp_path, asked())
     assert all_runs(tmp_path) == []
 
 
 def test_what_is_in_the_way_is_heard_before_anything_is_made_and_not_where_it_is_finished(tmp_path, asked, tiny_lora):
     heard = []
 
-    def refuse(how):
-        heard.append(how)
+    def refuse(state):
+        heard.append(state)
         raise UserError("the disk is full")
 
     with pytest.raises(UserError, match="the disk is full"):
-        begin(tmp_path, asked(), refuse)
+        find_or_start(tmp_path, asked(), refuse)
     assert all_runs(tmp_path) == []
-    finish(begin(tmp_path, asked()).run, tiny_lora)
-    assert begin(tmp_path, asked(), refuse).how == "finished"
+    finish(find_or_start(tmp_path, asked()).run, tiny_lora)
+    assert find_or_start(tmp_path, asked(), refuse).state == "finished"
     assert heard == ["new"]

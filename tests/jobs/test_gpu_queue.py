@@ -13,16 +13,16 @@ import pytest
 from mapo_studio.trainer.cancellation import StopRequest, StopRequested
 from mapo_studio.trainer.config.run_config import RunConfig
 from mapo_studio.trainer.jobs import gpu_queue, job
-from mapo_studio.trainer.jobs.gpu_queue import line_of, wait_for_turn
+from mapo_studio.trainer.jobs.gpu_queue import acquire_gpu, queued
 from mapo_studio.trainer.runs import event_log
 from mapo_studio.trainer.runs.run_folder import Run
 
 HOLDER = """
 import sys, time
 from pathlib import Path
-from mapo_studio.trainer.jobs.gpu_queue import wait_for_turn
+from mapo_studio.trainer.jobs.gpu_queue import acquire_gpu
 def tell(what): print("behind", what, flush=True)
-with wait_for_turn(Path(sys.argv[1]), Path(sys.argv[2]), tell, lambda: None):
+with acquire_gpu(Path(sys.argv[1]), Path(sys.argv[2]), tell, lambda: None):
     print("turn", flush=True)
     time.sleep(600)
 """
@@ -53,37 +53,37 @@ def waiting(workspace, name, seen, check=lambda: None):
     """A thread that appends to `seen` what it is told, and NAME once it has its turn, which it gives back at once."""
 
     def work():
-        with wait_for_turn(workspace, workspace / "runs" / name, lambda what: seen.append((name, what)), check):
+        with acquire_gpu(workspace, workspace / "runs" / name, lambda what: seen.append((name, what)), check):
             seen.append(name)
 
     thread = threading.Thread(target=work)
-    before = len(line_of(workspace))
+    before = len(queued(workspace))
     thread.start()
-    while len(line_of(workspace)) == before:
+    while len(queued(workspace)) == before:
         time.sleep(0.01)
     return thread
 
 
 def test_alone_nobody_waits_and_nothing_stays_behind(tmp_path):
     told = []
-    with wait_for_turn(tmp_path, tmp_path / "runs" / "cats", told.append, lambda: None):
-        assert line_of(tmp_path) == (tmp_path / "runs" / "cats",)
+    with acquire_gpu(tmp_path, tmp_path / "runs" / "cats", told.append, lambda: None):
+        assert queued(tmp_path) == (tmp_path / "runs" / "cats",)
     assert told == []
-    assert line_of(tmp_path) == ()
+    assert queued(tmp_path) == ()
     assert [file.name for file in (tmp_path / "turns").iterdir() if file.name != "guard"] == []
 
 
 def test_who_came_first_goes_first_and_is_told_who_works(tmp_path):
     seen = []
-    with wait_for_turn(tmp_path, tmp_path / "tasks" / "generate-1", seen.append, lambda: None):
+    with acquire_gpu(tmp_path, tmp_path / "tasks" / "generate-1", seen.append, lambda: None):
         threads = [waiting(tmp_path, name, seen) for name in ("b", "a", "c")]
-        assert [folder.name for folder in line_of(tmp_path)] == ["generate-1", "b", "a", "c"]
+        assert [folder.name for folder in queued(tmp_path)] == ["generate-1", "b", "a", "c"]
         while len(seen) < 3:
             time.sleep(0.01)
     for thread in threads:
         thread.join(10)
     assert [name for name in seen if isinstance(name, str)] == ["b", "a", "c"]
-    assert set(seen[:3]) == {(name, "the painting of candidates") for name in "abc"}
+    assert set(seen[:3]) == {(name, "the generation of candidates") for name in "abc"}
 
 
 def test_stopping_one_that_waits_lets_the_others_keep_their_places(tmp_path):
@@ -94,18 +94,18 @@ def test_stopping_one_that_waits_lets_the_others_keep_their_places(tmp_path):
             raise StopRequested
 
     def work():
-        with pytest.raises(StopRequested), wait_for_turn(tmp_path, tmp_path / "runs" / "b", lambda what: None, check):
+        with pytest.raises(StopRequested), acquire_gpu(tmp_path, tmp_path / "runs" / "b", lambda what: None, check):
             seen.append("b")
 
-    with wait_for_turn(tmp_path, tmp_path / "runs" / "a", seen.append, check):
+    with acquire_gpu(tmp_path, tmp_path / "runs" / "a", seen.append, check):
         stopped = threading.Thread(target=work)
         stopped.start()
-        while len(line_of(tmp_path)) < 2:
+        while len(queued(tmp_path)) < 2:
             time.sleep(0.01)
         last = waiting(tmp_path, "c", seen)
         asked.set()
         stopped.join(10)
-        assert [folder.name for folder in line_of(tmp_path)] == ["a", "c"]
+        assert [folder.name for folder in queued(tmp_path)] == ["a", "c"]
     last.join(10)
     assert seen == [("c", "the training a"), "c"]
 
@@ -119,7 +119,7 @@ def test_nobody_waits_for_a_killed_runner_or_a_killed_waiter(tmp_path, process):
     mine = waiting(tmp_path, "mine", seen)
     os.kill(waiter.pid, signal.SIGKILL)
     waiter.wait()
-    assert [folder.name for folder in line_of(tmp_path)] == ["runner", "mine"]
+    assert [folder.name for folder in queued(tmp_path)] == ["runner", "mine"]
     os.kill(runner.pid, signal.SIGKILL)
     mine.join(10)
     assert seen[-1] == "mine"
@@ -128,7 +128,7 @@ def test_nobody_waits_for_a_killed_runner_or_a_killed_waiter(tmp_path, process):
 def test_a_run_waits_without_torch_and_can_be_stopped_while_it_does(tmp_path):
     config = RunConfig(name="cats", base="tiny", data={"pairs": "dataset:cats"})
     with ExitStack() as held:
-        held.enter_context(wait_for_turn(tmp_path, tmp_path / "tasks" / "rate-1", print, lambda: None))
+        held.enter_context(acquire_gpu(tmp_path, tmp_path / "tasks" / "rate-1", print, lambda: None))
         run = job.start(tmp_path, config)
         assert job.status(run).phase == "waiting"
         until(lambda: job.status(run).behind)
@@ -140,7 +140,7 @@ def test_a_run_waits_without_torch_and_can_be_stopped_while_it_does(tmp_path):
         job.stop(run)
         until(lambda: not job.is_alive(run))
     assert job.status(run).phase == "stopped"
-    assert line_of(tmp_path) == ()
+    assert queued(tmp_path) == ()
 
 
 def test_a_run_whose_process_was_killed_while_it_waited_died(tmp_path):

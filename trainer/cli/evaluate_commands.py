@@ -158,7 +158,7 @@ def score(words: list[str]) -> int:
 def _in_turn(run: Run, work: Callable[[StopRequest, Listener], T]) -> T:
     """What `work` gives, which waits for the device and shows how far it is. Ends the program where it is stopped."""
     from ..cancellation import StopRequest, StopRequested
-    from ..jobs.gpu_queue import wait_for_turn
+    from ..jobs.gpu_queue import acquire_gpu
     from .progress_bar import watching
 
     stop = StopRequest(run.workspace / "stop")
@@ -166,7 +166,7 @@ def _in_turn(run: Run, work: Callable[[StopRequest, Listener], T]) -> T:
         held.enter_context(stop.listening())
         listen = held.enter_context(watching())
         try:
-            held.enter_context(wait_for_turn(run.workspace, run.folder, partial(_behind, listen), stop.check))
+            held.enter_context(acquire_gpu(run.workspace, run.folder, partial(_behind, listen), stop.check))
             return work(stop, listen)
         except StopRequested:
             _say("stopped; the same command goes on from here")

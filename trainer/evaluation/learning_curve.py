@@ -20,7 +20,7 @@ from ..atomic_files import write_text
 from ..cancellation import StopRequest, StopRequested
 from ..config.run_config import RunConfig
 from ..errors import UserError
-from ..jobs.find_run import digest_of
+from ..jobs.find_run import read_digest, training_digest, write_digest
 from ..runs.run_folder import Event, Run
 from ..sampling.task_settings import TaskSettings
 from .forecast import Forecast, Measured, forecast
@@ -33,7 +33,6 @@ PARTS = (4, 2, 1)
 FEWEST_PAIRS = 16
 """With fewer to train on, a fourth of them is no set of pairs."""
 _SHELF = "curves"
-_FILE = "made-from"
 
 
 @dataclass(frozen=True)
@@ -191,12 +190,12 @@ def _trained(run: Run, config: RunConfig, stop: StopRequest, listen: Callable[[E
     from ..training.loop import train_held
 
     folder = _folder(run, config.data.most_pairs or 0)
-    digest = digest_of(run.workspace, config)
+    digest = training_digest(run.workspace, config)
     part = Run(folder)
-    if not (folder / _FILE).is_file() or (folder / _FILE).read_text(encoding="utf-8") != digest:
+    if read_digest(part) != digest:
         shutil.rmtree(folder, ignore_errors=True)
         part = Run.create(run.workspace, config, shelf=_SHELF)
-        write_text(folder / _FILE, digest)
+        write_digest(part, digest)
     if (agreeing := _measured_at(part, config.training.steps)) is not None:
         return agreeing
     part.listeners.append(listen)

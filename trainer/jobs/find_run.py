@@ -1,4 +1,4 @@
-"""Was this very training begun before? Then its outcome is taken, or it is gone on with: nothing is trained twice.
+"""Runs found by what they train: the same training asked for again is reused or resumed, never trained twice.
 
 A training is known by what decides how it comes out: the judged pairs, the base and the settings, but not its name.
 """
@@ -22,51 +22,53 @@ from ..runs import event_log
 from ..runs.run_folder import Run, all_runs
 from . import job
 
-How = Literal["new", "resumed", "at work", "finished"]
+RunState = Literal["new", "resumed", "running", "finished"]
 
-_FILE = "made-from"
+_DIGEST_FILE = "made-from"
 _NO_PART_OF_IT = {"name": True, "tokenizers": True, "data": {"pairs", "workers"}, "training": {"device", "auto"}}
 
 
 @dataclass(frozen=True)
-class Begun:
-    """A run that was found or begun. process: where this process started it."""
+class RunHandle:
+    """A run that was found or started. process: where this process started it."""
 
     run: Run
-    how: How
+    state: RunState
     process: Popen[bytes] | None = None
 
 
-def begin(workspace: Path, config: RunConfig, before: Callable[[How], None] = lambda how: None) -> Begun:
-    """The run that trains what `config` says: a finished one, one that is at work, one that goes on, or a new one.
+def find_or_start(
+    workspace: Path, config: RunConfig, before: Callable[[RunState], None] = lambda state: None
+) -> RunHandle:
+    """The run that trains what `config` says: a finished one, a running one, a resumed one, or a new one.
 
     A new one is called `config.name`. Neither is followed by a rating. before: is called, unless it is finished, with
-    how it will be begun; nothing is where it raises. Raises UserError where there are no pairs, the name is taken, or
-    the run was asked to stop and still saves.
+    the state that it will have; nothing is started where it raises. Raises UserError where there are no pairs, the name
+    is taken, or the run was asked to stop and still saves.
     """
     workspace = workspace.resolve()
-    digest = digest_of(workspace, config)
-    run = found(workspace, digest)
-    how = _how(run)
-    if run and how == "finished":
-        return Begun(run, how)
-    before(how)
-    if run and how == "at work":
-        return Begun(run, how)
+    digest = training_digest(workspace, config)
+    run = find_run(workspace, digest)
+    state = _state_of(run)
+    if run and state == "finished":
+        return RunHandle(run, state)
+    before(state)
+    if run and state == "running":
+        return RunHandle(run, state)
     if run is None:
         run = Run.create(workspace, config)
-        write_text(run.folder / _FILE, digest)
-    return Begun(run, how, job.resume(run, rating=False))
+        write_digest(run, digest)
+    return RunHandle(run, state, job.resume(run, rating=False))
 
 
-def found(workspace: Path, digest: str) -> Run | None:
-    """The run of that digest that is furthest: finished with its LoRA still there, at work, or to be gone on with."""
-    same = (run for run in all_runs(workspace) if _made_from(run) == digest)
-    best = min(_by_worth(same), key=lambda one: one[0], default=None)
+def find_run(workspace: Path, digest: str) -> Run | None:
+    """The run of that digest that is furthest: finished with its LoRA still there, running, or to be resumed."""
+    same = (run for run in all_runs(workspace) if read_digest(run) == digest)
+    best = min(_by_worth(same), key=lambda ranked: ranked[0], default=None)
     return best[1] if best else None
 
 
-def digest_of(workspace: Path, config: RunConfig) -> str:
+def training_digest(workspace: Path, config: RunConfig) -> str:
     """What a training is known by. Reads the pairs, and of the files that it begins with their sizes and times.
 
     Raises UserError where the pairs cannot be read.
@@ -81,7 +83,19 @@ def digest_of(workspace: Path, config: RunConfig) -> str:
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
 
-def _how(run: Run | None) -> How:
+def write_digest(run: Run, digest: str) -> None:
+    """Keep with a run what it trains."""
+    write_text(run.folder / _DIGEST_FILE, digest)
+
+
+def read_digest(run: Run) -> str | None:
+    """The `training_digest` that a run was started with; None where none was kept."""
+    with suppress(OSError, UnicodeDecodeError):
+        return (run.folder / _DIGEST_FILE).read_text(encoding="utf-8")
+    return None
+
+
+def _state_of(run: Run | None) -> RunState:
     if run is None:
         return "new"
     phase = job.status(run).phase
@@ -90,8 +104,8 @@ def _how(run: Run | None) -> How:
     if job.is_alive(run) and run.stop_file.exists():
         raise UserError(f"{run.name} was asked to stop and is saving what it learned: try again in a moment")
     # One without events was made just before a kill: nobody works at it.
-    at_work = phase in ("waiting", "running") and event_log.read_end(run.events_file)
-    return "at work" if at_work else "resumed"
+    running = phase in ("waiting", "running") and event_log.read_end(run.events_file)
+    return "running" if running else "resumed"
 
 
 def _by_worth(runs: Iterator[Run]) -> Iterator[tuple[int, Run]]:
@@ -103,17 +117,11 @@ def _by_worth(runs: Iterator[Run]) -> Iterator[tuple[int, Run]]:
             yield 0, run
 
 
-def _made_from(run: Run) -> str | None:
-    with suppress(OSError, UnicodeDecodeError):
-        return (run.folder / _FILE).read_text(encoding="utf-8")
-    return None
-
-
-def _files(place: str | None) -> Iterator[tuple[str, int, int]]:
+def _files(base: str | None) -> Iterator[tuple[str, int, int]]:
     """Of a file, or of every weight file in a folder: its name, size and time, by which another one is noticed."""
-    path = Path(place or "").expanduser()
-    if place and path.is_file():
+    path = Path(base or "").expanduser()
+    if base and path.is_file():
         yield path.name, path.stat().st_size, path.stat().st_mtime_ns
-    elif place and path.is_dir():
+    elif base and path.is_dir():
         for file in sorted(path.rglob("*.safetensors")):
             yield file.relative_to(path).as_posix(), file.stat().st_size, file.stat().st_mtime_ns

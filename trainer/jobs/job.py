@@ -16,7 +16,7 @@ from ..distributed import ALONE, Ranks
 from ..errors import UserError
 from ..runs import event_log
 from ..runs.run_folder import Event, Run
-from .gpu_queue import wait_for_turn
+from .gpu_queue import acquire_gpu
 from .process import is_locked, launch
 
 if TYPE_CHECKING:
@@ -88,9 +88,7 @@ def train_in_turn(run: Run, stop: StopRequest, ranks: Ranks = ALONE) -> Outcome:
         try:
             with ranks.phase():
                 device.enter_context(
-                    wait_for_turn(
-                        run.workspace, run.folder, lambda behind: run.log("waiting", behind=behind), stop.check
-                    )
+                    acquire_gpu(run.workspace, run.folder, lambda behind: run.log("waiting", behind=behind), stop.check)
                 )
                 stop.check()
         except StopRequested:

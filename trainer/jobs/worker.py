@@ -15,7 +15,7 @@ from filelock import FileLock, Timeout
 from ..cancellation import StopRequest, StopRequested
 from ..errors import UserError
 from . import tasks
-from .gpu_queue import wait_for_turn
+from .gpu_queue import acquire_gpu
 from .tasks import Task
 
 log = logging.getLogger(__name__)
@@ -106,7 +106,7 @@ def _once(task: Task, stop: StopRequest) -> int:
             work = Work(task.workspace, task.settings(), task.folder, task, stop)
             task.log("waiting")
             work.check()
-            with wait_for_turn(task.workspace, task.folder, partial(_behind, task), work.check):
+            with acquire_gpu(task.workspace, task.folder, partial(_behind, task), work.check):
                 task.log("running")
                 try:
                     said = tasks.module_of(task.kind).run(work)

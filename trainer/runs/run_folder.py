@@ -3,7 +3,7 @@
 <workspace>/runs/<name>/
     run.toml            the settings, complete
     events.jsonl        one JSON object a line, see Run.log
-    made-from           what it is known by when the same is asked for again, see same_training.py
+    made-from           what it is known by when the same is asked for again, see find_run.py
     state/              what a killed run goes on from, see checkpoints.py
     samples/            pictures painted while training
     <name>.safetensors  the LoRA

@@ -13,7 +13,7 @@ from ...trainer.config.run_config import RunConfig, parse_config
 from ...trainer.driver import card_memory
 from ...trainer.errors import UserError
 from ...trainer.jobs import job
-from ...trainer.jobs.gpu_queue import in_words, line_of
+from ...trainer.jobs.gpu_queue import job_title, queued
 from ...trainer.models.open import TINY
 from ...trainer.reports.html import text as words
 from ...trainer.runs.run_folder import Run, all_runs
@@ -89,7 +89,7 @@ def train_tab(studio: Studio) -> None:
         return _choices(studio, run.name), None, *_view(run)
 
     def _view(run: Run | None, before: Any = None) -> list[Any]:
-        line = line_of(studio.workspace)
+        line = queued(studio.workspace)
         now = (panel.stamp(run), line, str(studio.settings.read()))
         if before == now:
             return [gr.skip()] * len(view)
@@ -106,7 +106,7 @@ def train_tab(studio: Studio) -> None:
     @in_sentences
     def arrive(name: str | None):
         """Coming to the tab: the run at work is shown, else the one that was, else the newest."""
-        working = next((folder.name for folder in line_of(studio.workspace) if folder.parent.name == "runs"), None)
+        working = next((folder.name for folder in queued(studio.workspace) if folder.parent.name == "runs"), None)
         run = _found(studio, working or name) or next(iter(all_runs(studio.workspace)), None)
         return gr.Dropdown(choices=studio.bases()), _choices(studio, run and run.name), *_view(run)
 
@@ -156,7 +156,7 @@ def _offer(found: Needs) -> tuple[str, gr.Button]:
 
 def _line(line: tuple[Path, ...]) -> str:
     """What waits behind what is at work."""
-    waiting = [f"<li>{escape(in_words(folder))}</li>" for folder in line[1:]]
+    waiting = [f"<li>{escape(job_title(folder))}</li>" for folder in line[1:]]
     return f"<ul><li><b>Waiting for their turn</b></li>{''.join(waiting)}</ul>" if waiting else ""
 
 
