@@ -47,8 +47,6 @@ STILL = {
     "trainer/evaluation/scorers/score.py imports trainer/reports/report.py",
     "trainer/config/run_config.py imports trainer/preferences/pairs.py",
     "trainer/config/run_config.py imports trainer/training/objectives.py",
-    "trainer/training/loop.py imports trainer/reports/report.py",
-    "trainer/training/loop.py imports trainer/reports/summary.py",
     "trainer/services/training_proposal.py imports trainer/demo/recipe.py",
     "trainer/memory_estimate/plan.py imports trainer/cli/arguments.py",
 }

@@ -7,8 +7,10 @@ import shutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from mapo_studio.trainer.cancellation import StopRequested
 from mapo_studio.trainer.cli.main import main
 from mapo_studio.trainer.runs.run_folder import Run, all_runs
+from mapo_studio.trainer.training.learner import Learner
 from PIL import Image
 
 pytestmark = pytest.mark.slow
@@ -185,6 +187,55 @@ def test_a_settings_file_and_flags_over_it_train_together(mapo, pairs, tmp_path)
     assert (code, "a run named from-file exists" in err) == (2, True)
     code, out, _ = mapo("resume", "from-file")
     assert code == 0, "a finished run resumed is simply finished"
+
+
+def test_the_report_is_written_however_a_training_ends(mapo, pairs, tmp_path, monkeypatch):
+    run, learn = Run(tmp_path / "workspace" / "runs" / "ends"), Learner.learn
+    happens = {}
+
+    def ends(self, step, batches):
+        if step in happens:
+            happens[step]()
+        return learn(self, step, batches)
+
+    def raises(error):
+        def happen():
+            raise error
+
+        return happen
+
+    def reported():
+        page = run.report_file.read_text(encoding="utf-8")
+        run.report_file.unlink()
+        return page
+
+    monkeypatch.setattr(Learner, "learn", ends)
+    happens[1] = raises(RuntimeError("a cosmic ray"))
+    with pytest.raises(RuntimeError, match="cosmic"):
+        mapo("train", "--pairs", pairs, "--name", "ends", "--steps", "3", *QUICK)
+    assert "a cosmic ray" in reported()
+    happens = {1: raises(RuntimeError("CUDA out of memory"))}
+    code, _, err = mapo("resume", "ends")
+    assert code == 2
+    assert "the memory of the device is full" in err
+    assert "the memory of the device is full" in reported()
+    happens = {1: run.stop_file.touch}
+    mapo("resume", "ends")
+    assert "Stopped at step 2 of 3" in reported()
+    code, _, _ = mapo("resume", "ends")
+    assert code == 0
+    assert "The training is complete: 3 steps." in reported()
+
+
+def test_a_run_that_stops_before_its_first_step_has_no_report_yet(mapo, pairs, tmp_path, monkeypatch):
+    def stop(*_, **__):
+        raise StopRequested
+
+    monkeypatch.setattr("mapo_studio.trainer.training.loop.prepare", stop)
+    mapo("train", "--pairs", pairs, "--name", "ends", *QUICK)
+    run = Run(tmp_path / "workspace" / "runs" / "ends")
+    assert [event["event"] for event in run.events()][-1] == "stopped"
+    assert not run.report_file.exists()
 
 
 def test_encode_fills_the_cache_and_a_second_time_reuses_it(mapo, pairs):

@@ -12,6 +12,7 @@ from mapo_studio.trainer.cli.main import main
 from mapo_studio.trainer.jobs import job
 from mapo_studio.trainer.lora import adapter
 from mapo_studio.trainer.lora.file import read_lora
+from mapo_studio.trainer.reports.report import write_report
 from mapo_studio.trainer.reports.summary import headline, how_it_ended, summarise
 from mapo_studio.trainer.runs.run_folder import Run
 from mapo_studio.trainer.training.heldout_eval import Agreement, HeldOut
@@ -96,7 +97,7 @@ def test_the_best_moment_becomes_the_lora_and_the_run_says_so(workspace, setting
     summary = summarise(run)
     assert said in how_it_ended(summary)
     assert "95 %" in headline(summary)
-    assert said.replace(" ", "") in run.report_file.read_text().replace(" ", "")
+    assert said.replace(" ", "") in write_report(run).read_text().replace(" ", "")
     status = job.status(run)
     assert (status.phase, status.step, status.steps, status.agreement) == ("finished", 5, 5, 0.95)
     assert said in status.message
@@ -194,6 +195,6 @@ def test_a_run_whose_agreement_is_bought_with_its_pictures_says_so_once_while_it
     assert alarm["step"] == 1
     assert "rose by 30 %" in alarm["text"]
     assert "--loser-guard" in alarm["text"]
-    page = run.report_file.read_text()
+    page = write_report(run).read_text()
     assert page.count("getting worse at painting") == 1, "at the end it is said once, as it is then"
     assert "rose by 271 %" in page

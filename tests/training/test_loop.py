@@ -87,7 +87,7 @@ def kinds(run: Run) -> list[str]:
     return [event["event"] for event in run.events()]
 
 
-def test_a_finished_run_leaves_lora_report_state_and_events(whole):
+def test_a_finished_run_leaves_lora_state_and_events(whole):
     steps = [event for event in whole.events() if event["event"] == "step"]
     assert [event["step"] for event in steps] == list(range(1, 9))
     assert all(event["seconds"] > 0 and event["gradient_norm"] > 0 for event in steps)
@@ -102,7 +102,7 @@ def test_a_finished_run_leaves_lora_report_state_and_events(whole):
     assert metadata["mapo.steps"] == "8"
     assert metadata["ss_output_name"].startswith("whole")
     assert 0 <= float(metadata["mapo.agreement"]) <= 1
-    assert "<html" in whole.report_file.read_text()
+    assert not whole.report_file.exists(), "a report is for who listens, not for the loop"
 
 
 def test_the_loss_on_the_trained_pairs_falls(run):

@@ -337,6 +337,7 @@ VERBS = {
 def _train_run(run: Run, as_json: bool, ranks: Ranks) -> int:
     from ..cancellation import StopRequest, StopRequested
     from ..jobs.job import train_in_turn
+    from ..reports.report import report_at_end
     from .progress_bar import watching
 
     stop = StopRequest(run.stop_file, patient=not ranks.alone)
@@ -347,7 +348,7 @@ def _train_run(run: Run, as_json: bool, ranks: Ranks) -> int:
     again = f"go on with it by `mapo resume {run.name}`" + _workspace_flag(run.workspace)
     try:
         with watching() as listen:
-            run.listeners.append(listen)
+            run.listeners.extend([listen, report_at_end(run)])
             outcome = train_in_turn(run, stop, ranks)
     except StopRequested:
         _say(f"stopped before the first step; {again}")

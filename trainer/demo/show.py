@@ -17,7 +17,7 @@ from ..config.run_config import RunConfig, parse_config
 from ..images.contact_sheet import grid
 from ..intervals import format_interval
 from ..models.open import TINY, open_base
-from ..reports.report import write_report
+from ..reports.report import report_at_end, write_report
 from ..reports.report_added import add_sections
 from ..runs.event_log import Listener
 from ..runs.run_folder import Run, all_runs
@@ -81,7 +81,7 @@ def show(workspace: Path, seed: int, watching: Callable[[], AbstractContextManag
     captions = (test_captions(seed) * 2)[:PICTURES]
 
     with watching() as listen:
-        run.listeners.append(listen)
+        run.listeners.extend([listen, report_at_end(run)])
         before = _paint(captions, None, listen)
         began = time.perf_counter()
         outcome = train(run, StopRequest(run.stop_file))

@@ -187,6 +187,7 @@ def _of_run(run: Run, config: RunConfig, steps: int) -> str | None:
 
 def _trained(run: Run, config: RunConfig, stop: StopRequest, listen: Callable[[Event], None]) -> str:
     """Train what `config` says, or go on with it, and return which held-out pairs agree at the end."""
+    from ..reports.report import report_at_end
     from ..training.loop import train_held
 
     folder = _folder(run, config.data.most_pairs or 0)
@@ -198,7 +199,7 @@ def _trained(run: Run, config: RunConfig, stop: StopRequest, listen: Callable[[E
         write_digest(part, digest)
     if (agreeing := _measured_at(part, config.training.steps)) is not None:
         return agreeing
-    part.listeners.append(listen)
+    part.listeners.extend([listen, report_at_end(part)])
     with part.alone():
         stop.check()
         outcome = train_held(part, stop)

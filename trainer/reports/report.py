@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from ..atomic_files import write_text
-from ..runs.run_folder import Run
+from ..runs.run_folder import Event, Run
 from ..text import format_percent, format_size
 from . import run_charts
 from .html import Html, chart_card, element, enlargeable, page, paragraph, picture, section, table, text
@@ -41,6 +42,19 @@ def write_report(run: Run) -> Path:
     ]
     write_text(run.report_file, page(f"{run.name} - MaPO Studio", body))
     return run.report_file
+
+
+def report_at_end(run: Run) -> Callable[[Event], None]:
+    """A listener for `run.listeners`: writes the report whenever a training of `run` ends, however it ends.
+
+    A run that has not begun, or was stopped before its first step, gets none: there is nothing to say yet.
+    """
+
+    def listen(event: Event) -> None:
+        if event["event"] in ("finished", "stopped", "failed") and event.get("step") != 0 and run.has_begun():
+            write_report(run)
+
+    return listen
 
 
 def _top(summary: Summary) -> Html:

@@ -8,19 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from ..config.run_config import ObjectiveConfig, RunConfig
+from ..config.run_config import RunConfig
 from ..intervals import format_interval
 from ..runs.run_folder import Event, Run
 from ..text import finite_number, format_count, format_percent
-from ..training.early_stopping import moment_of, standing_of
+from ..training.early_stopping import chosen_error_warning, moment_of, standing_of
 
 Ending = Literal["finished", "stopped", "failed", "open"]
-
-_LESS_PUSH = {
-    "dpo": "Lower `--learning-rate`, or use `--objective mapo` or `dpo+sft`, which also hold on to the chosen pictures",
-    "sft": "Lower `--learning-rate`, or take fewer `--steps`",
-    "dpo+sft": "Raise `--likelihood-weight` or lower `--learning-rate`",
-}
 
 
 @dataclass(frozen=True)
@@ -170,25 +164,7 @@ def damage(summary: Summary) -> str | None:
         return None
     earlier = (one for one in summary.evaluations if (finite_number(one, "step") or 0) < moment.step)
     rise = standing_of(earlier).harm(moment)
-    return harm_sentence(summary.config.objective, *rise, moment.agreement) if rise else None
-
-
-def harm_sentence(objective: ObjectiveConfig, rise: float, since: int, agreement: float) -> str:
-    """The same, live or afterwards. rise: of the error on the chosen pictures, as a share of that at step `since`."""
-    when = f" since step {since}" if since else ""
-    return (
-        "The model got better at telling your pictures apart by getting worse at painting: its error on the pictures "
-        f"you chose rose by {format_percent(rise)}{when} while the agreement is {format_percent(agreement)}. "
-        f"{_less_push(objective)}, and look closely at the sample pictures."
-    )
-
-
-def _less_push(objective: ObjectiveConfig) -> str:
-    if objective.kind != "mapo":
-        return _LESS_PUSH[objective.kind]
-    weight = "--push" if objective.margin_weight == "auto" else "--margin-weight"
-    guard = "" if objective.loser_guard is not None else ", set `--loser-guard 0.6`"
-    return f"Lower `{weight}` or `--learning-rate`{guard}, or take fewer `--steps`"
+    return chosen_error_warning(summary.config.objective, *rise, moment.agreement) if rise else None
 
 
 def resume_command(summary: Summary) -> str:

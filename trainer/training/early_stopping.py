@@ -17,6 +17,7 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
+from ..config.run_config import ObjectiveConfig
 from ..runs.run_folder import Event
 from ..text import format_percent
 
@@ -26,6 +27,12 @@ _BETTER_AT_ALL = 0.99
 _HIGH_AGREEMENT = 0.6
 _HARMFUL = 1.2
 """Times the lowest error. A push that teaches well raises it by some 10 % on the way, and it falls again."""
+
+_LESS_PUSH = {
+    "dpo": "Lower `--learning-rate`, or use `--objective mapo` or `dpo+sft`, which also hold on to the chosen pictures",
+    "sft": "Lower `--learning-rate`, or take fewer `--steps`",
+    "dpo+sft": "Raise `--likelihood-weight` or lower `--learning-rate`",
+}
 
 
 @dataclass(frozen=True)
@@ -136,3 +143,21 @@ def moment_of(event: Event) -> Moment | None:
         return None
     step, agreement, pairs, error = values
     return Moment(int(step), agreement, int(pairs), error) if pairs and math.isfinite(agreement + error) else None
+
+
+def chosen_error_warning(objective: ObjectiveConfig, rise: float, since: int, agreement: float) -> str:
+    """The warning for a person. rise: of the error on the chosen pictures, as a share of that at step `since`."""
+    when = f" since step {since}" if since else ""
+    return (
+        "The model got better at telling your pictures apart by getting worse at painting: its error on the pictures "
+        f"you chose rose by {format_percent(rise)}{when} while the agreement is {format_percent(agreement)}. "
+        f"{_less_push(objective)}, and look closely at the sample pictures."
+    )
+
+
+def _less_push(objective: ObjectiveConfig) -> str:
+    if objective.kind != "mapo":
+        return _LESS_PUSH[objective.kind]
+    weight = "--push" if objective.margin_weight == "auto" else "--margin-weight"
+    guard = "" if objective.loser_guard is not None else ", set `--loser-guard 0.6`"
+    return f"Lower `{weight}` or `--learning-rate`{guard}, or take fewer `--steps`"

@@ -17,12 +17,10 @@ from ..errors import MemoryFull, UserError
 from ..latents.encode import load_text
 from ..lora import adapter
 from ..preferences.data_facts import data_facts
-from ..reports.report import write_report
-from ..reports.summary import harm_sentence
 from ..runs.run_folder import Run
 from .batches import BatchSettings, PairBatches, batches_by_step
 from .checkpoint import forget_weights, keep_weights, latest_step, load_state, save_state
-from .early_stopping import moment_of, standing_of
+from .early_stopping import chosen_error_warning, moment_of, standing_of
 from .export import result_of, tidy, write_result
 from .heldout_eval import Agreement, HeldOut
 from .learner import Learner
@@ -56,7 +54,7 @@ class Outcome:
 
 
 def train(run: Run, stop: StopRequest) -> Outcome:
-    """Train `run` from its newest state, or from the start where it has none.
+    """Train `run` from its newest state, or from the start where it has none. Who wants a report listens for the end.
 
     Raises UserError for what a person can mend, StopRequested where it was asked to stop before the first step.
     """
@@ -100,8 +98,6 @@ def _with_less(config: RunConfig, error: Exception, ranks: Ranks) -> tuple[RunCo
 def _last_words(run: Run, error: str) -> None:
     with suppress(UserError):  # a full disk takes none; what filled it is what must be heard of
         run.log("failed", error=error)
-        if run.has_begun() and not run.quiet:
-            write_report(run)
 
 
 def _explained(error: Exception, run: Run, config: RunConfig, ranks: Ranks) -> Exception:
@@ -160,7 +156,8 @@ def _train(run: Run, config: RunConfig, stop: StopRequest, ranks: Ranks) -> Outc
         if ranks.first and watch.keep == "best" and standing.kept is moment:
             keep_weights(run.state_folder, step, adapter.state(learner.unet))
         if (rise := before.harm(moment)) and not _alarmed(run):
-            run.log("warning", kind="harm", step=step, text=harm_sentence(config.objective, *rise, moment.agreement))
+            text = chosen_error_warning(config.objective, *rise, moment.agreement)
+            run.log("warning", kind="harm", step=step, text=text)
 
     def save(step: int) -> None:
         meter.read()  # raises on numbers that are not finite: such a state is never saved
@@ -224,6 +221,8 @@ def _train(run: Run, config: RunConfig, stop: StopRequest, ranks: Ranks) -> Outc
             with result.worn(learner.unet):
                 paint(result.step)
     write_result(run, config, material, learner, result)
+    if finished:
+        tidy(run)
     said = " ".join(filter(None, [_ended_early(step, config) if early else "", result.said]))
     run.log(
         "finished" if finished else "stopped",
@@ -235,9 +234,6 @@ def _train(run: Run, config: RunConfig, stop: StopRequest, ranks: Ranks) -> Outc
         report=run.report_file,
         agreement=result.agreement and result.agreement.agreement,
     )
-    if finished:
-        tidy(run)
-    write_report(run)
     return Outcome(step, steps, run.lora_file, result.agreement, result.step, early, said)
 
 
