@@ -56,13 +56,13 @@ async def reply(ask: Callable[[], Any]) -> web.Response:
     """
     from pydantic import BaseModel, ValidationError
 
+    from ...trainer.config.validation import validation_sentence
     from ...trainer.errors import UserError
 
     try:
         said = await asyncio.to_thread(ask)
     except ValidationError as error:
-        problem = error.errors()[0]
-        return refusal(422, f"{'.'.join(map(str, problem['loc'])) or 'the request'}: {problem['msg']}")
+        return refusal(422, validation_sentence(error, whole="the request"))
     except UserError as error:
         return refusal(400, str(error))
     except Exception:

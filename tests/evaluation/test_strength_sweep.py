@@ -24,7 +24,7 @@ def test_a_sheet_has_a_column_for_each_strength(tmp_path, tiny_lora, monkeypatch
         ({"prompts": ["  "]}, "at least one prompt"),
         ({"lora": "/nowhere/x.safetensors"}, "there is no LoRA file /nowhere/x.safetensors"),
         ({"base": ""}, "base is missing"),
-        ({"stepz": 3}, "unknown setting stepz"),
+        ({"stepz": 3}, "unknown key stepz, did you mean steps"),
         ({"steps": 0}, "steps: .*greater than or equal to 1"),
     ],
 )

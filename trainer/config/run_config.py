@@ -5,10 +5,8 @@ A misspelt key is an error. Every field says its unit and the reason to change i
 
 from __future__ import annotations
 
-import difflib
 import re
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -18,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ..errors import UserError
 from ..preferences.pairs import dataset_named
+from .validation import validation_sentence
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -294,7 +293,7 @@ def parse_config(values: dict[str, Any], source: str) -> RunConfig:
     try:
         return RunConfig.model_validate(values)
     except ValidationError as error:
-        raise UserError(f"{source}: " + "; ".join(_explained(error))) from None
+        raise UserError(f"{source}: {validation_sentence(error, RunConfig)}") from None
 
 
 def write_config(config: RunConfig) -> str:
@@ -308,39 +307,3 @@ def _whole(text: str | None) -> str | None:
         return text
     path = Path(text).expanduser()
     return str(path.resolve()) if path.exists() else text
-
-
-def _explained(error: ValidationError) -> Iterator[str]:
-    """A sentence for each wrong key; one that may be of several kinds has an error for each of them."""
-    wrong: dict[str, list[Any]] = {}
-    for one in error.errors():
-        wrong.setdefault(".".join(_place(one)), []).append(one)
-    for key, errors in wrong.items():
-        if errors[0]["type"] != "extra_forbidden":
-            said = ", or ".join(one["msg"].lower() for one in errors)
-            yield f"{key}: {said} (got {errors[0]['input']!r})"
-            continue
-        path = _place(errors[0])
-        known = _keys_beside(path)
-        near = difflib.get_close_matches(path[-1], known, n=1)
-        yield f"unknown key {key}" + (f", did you mean {near[0]}?" if near else f"; known here: {', '.join(known)}")
-
-
-def _place(error: Any) -> list[str]:
-    """Where an error is, without which of a field's kinds it was measured against."""
-    path: list[str] = []
-    model: Any = RunConfig
-    for part in error["loc"]:
-        if isinstance(part, str) and model is None:
-            break
-        path.append(str(part))
-        field = model.model_fields.get(part) if model else None
-        model = field.annotation if field and hasattr(field.annotation, "model_fields") else None
-    return path
-
-
-def _keys_beside(path: list[str]) -> list[str]:
-    model: Any = RunConfig
-    for part in path[:-1]:
-        model = model.model_fields[part].annotation
-    return list(model.model_fields)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from ..config.validation import validation_sentence
 from ..errors import UserError
 from ..preferences.pairs import as_prompt
 
@@ -29,7 +30,7 @@ class TaskSettings(BaseModel):
         try:
             return cls.model_validate(values)
         except ValidationError as error:
-            raise UserError("; ".join(_explain(one) for one in error.errors())) from None
+            raise UserError(validation_sentence(error, cls)) from None
 
     def plain(self) -> dict[str, Any]:
         """As JSON takes them."""
@@ -102,12 +103,3 @@ def lora_file(text: str) -> Path:
     if not path.is_file():
         raise UserError(f"there is no LoRA file {path}")
     return path
-
-
-def _explain(error: Any) -> str:
-    key = ".".join(map(str, error["loc"]))
-    if error["type"] == "extra_forbidden":
-        return f"unknown setting {key}"
-    if error["type"] in ("missing", "string_too_short"):
-        return f"{key} is missing: say it"
-    return f"{key}: {error['msg'].lower()} (got {error['input']!r})"

@@ -13,6 +13,7 @@ from fastapi.responses import FileResponse, JSONResponse, Response
 from pydantic import BaseModel, ValidationError
 from starlette.staticfiles import StaticFiles
 
+from ...trainer.config.validation import validation_sentence
 from ...trainer.errors import UserError
 from ...trainer.images.decode import decode_image
 from ...trainer.preferences import api
@@ -79,8 +80,7 @@ def _reply(ask: Callable[[], BaseModel]) -> Response:
     try:
         return Response(ask().model_dump_json(), headers={"Cache-Control": "no-store"}, media_type="application/json")
     except ValidationError as error:
-        problem = error.errors()[0]
-        return _error(422, f"{'.'.join(map(str, problem['loc'])) or 'the request'}: {problem['msg']}")
+        return _error(422, validation_sentence(error, whole="the request"))
     except UserError as error:
         return _error(400, str(error))
     except Exception:

@@ -11,6 +11,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, ValidationError
 
 from ...trainer.atomic_files import write_text
+from ...trainer.config.validation import validation_sentence
 from ...trainer.errors import UserError
 
 
@@ -78,19 +79,16 @@ class SettingsFile:
         try:
             return Settings.model_validate_json(text)
         except ValidationError as error:
-            raise UserError(f"{self.path} cannot be read ({_first(error)}); mend or delete it") from None
+            raise UserError(
+                f"{self.path} cannot be read ({validation_sentence(error, whole='the file')}); mend or delete it"
+            ) from None
 
     def change(self, **given: str) -> Settings:
         """Keep `given` over what is there. Raises UserError that names the field, and keeps nothing."""
         try:
             checked = _Given(**given).model_dump(include=set(given))
         except ValidationError as error:
-            raise UserError(_first(error)) from None
+            raise UserError(validation_sentence(error)) from None
         kept = self.read().model_copy(update=checked)
         write_text(self.path, json.dumps(kept.model_dump(), indent=1, ensure_ascii=False) + "\n")
         return kept
-
-
-def _first(error: ValidationError) -> str:
-    problem = error.errors()[0]
-    return f"{'.'.join(map(str, problem['loc'])) or 'the file'}: {problem['msg'].removeprefix('Value error, ')}"
