@@ -13,7 +13,8 @@ import json
 from mapo_studio.trainer.config.presets import apply, preset_named, presets
 from mapo_studio.trainer.config.run_config import RunConfig
 from mapo_studio.trainer.memory_estimate.estimate import Count
-from mapo_studio.trainer.models.meta_models import FAMILIES, shapes_of
+from mapo_studio.trainer.models.meta_models import shapes_of
+from mapo_studio.trainer.models.registry import FAMILIES
 
 PARTS = ("weights", "adapter", "optimizer", "activations", "peak", "sampling", "encoding", "host")
 

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 import torch
 from mapo_studio.trainer.latents.encode import encode
-from mapo_studio.trainer.models.base_model import Base
+from mapo_studio.trainer.models.base_model import BaseModel
 from mapo_studio.trainer.models.open import open_base
 from mapo_studio.trainer.preferences.io.detect_layout import open_pairs
 from PIL import Image
@@ -46,7 +46,7 @@ def main() -> None:
         print(json.dumps({"pictures": asked.pictures, "side": asked.side, "rates": rates}))
 
 
-def measure(base: Base, folder: Path, pictures: int, side: int, rounds: int) -> dict[str, list[float]]:
+def measure(base: BaseModel, folder: Path, pictures: int, side: int, rounds: int) -> dict[str, list[float]]:
     """Pictures a second of every counted round of each way."""
     files = write_pictures(folder / "pairs", pictures, side * 4 // 3)
     pairs = open_pairs(folder / "pairs").load().pairs

@@ -44,7 +44,7 @@ from mapo_studio.trainer.device import DTYPES, abilities, pick_device, pick_prec
 from mapo_studio.trainer.memory_estimate.estimate import Count, batch_of
 from mapo_studio.trainer.models.memory_saving.quantize import fill, shell
 from mapo_studio.trainer.models.meta_models import shapes_of
-from mapo_studio.trainer.models.noise_schedule import settled
+from mapo_studio.trainer.models.noise_schedule import resolve_prediction_type
 from mapo_studio.trainer.models.sdxl import SDXL
 from mapo_studio.trainer.models.sources import CONFIGS, read_json
 from mapo_studio.trainer.training.learner import Learner
@@ -237,12 +237,12 @@ def rows(small: bool) -> Iterator[Row]:
 
 def figures_of(row: Row, device: torch.device, precision: str, ceiling: float, small: bool, steps: int) -> Figures:
     source = RandomWeights(unet_shape(side(small) // 8) if small else {})
-    base = SDXL(source, settled(source.config("scheduler"), "auto"))
+    base = SDXL(source, resolve_prediction_type(source.config("scheduler"), "auto"))
     config = config_of(row, precision)
     at_once = config.training.batch_size
     torch.manual_seed(0)
     text = _SMALL_TEXT if small else _TEXT
-    taken = [batch_of(at_once, side(small), 8, text, device, torch.randn)] * config.training.accumulation
+    taken = [batch_of(at_once, side(small), base, text, device, torch.randn)] * config.training.accumulation
     _settle(device)
     learner = Learner(config, base, device)
     if device.type == "cuda":

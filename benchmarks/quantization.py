@@ -26,7 +26,7 @@ from mapo_studio.trainer.demo.judge import test_captions, write_pairs
 from mapo_studio.trainer.demo.measure import measure
 from mapo_studio.trainer.demo.recipe import GUIDANCE, SAMPLE_STEPS, STEPS, recipe
 from mapo_studio.trainer.lora import adapter
-from mapo_studio.trainer.models.base_model import Base
+from mapo_studio.trainer.models.base_model import BaseModel
 from mapo_studio.trainer.models.memory_saving.quantize import Quantize, fill, shell
 from mapo_studio.trainer.models.memory_saving.quantized_layers import (
     FP8,
@@ -50,12 +50,12 @@ FEWER_BLOCKS = {"layers_per_block": 1, "transformer_layers_per_block": [1, 1, 1]
 Make = Callable[[Quantize, torch.dtype], nn.Module]
 
 
-def trained() -> tuple[Base, Make]:
+def trained() -> tuple[BaseModel, Make]:
     base = open_base("tiny")
     return base, lambda how, dtype: base.load_unet(CPU, dtype, how)
 
 
-def of_sdxl_width() -> tuple[Base, Make]:
+def of_sdxl_width() -> tuple[BaseModel, Make]:
     """SDXL's layers at their real size, with few of them."""
     config = read_json(CONFIGS / "sdxl" / "unet" / "config.json") | FEWER_BLOCKS
 
@@ -76,7 +76,7 @@ def of_sdxl_width() -> tuple[Base, Make]:
     return open_base("tiny"), make
 
 
-def step(base: Base, unet: nn.Module) -> tuple[Tensor, Tensor]:
+def step(base: BaseModel, unet: nn.Module) -> tuple[Tensor, Tensor]:
     """The answer to a pair, and the gradient that the pair gives a LoRA which is not at its start."""
     generator = torch.Generator().manual_seed(1)
     config, dtype = unet.config, next(unet.parameters()).dtype
@@ -104,7 +104,7 @@ def step(base: Base, unet: nn.Module) -> tuple[Tensor, Tensor]:
     return answer.detach(), torch.cat([one.flatten() for one in gradients])
 
 
-def errors(name: str, base: Base, make: Make) -> None:
+def errors(name: str, base: BaseModel, make: Make) -> None:
     expected, pull = step(base, make("none", torch.float32))
     for label, how, dtype in (("bfloat16", "none", torch.bfloat16), *((way, way, torch.float32) for way in WAYS)):
         unet = make(how, dtype)  # type: ignore[arg-type]
@@ -114,7 +114,7 @@ def errors(name: str, base: Base, make: Make) -> None:
         print(f"| {name} | {label} | {off:.4f} | {along:.4f} |", flush=True)
 
 
-def by_kind(base: Base, make: Make) -> None:
+def by_kind(base: BaseModel, make: Make) -> None:
     """The errors where one kind of layer alone is stored in fewer bits."""
     expected, pull = step(base, make("none", torch.float32))
     plain = Unscaled(torch.float8_e4m3fn, 448.0)

@@ -30,7 +30,7 @@ from diffusers import UNet2DConditionModel
 from mapo_studio.trainer.config.run_config import parse_config
 from mapo_studio.trainer.demo.judge import write_pairs
 from mapo_studio.trainer.latents.encode import encode, load_text
-from mapo_studio.trainer.models.base_model import Base
+from mapo_studio.trainer.models.base_model import BaseModel
 from mapo_studio.trainer.models.open import TINY, open_base
 from mapo_studio.trainer.preferences.io.detect_layout import open_pairs
 from mapo_studio.trainer.runs.run_folder import Run
@@ -106,7 +106,7 @@ def measure(folder: Path, rounds: int, pairs: int) -> dict[str, list[float]]:
     return {way: taken[1:] for way, taken in times.items()}
 
 
-def _wider(base: Base) -> Base:
+def _wider(base: BaseModel) -> BaseModel:
     """The tiny base with a wider UNet of random weights."""
     narrow = base.load_unet(CPU, torch.float32).config
     torch.manual_seed(0)

@@ -32,7 +32,7 @@ LONGEST_FIRST = (
     "hosts/test_comfyui_page.py",
     "hosts/test_comfyui_runs.py",
     "training/test_loop.py",
-    "config/test_presets.py",
+    "models/test_card_presets.py",
     "jobs/test_job.py",
     "demo/test_show.py",
     "installer/test_bootstrap_starts.py",

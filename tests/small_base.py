@@ -12,7 +12,7 @@ from mapo_studio.trainer.images.crop import CoverCrop
 from mapo_studio.trainer.images.decode import open_image
 from mapo_studio.trainer.images.image_file import ImageFile
 from mapo_studio.trainer.latents.encode import encode
-from mapo_studio.trainer.models.base_model import Base
+from mapo_studio.trainer.models.base_model import BaseModel
 from mapo_studio.trainer.preferences.pairs import Pair
 from PIL import Image
 from transformers import CLIPTextConfig, CLIPTextModel
@@ -54,7 +54,7 @@ class SmallText:
 
 
 @dataclass
-class SmallBase(Base):
+class SmallBase(BaseModel):
     """Real small models; `loaded` lists which were asked for."""
 
     vae_seed: int = 0

@@ -62,7 +62,9 @@ def write_sdxl(
     return folder
 
 
-def write_sd15(folder: Path, *, seed: int = 0, scheduler: Mapping[str, object] | None = None) -> Path:
+def write_sd15(
+    folder: Path, *, seed: int = 0, scheduler: Mapping[str, object] | None = None, latent_channels: int = 4
+) -> Path:
     """A diffusers folder of an SD 1.5-shaped model: 64 px, latent factor 4, text 16 wide. Returns `folder`."""
     from diffusers import StableDiffusionPipeline, UNet2DConditionModel
 
@@ -71,6 +73,8 @@ def write_sd15(folder: Path, *, seed: int = 0, scheduler: Mapping[str, object] |
         torch.manual_seed(seed)
         unet = UNet2DConditionModel(
             sample_size=16,
+            in_channels=latent_channels,
+            out_channels=latent_channels,
             block_out_channels=(16, 32, 32),
             down_block_types=("CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"),
             up_block_types=("UpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D"),
@@ -79,7 +83,7 @@ def write_sd15(folder: Path, *, seed: int = 0, scheduler: Mapping[str, object] |
             norm_num_groups=8,
             cross_attention_dim=16,
         )
-        text, vae = _text_encoder(vocabulary, 16), _vae()
+        text, vae = _text_encoder(vocabulary, 16), _vae(latent_channels)
         for model in (unet, vae, text):
             scatter(model)
     StableDiffusionPipeline(
@@ -283,7 +287,7 @@ def _text_encoder(vocabulary: int, width: int, projected: bool = False) -> nn.Mo
     return kind(config).eval()
 
 
-def _vae() -> nn.Module:
+def _vae(latent_channels: int = 4) -> nn.Module:
     from diffusers import AutoencoderKL
 
     return AutoencoderKL(
@@ -291,7 +295,7 @@ def _vae() -> nn.Module:
         down_block_types=("DownEncoderBlock2D",) * 3,
         up_block_types=("UpDecoderBlock2D",) * 3,
         layers_per_block=1,
-        latent_channels=4,
+        latent_channels=latent_channels,
         norm_num_groups=4,
         sample_size=64,
         scaling_factor=0.5,

@@ -12,7 +12,7 @@ from mapo_studio.tests.tiny_models import write_sdxl
 from mapo_studio.trainer.cli.main import main
 from mapo_studio.trainer.config.run_config import RunConfig, parse_config
 from mapo_studio.trainer.latents.encode import EncodedPairs, encode
-from mapo_studio.trainer.models.base_model import Base
+from mapo_studio.trainer.models.base_model import BaseModel
 from mapo_studio.trainer.models.open import open_base
 from mapo_studio.trainer.preferences.io.detect_layout import open_pairs
 from PIL import Image
@@ -44,7 +44,7 @@ def pairs_folder(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def base(base_folder) -> Base:
+def base(base_folder) -> BaseModel:
     return open_base(base_folder)
 
 

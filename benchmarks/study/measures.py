@@ -10,7 +10,7 @@ import torch
 from mapo_studio.benchmarks.study.worlds import GUIDANCE, SAMPLE_STEPS, World, samples
 from mapo_studio.trainer.demo.shapes_world import captions, draw, dress, read, scene_of
 from mapo_studio.trainer.latents.encode import EncodedPair
-from mapo_studio.trainer.models.base_model import Base
+from mapo_studio.trainer.models.base_model import BaseModel
 from mapo_studio.trainer.sampling.sampler import decode, sample
 from mapo_studio.trainer.training.batches import draw_pair, seeded, stack
 from mapo_studio.trainer.training.pair_errors import pair_errors
@@ -25,7 +25,7 @@ _LEVELS = (167, 500, 833)
 class Painter:
     """Paints captions with a UNet of one base, always from the same noise, and describes pictures in numbers."""
 
-    def __init__(self, base: Base):
+    def __init__(self, base: BaseModel):
         self.base = base
         encoder = base.load_text(CPU, torch.float32)
         *texts, self._against = encoder([*captions(), ""])
@@ -57,7 +57,7 @@ class Painter:
 class HeldOutErrors:
     """Errors on held-out pairs at fixed noise and levels, beside those of the untouched base."""
 
-    def __init__(self, base: Base, pairs: Sequence[EncodedPair]):
+    def __init__(self, base: BaseModel, pairs: Sequence[EncodedPair]):
         self._base = base
         rows = [
             draw_pair(pair, torch.tensor([level]), seeded("study", pair.pair.id, level))

@@ -15,7 +15,7 @@ from mapo_studio.benchmarks.study.measures import HeldOutErrors, Painter, measur
 from mapo_studio.benchmarks.study.worlds import SEARCH_CAPTIONS, TEST_CAPTIONS, World, pairs_folder
 from mapo_studio.trainer.config.run_config import ASSUMED_SPREAD, parse_config
 from mapo_studio.trainer.latents.encode import EncodedPairs, encode, load_text
-from mapo_studio.trainer.models.base_model import Base
+from mapo_studio.trainer.models.base_model import BaseModel
 from mapo_studio.trainer.models.open import open_base
 from mapo_studio.trainer.preferences.io.detect_layout import open_pairs
 from mapo_studio.trainer.training.batches import BatchSettings, PairBatches, batches_by_step
@@ -91,7 +91,7 @@ def _ready(trial: Trial, work: Path) -> tuple[Learner, PairBatches]:
 
 
 @lru_cache(maxsize=4)
-def _base(folder: Path) -> Base:
+def _base(folder: Path) -> BaseModel:
     return open_base(folder)
 
 

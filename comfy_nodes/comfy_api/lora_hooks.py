@@ -20,6 +20,8 @@ import comfy.supported_models
 import comfy.utils
 from comfy.patcher_extension import WrappersMP
 
+from ...trainer.models.registry import FAMILIES
+
 if TYPE_CHECKING:
     from comfy.model_patcher import ModelPatcher
     from comfy.sd import CLIP
@@ -33,7 +35,6 @@ _KEY = "mapo"
 _HALVINGS = 30
 _BEFORE = 0.01
 """Of a step: so much before its noise its strength begins, as samplers that count otherwise do not meet it exactly."""
-_FAMILIES = {"sdxl": comfy.supported_models.SDXL, "sd15": comfy.supported_models.SD15}
 
 
 def weights_of(file: Path) -> Weights:
@@ -44,7 +45,10 @@ def weights_of(file: Path) -> Weights:
 def family_of(model: ModelPatcher) -> tuple[str, str]:
     """(the engine's name of the model's family, empty where it knows none; ComfyUI's)."""
     config = model.model.model_config
-    return next((name for name, kind in _FAMILIES.items() if isinstance(config, kind)), ""), type(config).__name__
+    kinds = {
+        name: getattr(comfy.supported_models, row.comfy_class) for name, row in FAMILIES.items() if row.comfy_class
+    }
+    return next((name for name, kind in kinds.items() if isinstance(config, kind)), ""), type(config).__name__
 
 
 def fitting(model: ModelPatcher, clip: CLIP | None, weights: Weights) -> int:

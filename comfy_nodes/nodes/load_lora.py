@@ -15,7 +15,6 @@ from ..comfy_api.strength import annealed
 if TYPE_CHECKING:
     from ..comfy_api.lora_hooks import Weights
 
-_FAMILIES = {"sdxl": "SDXL", "sd15": "SD 1.5"}
 _OF_A_PART = re.compile(r"[._](lora|hada|lokr|oft|dora_scale|alpha|diff|set_weight|[wb]_norm)([._].*)?$")
 """What follows the name of a module in the keys of the formats that ComfyUI reads."""
 
@@ -156,22 +155,24 @@ def _weights(file: Path) -> Weights:
 def _refuse_strangers(model: Any, clip: Any, file: Path, weights: Weights) -> None:
     """Raises UserError where the LoRA is for another kind of base: by what it says of itself, else by what fits."""
     from ...trainer.errors import UserError
-    from ...trainer.lora.file import family_told
+    from ...trainer.lora.file import family_in_metadata
+    from ...trainer.models.registry import family_title
     from ...trainer.services.lora_library import metadata
     from ..comfy_api import lora_hooks
 
     family, kind = lora_hooks.family_of(model)
-    told = family_told(metadata(file)) if file.suffix == ".safetensors" else None
+    told = family_in_metadata(metadata(file)) if file.suffix == ".safetensors" else None
     if told is not None and told != family:
         raise UserError(
-            f"{file.name} is a LoRA for {_FAMILIES[told]}, the model is {_FAMILIES.get(family, kind)}: "
+            f"{file.name} is a LoRA for {family_title(told)}, the model is {family_title(family) or kind}: "
             "choose a LoRA that was trained on its kind"
         )
     parts = {_OF_A_PART.sub("", key) for key in weights}
     fits = lora_hooks.fitting(model, clip, weights)
     if 2 * fits < len(parts) or not fits:
         raise UserError(
-            f"{file.name} does not fit this model, {_FAMILIES.get(family, kind)}: {fits} of its {len(parts)} parts do; "
+            f"{file.name} does not fit this model, {family_title(family) or kind}: {fits} of its {len(parts)} parts "
+            "do; "
             + ("choose a LoRA for this kind of base" if clip is not None else "choose another, or connect clip as well")
         )
 

@@ -41,8 +41,9 @@ async def state(request: web.Request) -> web.StreamResponse:
     person = judging.person(request)
 
     def look() -> dict[str, Any]:
-        from ...trainer.config.presets import preset_for, presets
+        from ...trainer.config.presets import presets
         from ...trainer.errors import UserError
+        from ...trainer.models.card_presets import preset_for
 
         try:
             place = machine.place(request)
@@ -125,21 +126,22 @@ def _plan(config: RunConfig, preset: str, place: gpu_sharing.Place) -> dict[str,
     from ...trainer.services.training_proposal import needs
 
     found = needs(workspace.store(), config)
-    doubt = None if found.problems else _doubt(config.base, preset, place)
+    warning = None if found.problems else _memory_warning(config.base, preset, place)
     return {
         "name": config.name,
         "steps": config.training.steps,
-        "takes": [*found.takes, *([doubt] if doubt else [])],
+        "takes": [*found.takes, *([warning] if warning else [])],
         "problems": list(found.problems),
     }
 
 
-def _doubt(base: str, preset: str, place: gpu_sharing.Place) -> str | None:
-    from ...trainer.config.presets import AUTOMATIC, doubt, preset_for, preset_named
+def _memory_warning(base: str, preset: str, place: gpu_sharing.Place) -> str | None:
+    from ...trainer.config.presets import AUTOMATIC, preset_named
+    from ...trainer.models.card_presets import memory_warning, preset_for
     from ...trainer.models.open import family_at
 
     taken = preset_for(place.memory) if preset == AUTOMATIC else preset_named(preset)
-    return doubt(taken, family_at(base), place.memory) if taken and base != base_models.TINY else None
+    return memory_warning(taken, family_at(base), place.memory) if taken and base != base_models.TINY else None
 
 
 def _begin(config: RunConfig, _: str, place: gpu_sharing.Place) -> dict[str, Any]:

@@ -52,8 +52,9 @@ def config_of(store: Store, asked: Asked) -> RunConfig:
     The embedded base has settings of its own, which presets leave alone. Raises UserError where there is no such
     dataset or preset, or a value cannot be.
     """
-    from ...trainer.config.presets import apply, preset_for, preset_named
+    from ...trainer.config.presets import apply, preset_named
     from ...trainer.config.run_config import parse_config
+    from ...trainer.models.card_presets import preset_for
     from ...trainer.models.open import TINY
     from ...trainer.services.training_proposal import free_name, propose
 

@@ -187,7 +187,7 @@ def change(folder, file, **entries):
         (lambda f: shutil.rmtree(f / "unet"), "which have a unet folder"),
         (lambda f: change(f, "unet/config.json", in_channels=9), "inpainting"),
         (lambda f: shutil.rmtree(f / "text_encoder"), "refiner"),
-        (lambda f: shutil.rmtree(f / "text_encoder_2"), "neither an SDXL nor an SD 1.5"),
+        (lambda f: shutil.rmtree(f / "text_encoder_2"), "no SDXL or SD 1.5 model"),
         (lambda f: (f / "unet" / "config.json").unlink(), r"config\.json is missing"),
         (lambda f: (f / "vae" / "config.json").write_text("{"), "no valid JSON"),
         (lambda f: (f / "model_index.json").write_text("[]"), "one JSON object"),

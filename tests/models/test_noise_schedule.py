@@ -6,7 +6,7 @@ import pytest
 import torch
 from mapo_studio.tests.tiny_models import write_sd15
 from mapo_studio.trainer.errors import UserError
-from mapo_studio.trainer.models.noise_schedule import noise_schedule, settled
+from mapo_studio.trainer.models.noise_schedule import noise_schedule, resolve_prediction_type
 from mapo_studio.trainer.models.open import open_base
 from mapo_studio.trainer.models.sources import CONFIGS, read_json
 
@@ -71,6 +71,6 @@ def test_the_persons_word_on_the_prediction_type_wins(sd15_folder):
 
 def test_other_kinds_of_schedule_are_refused():
     with pytest.raises(UserError, match="FlowMatchEulerDiscreteScheduler"):
-        settled({"_class_name": "FlowMatchEulerDiscreteScheduler"})
+        resolve_prediction_type({"_class_name": "FlowMatchEulerDiscreteScheduler"})
     with pytest.raises(UserError, match='prediction_type "sample"'):
-        settled({"prediction_type": "sample"})
+        resolve_prediction_type({"prediction_type": "sample"})

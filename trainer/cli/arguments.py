@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
 import tyro
 
+from ..models.registry import FAMILIES
+
 if TYPE_CHECKING:
     from ..config.presets import Preset
     from ..config.run_config import RunConfig
@@ -21,7 +23,8 @@ _PresetName = Annotated[
     tyro.conf.arg(help="Settings for a card: automatic, none, or such as '8 GB'. What is given otherwise goes over."),
 ]
 _Family = Annotated[
-    Literal["sdxl", "sd15"] | None, tyro.conf.arg(help="Count for the published model, where no --base is given.")
+    Literal[tuple(FAMILIES)] | None,  # type: ignore[valid-type]
+    tyro.conf.arg(help="Count for the published model, where no --base is given."),
 ]
 _Gigabytes = Annotated[
     float | None, tyro.conf.arg(help="Count for a card of that many GB, whatever is in this machine.")
@@ -59,7 +62,7 @@ def settings_of(words: list[str], verb: str, description: str) -> tuple[RunConfi
 
 def asked_of(words: list[str], verb: str, description: str) -> Asked:
     """The same for a verb that knows presets too. Raises UserError naming the wrong value in the file or in a flag."""
-    from ..config.presets import merged
+    from ..config.presets import deep_update
     from ..config.run_config import parse_config, read_toml
 
     file = words.pop(0) if words and not words[0].startswith("-") else ""
@@ -68,7 +71,7 @@ def asked_of(words: list[str], verb: str, description: str) -> Asked:
     def given(preset: Preset | None) -> RunConfig:
         below = parse_config(values, file)  # alone first: a mistake in the file is the file's
         return _over(
-            parse_config(merged(preset.settings, values), file) if preset else below, words, verb, description
+            parse_config(deep_update(preset.settings, values), file) if preset else below, words, verb, description
         )[0]
 
     return Asked(_over(parse_config(values, file), words, verb, description)[1], given)
@@ -76,7 +79,8 @@ def asked_of(words: list[str], verb: str, description: str) -> Asked:
 
 def preset_here(asked: Asked) -> Preset | None:
     """The preset that was asked for, or that suits this machine's card; None for the embedded base, which has none."""
-    from ..config.presets import AUTOMATIC, NONE, preset_for, preset_named
+    from ..config.presets import AUTOMATIC, NONE, preset_named
+    from ..models.card_presets import preset_for
     from ..models.open import TINY
 
     if asked.flags.preset not in (AUTOMATIC, NONE):

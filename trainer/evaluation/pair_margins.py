@@ -122,7 +122,7 @@ def margins_of(run: Run, pairs: Sequence[JudgedPair], device: torch.device, tell
     )
     precision = DTYPES[pick_precision(config.training.precision, device)]
     unet = base.load_unet(device, precision, config.training.quantize)
-    adapter.attach(unet, lora.settings, seed=0)
+    adapter.attach(unet, lora.settings, 0, base.lora_targets)
     set_lora(unet, lora, strength=1.0)
     return HeldOut(
         encoded.pairs,

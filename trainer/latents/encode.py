@@ -32,7 +32,7 @@ from ..images.aspect_buckets import Size, bucket_for, buckets
 from ..images.crop import CROP_VERSION, CoverCrop, SizeConditioning
 from ..images.decode import open_image
 from ..images.image_ref import ImageRef
-from ..models.base_model import Base
+from ..models.base_model import BaseModel
 from ..preferences.pairs import Pair
 from . import tensor_cache as entries
 
@@ -98,7 +98,7 @@ class EncodeProgress:
 
 
 def encode(
-    base: Base,
+    base: BaseModel,
     pairs: Sequence[Pair],
     prompts: Sequence[str],
     cache: Path,
@@ -246,7 +246,11 @@ def _missing(paths: Sequence[Path], workers: int, progress: Callable[[EncodeProg
 
 
 def _encode_texts(
-    base: Base, texts: Mapping[str, Path], device: torch.device, dtype: torch.dtype, report: Callable[[int, int], None]
+    base: BaseModel,
+    texts: Mapping[str, Path],
+    device: torch.device,
+    dtype: torch.dtype,
+    report: Callable[[int, int], None],
 ) -> None:
     encoder = base.load_text(device, dtype)
     prompts = list(texts)
@@ -262,7 +266,7 @@ def _encode_texts(
 
 
 def _encode_pictures(
-    base: Base, works: Sequence[_Work], device: torch.device, workers: int, report: Callable[[int, int], None]
+    base: BaseModel, works: Sequence[_Work], device: torch.device, workers: int, report: Callable[[int, int], None]
 ) -> None:
     vae = base.load_vae(device)
     done, total = 0, sum(len(work.entries) for work in works)

@@ -8,10 +8,10 @@ be repeated.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from peft import LoraConfig
@@ -19,16 +19,10 @@ from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 
 from ..errors import UserError
+from ..models.registry import UNET_LORA_TARGETS, titles
 from .fused_linear import lean
 
 Targets = Literal["attention", "all"]
-
-# Every name here exists in all hosts' key maps. The embeddings and `upsamplers.0.conv` do not, and a bare "conv" would
-# catch the latter, so conv layers of the resnets and samplers are left alone.
-TARGET_MODULES: dict[Targets, tuple[str, ...]] = {
-    "attention": ("to_q", "to_k", "to_v", "to_out.0"),
-    "all": ("to_q", "to_k", "to_v", "to_out.0", "proj_in", "proj_out", "ff.net.0.proj", "ff.net.2"),
-}
 
 _ADAPTER = "mapo"
 _PARTS = ("lora_A", "lora_B")
@@ -39,7 +33,7 @@ class LoraSettings:
     """The shape of a LoRA.
 
     rank: inner width, at least 1. alpha: strength before the division by rank; None means rank, hence a scale of 1.
-    dropout: share of adapter inputs zeroed while training, in [0, 1). targets: see TARGET_MODULES.
+    dropout: share of adapter inputs zeroed while training, in [0, 1). targets: see registry.Family.
     rslora: divide alpha by sqrt(rank) instead of rank (rank-stabilised LoRA, arXiv 2312.03732), so that the learning
     rate need not change with the rank.
 
@@ -59,8 +53,8 @@ class LoraSettings:
             raise UserError(f"LoRA alpha must be greater than 0, not {self.alpha!r}: leave it out to use the rank")
         if not 0 <= self.dropout < 1:
             raise UserError(f"LoRA dropout must be at least 0 and below 1, not {self.dropout!r}")
-        if self.targets not in TARGET_MODULES:
-            raise UserError(f"LoRA targets must be one of {', '.join(TARGET_MODULES)}, not {self.targets!r}")
+        if self.targets not in get_args(Targets):
+            raise UserError(f"LoRA targets must be one of {', '.join(get_args(Targets))}, not {self.targets!r}")
 
     @property
     def true_alpha(self) -> float:
@@ -78,22 +72,29 @@ class LoraSettings:
         return self.true_alpha * (math.sqrt(self.rank) if self.rslora else 1)
 
 
-def attach(unet: nn.Module, settings: LoraSettings, seed: int) -> list[nn.Parameter]:
+def attach(
+    unet: nn.Module,
+    settings: LoraSettings,
+    seed: int,
+    targets: Mapping[str, Sequence[str]] = UNET_LORA_TARGETS,
+) -> list[nn.Parameter]:
     """Freeze `unet`, put a LoRA onto it and return the parameters to train: float32, on the base's devices.
 
     A is gaussian with standard deviation 1/rank, B zero, so the model's output is unchanged until the first step.
     Both are a pure function of seed, rank and the modules' names and order; the global random state is neither read
     nor changed. Dropout acts in training mode only, so call `unet.train()` to have it. Works on the meta device too.
 
+    targets: the base's `lora_targets`.
+
     Raises UserError if `unet` holds none of the target modules, ValueError if it already holds a LoRA.
     """
     if any(True for _ in _layers(unet)):
         raise ValueError("this model already carries a LoRA")
-    wanted = TARGET_MODULES[settings.targets]
+    wanted = targets[settings.targets]
     if not any(name.endswith(tuple(f".{target}" for target in wanted)) for name, _ in unet.named_modules()):
         raise UserError(
             f"the base model has none of the modules that a LoRA is trained on ({', '.join(wanted)}): "
-            "use a Stable Diffusion 1.5 or SDXL model"
+            f"use a base of {titles()}"
         )
     unet.requires_grad_(False)
     config = LoraConfig(

@@ -16,7 +16,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Literal
 
 import safetensors
 import safetensors.torch
@@ -25,31 +24,11 @@ from torch import Tensor, nn
 
 from ..atomic_files import written_whole
 from ..errors import UserError
-from .adapter import TARGET_MODULES, LoraSettings, state
-
-Family = Literal["sdxl", "sd15"]
-
-# By what hosts tell which base a LoRA belongs to: Stability's model spec, and kohya's older name.
-_HOST_METADATA: dict[Family, dict[str, str]] = {
-    "sdxl": {
-        "modelspec.architecture": "stable-diffusion-xl-v1-base/lora",
-        "modelspec.resolution": "1024x1024",
-        "ss_base_model_version": "sdxl_base_v1-0",
-    },
-    "sd15": {
-        "modelspec.architecture": "stable-diffusion-v1/lora",
-        "modelspec.resolution": "512x512",
-        "ss_base_model_version": "sd_v1",
-    },
-}
-_TEXT_WIDTH: dict[int, Family] = {2048: "sdxl", 768: "sd15"}
+from ..models.registry import FAMILIES, Family, titles
+from .adapter import LoraSettings, state
 
 _PREFIX = "lora_unet_"
 _PARTS = {"lora_down.weight": "lora_A.weight", "lora_up.weight": "lora_B.weight"}
-_MODULE = re.compile(
-    r"(?:(?:down|up)_blocks\.\d+|mid_block)\.attentions\.\d+\.(?:proj_in|proj_out|"
-    r"transformer_blocks\.\d+\.(?:attn[12]\.(?:to_[qkv]|to_out\.0)|ff\.net\.(?:0\.proj|2)))"
-)
 # What a file is instead, by the first key that gives it away.
 _FOREIGN = {
     r"lora_te": "also changes the text encoders",
@@ -71,7 +50,7 @@ class LoraFile:
     state: float32, ready for `load_state`. metadata: all of it, as strings.
     """
 
-    family: Family
+    family: str
     settings: LoraSettings
     state: dict[str, Tensor]
     dtype: torch.dtype
@@ -82,7 +61,7 @@ def write_lora(
     path: Path,
     source: nn.Module | Mapping[str, Tensor],
     settings: LoraSettings,
-    family: Family,
+    family: str,
     metadata: Mapping[str, object] | None = None,
     dtype: torch.dtype = torch.float32,
 ) -> Path:
@@ -141,21 +120,22 @@ def read_lora(path: Path) -> LoraFile:
             "training can only continue from a LoRA with one of each"
         )
     rank = ranks.pop()
+    family = _family(path, weights, metadata)
     return LoraFile(
-        family=_family(path, weights, metadata),
-        settings=_settings(rank, alphas.pop() if alphas else float(rank), modules, metadata),
+        family=family.name,
+        settings=_settings(rank, alphas.pop() if alphas else float(rank), modules, metadata, family),
         state=weights,
         dtype=max(dtypes, key=lambda dtype: dtype.itemsize),
         metadata=metadata,
     )
 
 
-def family_told(metadata: Mapping[str, str]) -> Family | None:
+def family_in_metadata(metadata: Mapping[str, str]) -> str | None:
     """The family that a LoRA file says it is for, in our words or in those that hosts read; None where in neither."""
-    for family, host in _HOST_METADATA.items():
-        known = {"mapo.family": family, **host}
+    for family in FAMILIES.values():
+        known = {"mapo.family": family.name, **family.lora_metadata}
         if any(metadata.get(name) == known[name] for name in known if name != "modelspec.resolution"):
-            return family
+            return family.name
     return None
 
 
@@ -183,10 +163,10 @@ def _host_tensors(
 
 
 def _metadata(
-    title: str, settings: LoraSettings, family: Family, more: Mapping[str, object], digest: str
+    title: str, settings: LoraSettings, family: str, more: Mapping[str, object], digest: str
 ) -> dict[str, str]:
     facts: dict[str, object] = {
-        **_HOST_METADATA[family],
+        **FAMILIES[family].lora_metadata,
         "modelspec.sai_model_spec": "1.0.0",
         "modelspec.title": title,
         "modelspec.date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
@@ -226,8 +206,9 @@ def _module_and_part(path: Path, key: str) -> tuple[str, str]:
             )
     name, _, part = key.partition(".")
     module = _dotted(name.removeprefix(_PREFIX))
-    if not name.startswith(_PREFIX) or not _MODULE.fullmatch(module) or (part != "alpha" and part not in _PARTS):
-        raise UserError(f"{path} is not a LoRA for the UNet of Stable Diffusion 1.5 or SDXL: it holds {key}")
+    known = any(family.lora_module_pattern.fullmatch(module) for family in FAMILIES.values())
+    if not name.startswith(_PREFIX) or not known or (part != "alpha" and part not in _PARTS):
+        raise UserError(f"{path} is not a LoRA for the UNet of {titles('or')}: it holds {key}")
     return module, part
 
 
@@ -237,8 +218,10 @@ def _dotted(name: str) -> str:
     return path.replace("mid_block_", "mid_block.").replace("ff_net", "ff.net")
 
 
-def _settings(rank: int, host_alpha: float, modules: set[str], metadata: Mapping[str, str]) -> LoraSettings:
-    attention_only = all(module.endswith(TARGET_MODULES["attention"]) for module in modules)
+def _settings(
+    rank: int, host_alpha: float, modules: set[str], metadata: Mapping[str, str], family: Family
+) -> LoraSettings:
+    attention_only = all(module.endswith(family.lora_targets["attention"]) for module in modules)
     found = LoraSettings(rank, host_alpha, targets="attention" if attention_only else "all")
     try:
         ours = replace(
@@ -254,9 +237,10 @@ def _settings(rank: int, host_alpha: float, modules: set[str], metadata: Mapping
 
 
 def _family(path: Path, weights: Mapping[str, Tensor], metadata: Mapping[str, str]) -> Family:
-    if (told := family_told(metadata)) is not None:
-        return told
-    for key, weight in weights.items():
-        if key.endswith("attn2.to_k.lora_A.weight") and weight.shape[1] in _TEXT_WIDTH:
-            return _TEXT_WIDTH[weight.shape[1]]
-    raise UserError(f"{path} does not say whether it is for Stable Diffusion 1.5 or SDXL, and its shapes fit neither")
+    if (name := family_in_metadata(metadata)) is not None:
+        return FAMILIES[name]
+    widths = {weight.shape[1] for key, weight in weights.items() if key.endswith("attn2.to_k.lora_A.weight")}
+    fitting = [family for family in FAMILIES.values() if family.text_width in widths]
+    if len(fitting) == 1:
+        return fitting[0]
+    raise UserError(f"{path} does not say whether it is for {titles('or')}, and its shapes do not tell")

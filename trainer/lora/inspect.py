@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import Tensor
 
-from .adapter import TARGET_MODULES
+from ..models.registry import FAMILIES
 from .file import read_lora
 
 
@@ -72,7 +72,7 @@ class LoraDescription:
 def describe(path: Path) -> LoraDescription:
     """Read a LoRA file and sum it up. Raises UserError for what `read_lora` does not read."""
     lora = read_lora(path)
-    norms: dict[str, list[float]] = {kind: [] for kind in TARGET_MODULES["all"]}
+    norms: dict[str, list[float]] = {kind: [] for kind in FAMILIES[lora.family].lora_targets["all"]}
     for key, down in lora.state.items():
         module = key.removesuffix(".lora_A.weight")
         if module != key:

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from ..config.run_config import RunConfig, TrainingConfig
 from ..images.crop import SizeConditioning
 from ..latents.encode import EncodedPair
-from ..models.base_model import Base
+from ..models.base_model import BaseModel
 from ..models.memory_saving.vae_tiling import in_tiles
 from ..sampling.sampler import decoded, guided, pictures_at_once
 from ..training.batches import PairBatch
@@ -66,7 +66,7 @@ class Footprint:
 class Count:
     """Counts for one base: see families/shapes.py."""
 
-    def __init__(self, base: Base) -> None:
+    def __init__(self, base: BaseModel) -> None:
         self.base = base
 
     def of(self, config: RunConfig) -> Footprint:
@@ -92,7 +92,7 @@ class Count:
         for tensor in (*unet.parameters(), *unet.buffers()):
             live.add(tensor)
         at_once = min(pictures_at_once((side, side)), training.batch_size)
-        noisy = torch.zeros(at_once, 4, cells, cells, device=CARD)
+        noisy = torch.zeros(at_once, self.base.latent_channels, cells, cells, device=CARD)
         timestep, framing = torch.zeros((), device=CARD), torch.zeros(1, 6, device=CARD)
         text = self._text_batch(at_once, CARD)
         with live, torch.no_grad():
@@ -105,7 +105,7 @@ class Count:
             vae = self.base.source.vae(CARD, torch.bfloat16)
             if tiled:
                 in_tiles(vae)
-            decoded(vae, torch.zeros(1, 4, cells, cells, device=CARD))
+            decoded(vae, torch.zeros(1, self.base.latent_channels, cells, cells, device=CARD))
         return live.most
 
     def _encoding(self, side: int) -> int:
@@ -127,25 +127,25 @@ class Count:
 
     def batch(self, pairs: int, side: int, device: torch.device = CARD) -> PairBatch:
         """A batch of the right shapes, of zeros where `device` holds numbers."""
-        return batch_of(pairs, side, self.base.latent_factor, self._text[1], device)
+        return batch_of(pairs, side, self.base, self._text[1], device)
 
 
 def batch_of(
     pairs: int,
     side: int,
-    factor: int,
+    base: BaseModel,
     text: Mapping[str, tuple[int, ...]],
     device: torch.device,
     made: Callable[..., Tensor] = torch.zeros,
 ) -> PairBatch:
     """A batch of no pictures at all: shapes for whoever counts or times a step.
 
-    side: of the pictures, in px; factor: px to a latent cell; text: the shapes of what a prompt becomes; made: zeros,
+    side: of the pictures, in px; base: whose latents it has; text: the shapes of what a prompt becomes; made: zeros,
     or torch.randn where numbers matter.
     """
     framing = SizeConditioning(side, side, 0, 0, side, side)
-    nowhere, cells = Path(), side // factor
-    latents = made(3, pairs, 4, cells, cells, device=device)
+    nowhere, cells = Path(), side // base.latent_factor
+    latents = made(3, pairs, base.latent_channels, cells, cells, device=device)
     return PairBatch(
         pairs=(EncodedPair(None, (side, side), framing, nowhere, nowhere, nowhere),) * pairs,  # type: ignore[arg-type]
         chosen=latents[0],

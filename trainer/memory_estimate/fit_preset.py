@@ -7,10 +7,11 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from ..config.memory_savings import all_more_sparing
-from ..config.presets import AUTOMATIC, NONE, Preset, preset_named, presets, room_for
+from ..config.presets import AUTOMATIC, NONE, Preset, preset_named, presets
 from ..config.run_config import RunConfig
 from ..device import Memory
 from ..errors import UserError
+from ..models.card_presets import least_memory, required_memory
 from .estimate import GIB, Count, Footprint
 
 Given = Callable[["Preset | None"], RunConfig]
@@ -48,9 +49,9 @@ class Fit:
             "optimizer": self.config.optimization.optimizer,
             "preset": self.preset,
             **self.footprint.in_gib(),
-            "needs_gib": round(room_for(self.footprint.most) / GIB, 3),
+            "needs_gib": round(required_memory(self.footprint.most) / GIB, 3),
             "card_gib": None if self.card is None else round(self.card / GIB, 3),
-            "fits": self.card is None or room_for(self.footprint.most) <= self.card,
+            "fits": self.card is None or required_memory(self.footprint.most) <= self.card,
             "warnings": self.warnings,
         }
 
@@ -74,7 +75,7 @@ class Fit:
         ]
         if found.host:
             lines.append(f"  {'in the computer instead':32}{found.host / GIB:6.2f}")
-        needed = f"With what CUDA takes besides, a card needs {room_for(found.most) / GIB:.1f} GiB"
+        needed = f"With what CUDA takes besides, a card needs {required_memory(found.most) / GIB:.1f} GiB"
         lines.append(needed + (f"; this one has {self.card / GIB:.1f}." if self.card else "."))
         return "\n".join([*lines, *(f"! {one}" for one in self.warnings)])
 
@@ -90,7 +91,7 @@ def fitted(count: Count, given: Given, preset: str, card: Memory | None) -> Fit:
         config = given(one)
         tried = count.of(config)
         room = card.total if card else _sold_as(one)
-        if room is None or room_for(tried.most) <= room:
+        if room is None or required_memory(tried.most) <= room:
             return _fit(count, config, one.name if one else NONE, tried, card)
     assert tried is not None
     raise UserError(_mend(count, config, tried, room))
@@ -105,7 +106,7 @@ def _candidates(preset: str, card: Memory | None) -> Iterator[Preset | None]:
     elif card is None:
         yield from presets()
     else:
-        fitting = [one for one in presets() if one.least * GIB <= card.total]
+        fitting = [one for one in presets() if least_memory(one) * GIB <= card.total]
         yield from reversed(fitting or presets()[:1])
 
 
@@ -126,12 +127,12 @@ def _fit(count: Count, config: RunConfig, preset: str, found: Footprint, card: M
 
 
 def _warnings(found: Footprint, card: Memory | None) -> Iterator[str]:
-    if card is None or room_for(found.most) <= card.free:
+    if card is None or required_memory(found.most) <= card.free:
         return
     yield (
         f"Only {card.free / GIB:.1f} of the card's {card.total / GIB:.1f} GiB are free, and about "
-        f"{room_for(found.most) / GIB:.1f} are needed: close what else uses the card (browsers and other programs that "
-        "show video too)."
+        f"{required_memory(found.most) / GIB:.1f} are needed: close what else uses the card (browsers and other "
+        "programs that show video too)."
     )
     if sys.platform == "win32":
         yield (
@@ -142,16 +143,18 @@ def _warnings(found: Footprint, card: Memory | None) -> Iterator[str]:
 
 
 def _mend(count: Count, config: RunConfig, found: Footprint, room: int) -> str:
-    said = f"this training needs {room_for(found.most) / GIB:.1f} GiB of a card, and there are {room / GIB:.1f}: "
+    said = (
+        f"this training needs {required_memory(found.most) / GIB:.1f} GiB of a card, and there are {room / GIB:.1f}: "
+    )
     steps = list(all_more_sparing(config))
     least = count.of(steps[-1][0]) if steps else found
-    if room_for(least.most) > room:
+    if required_memory(least.most) > room:
         smaller = "a smaller --resolution or --rank" if least.peak == least.most else "a smaller --resolution"
         even = "even with every saving on " if steps else ""
-        return f"{said}{even}it needs {room_for(least.most) / GIB:.1f}; take {smaller}, or a larger card"
+        return f"{said}{even}it needs {required_memory(least.most) / GIB:.1f}; take {smaller}, or a larger card"
     for changed, _ in steps:
         enough = least if changed == steps[-1][0] else count.of(changed)
-        if room_for(enough.most) <= room:
+        if required_memory(enough.most) <= room:
             break
     sentences = [sentence for one, sentence in steps[: [one for one, _ in steps].index(changed) + 1]]
     return f"{said}it fits with {', '.join(sentences)}"

@@ -16,7 +16,7 @@ from ..device import memory_of, pick_device, release_memory
 from ..errors import UserError
 from ..images.crop import SizeConditioning
 from ..latents.encode import EncodedPair
-from ..models.base_model import Base
+from ..models.base_model import BaseModel
 from ..models.meta_models import shapes_like, shapes_of
 from ..models.open import TINY, open_base
 from ..preferences.pairs import Pair
@@ -94,7 +94,7 @@ def make_plan(config: RunConfig, workspace: Path) -> Plan:
     )
 
 
-def _noise_batch(base: Base, config: RunConfig, pair: Pair, device: torch.device) -> PairBatch:
+def _noise_batch(base: BaseModel, config: RunConfig, pair: Pair, device: torch.device) -> PairBatch:
     """A batch of the right shapes whose pictures are noise: the arithmetic does not care what they show."""
     encoder = base.load_text(device, torch.float32)
     text = encoder([pair.prompt])[0]
@@ -104,7 +104,7 @@ def _noise_batch(base: Base, config: RunConfig, pair: Pair, device: torch.device
     pairs, cells = config.training.batch_size, side // base.latent_factor
     nowhere = Path()
     encoded = EncodedPair(pair, (side, side), SizeConditioning(side, side, 0, 0, side, side), nowhere, nowhere, nowhere)
-    noise = torch.randn(3, pairs, 4, cells, cells, generator=seeded("plan"))
+    noise = torch.randn(3, pairs, base.latent_channels, cells, cells, generator=seeded("plan"))
     return PairBatch(
         pairs=(encoded,) * pairs,
         chosen=noise[0],

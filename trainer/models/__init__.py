@@ -1,1 +1,1 @@
-"""Base-model families: one file each. `open_base` in opening.py finds out which one a model is."""
+"""Base models: one file and one row of registry.py a family. `open_base` in open.py detects which one a model is."""

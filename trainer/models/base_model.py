@@ -1,4 +1,4 @@
-"""What a base model must be able to do, whichever family it is of."""
+"""Base model: what one must be able to do, whichever family it is of."""
 
 from __future__ import annotations
 
@@ -90,22 +90,28 @@ class TextEncoder(Protocol):
         """One dict of CPU tensors (no batch axis) for each prompt; long prompts are cut as the family does."""
 
 
-class Base(Protocol):
+class BaseModel(Protocol):
     """One base model on disk: opened (what it is), its parts loaded one at a time when asked for."""
 
     family: str
-    """"sdxl" or "sd15"."""
+    """Its name in the registry: "sdxl", "sd15"."""
     path: Path
     """The folder or the single file (a hub id has been resolved to its cached snapshot folder)."""
     resolution: int
     """Side in px of the square whose area the base was trained for (1024, 512; the tiny world: 64)."""
     latent_factor: int
     """Pixels per latent cell along each side (8; the tiny world: 4)."""
+    latent_channels: int
+    """Channels of a latent."""
     schedule: NoiseSchedule
     scheduler_config: Mapping[str, Any]
     """For samplers of diffusers."""
     distilled: Distilled | None
     """What it is where it paints in a few steps only."""
+
+    @property
+    def lora_targets(self) -> Mapping[str, tuple[str, ...]]:
+        """AdapterConfig.targets -> ends of the paths of the modules that get a LoRA."""
 
     def identity(self, part: str = "all") -> str:
         """Content hash, 16 hex digits, of the weights of a part: "text", "vae", "unet" or "all"."""

@@ -1,4 +1,4 @@
-"""Which family a single file is of, told by its tensors; and what it is instead, where it is none of ours."""
+"""Model detection: which family a single file is of, by its tensors; and what it is instead, where it is of none."""
 
 from __future__ import annotations
 
@@ -6,14 +6,20 @@ from collections.abc import Callable
 from typing import Any
 
 from ..errors import UserError
+from .registry import FAMILIES, Family, latent_channels, titles
 from .safetensors_file import Checkpoint
 
 _UNET = "model.diffusion_model."
 _CONV_IN = _UNET + "input_blocks.0.0.weight"
-_NEEDED = "a whole SDXL or SD 1.5 checkpoint (UNet, VAE and text encoder in one file)"
+SD2_WIDTH = 1024
 
-# What other files are, by a sign in their tensor names. The first that fits is said.
-_STRANGERS: tuple[tuple[Callable[[str], bool], str], ...] = (
+
+def _needed() -> str:
+    return f"a whole {titles('or')} checkpoint (UNet, VAE and text encoder in one file)"
+
+
+# What a file is instead, by a sign in its tensor names. The first that fits is said.
+_UNUSABLE: tuple[tuple[Callable[[str], bool], str], ...] = (
     (
         lambda name: (
             name.startswith("lora_") or any(s in name for s in (".lora_", "lora_unet_", ".hada_w", ".lokr_w", ".oft_"))
@@ -22,61 +28,72 @@ _STRANGERS: tuple[tuple[Callable[[str], bool], str], ...] = (
     ),
     (
         lambda name: name in ("emb_params", "clip_l", "clip_g") or name.startswith("string_to_param"),
-        "a textual-inversion embedding, not a base model. Give " + _NEEDED,
+        "a textual-inversion embedding, not a base model. Give {needed}",
     ),
     (
         lambda name: name.startswith(("control_model.", "controlnet_cond_embedding.", "input_hint_block.")),
-        "a ControlNet, not a base model. Give " + _NEEDED,
-    ),
-    (
-        lambda name: "double_blocks." in name,
-        "a Flux model (or a relative of it). This version trains SDXL and SD 1.5: give " + _NEEDED,
-    ),
-    (
-        lambda name: "joint_blocks." in name,
-        "a Stable Diffusion 3 model. This version trains SDXL and SD 1.5: give " + _NEEDED,
+        "a ControlNet, not a base model. Give {needed}",
     ),
     (
         lambda name: name in ("edm_mean", "edm_std", "edm_vpred.sigma_max", "edm_vpred.sigma_min"),
-        "an EDM model (Playground 2.5, CosXL), trained with another noise schedule. Give " + _NEEDED,
+        "an EDM model (Playground 2.5, CosXL), trained with another noise schedule. Give {needed}",
     ),
     (
         lambda name: name.endswith((".absmax", ".scale_weight", ".weight_scale")) or name == "scaled_fp8",
         "a quantised checkpoint, whose weights cannot be trained on. Give the fp16, bf16 or fp32 file of the model",
     ),
 )
+_OTHER_FAMILIES: tuple[tuple[Callable[[str], bool], str], ...] = (
+    (lambda name: "double_blocks." in name, "a Flux model (or a relative of it)"),
+    (lambda name: "joint_blocks." in name, "a Stable Diffusion 3 model"),
+)
+"""Asked for only where the file is of no family of the registry, so that one may be added there."""
 
 
-def family_of(file: Checkpoint) -> str:
-    """ "sdxl" or "sd15". Raises UserError, saying what the file is and what is needed, for anything else."""
-    for sign, what in _STRANGERS:
+def family_of(file: Checkpoint) -> Family:
+    """Raises UserError, saying what the file is and what is needed, for what is of no family."""
+    for sign, what in _UNUSABLE:
         if any(map(sign, file.shapes)):
-            raise _is(file, what)
-    if _CONV_IN not in file.shapes:
-        raise _is(file, _without_unet(file))
+            raise _is(file, what.format(needed=_needed()))
+    for family in FAMILIES.values():
+        if _is_of(file, family):
+            return family
+    for sign, what in _OTHER_FAMILIES:
+        if any(map(sign, file.shapes)):
+            raise _is(file, f"{what}. This version trains {titles()}: give {_needed()}")
+    raise _is(file, _what_instead(file))
 
+
+def _is_of(file: Checkpoint, family: Family) -> bool:
+    return (
+        file.shapes.get(family.input_weight, (0, 0))[1] == family.latent_channels
+        and (_context_width(file) != SD2_WIDTH or family.text_width == SD2_WIDTH)
+        and file.has("first_stage_model.")
+        and all(file.has(prefix) for prefix in family.text_encoders.values())
+    )
+
+
+def _what_instead(file: Checkpoint) -> str:
+    if _CONV_IN not in file.shapes:
+        return _without_unet(file)
     channels = file.shapes[_CONV_IN][1]
-    context = _context_width(file)
     if channels == 9:
-        raise _is(file, "an inpainting model (9 input channels). Give the text-to-image checkpoint of the same model")
-    if channels != 4:
-        raise _is(
-            file, f"a model with {channels} input channels (4 are needed), made for editing or depth. Give {_NEEDED}"
+        return "an inpainting model (9 input channels). Give the text-to-image checkpoint of the same model"
+    if all(channels != family.latent_channels for family in FAMILIES.values()):
+        return (
+            f"a model with {channels} input channels ({latent_channels()} are needed), made for editing or depth. "
+            f"Give {_needed()}"
         )
     if file.has("conditioner.embedders.0.model.") and not file.has("conditioner.embedders.1."):
-        raise _is(file, "the SDXL refiner, which only finishes pictures. Give an SDXL base checkpoint")
-    if file.has("cond_stage_model.model.") or context == 1024:
-        raise _is(file, "a Stable Diffusion 2.x model. This version trains SDXL and SD 1.5: give " + _NEEDED)
+        return "the SDXL refiner, which only finishes pictures. Give an SDXL base checkpoint"
+    if file.has("cond_stage_model.model.") or _context_width(file) == SD2_WIDTH:
+        return f"a Stable Diffusion 2.x model. This version trains {titles()}: give {_needed()}"
     if not file.has("first_stage_model."):
-        raise _is(file, "a checkpoint without its VAE. Give " + _NEEDED)
-    if file.has("conditioner.embedders.0.transformer.") and file.has("conditioner.embedders.1.model."):
-        return "sdxl"
-    if file.has("cond_stage_model.transformer."):
-        return "sd15"
-    raise _is(file, "a UNet without its text encoders. Give " + _NEEDED)
+        return f"a checkpoint without its VAE. Give {_needed()}"
+    return f"a UNet without its text encoders. Give {_needed()}"
 
 
-def schedule_marks(file: Checkpoint) -> dict[str, Any]:
+def schedule_hints(file: Checkpoint) -> dict[str, Any]:
     """What the file says of its noise schedule, as entries of a diffusers scheduler configuration.
 
     Two customs are known: empty tensors called `v_pred` and `ztsnr` (NoobAI, read by ComfyUI and Forge), and the
@@ -96,12 +113,12 @@ def schedule_marks(file: Checkpoint) -> dict[str, Any]:
 
 def _without_unet(file: Checkpoint) -> str:
     if file.has("conv_in.", "down_blocks.", "input_blocks."):
-        return "a UNet alone. Give " + _NEEDED + ", or the diffusers folder that this file comes from"
+        return f"a UNet alone. Give {_needed()}, or the diffusers folder that this file comes from"
     if file.has("first_stage_model.", "encoder.conv_in.", "decoder.conv_in.", "encoder.down", "vae."):
-        return "a VAE alone. Give " + _NEEDED
+        return f"a VAE alone. Give {_needed()}"
     if file.has("text_model.", "cond_stage_model.", "conditioner.", "encoder.block.", "transformer."):
-        return "a text encoder alone. Give " + _NEEDED
-    return "no model that this version knows. Give " + _NEEDED
+        return f"a text encoder alone. Give {_needed()}"
+    return f"no model that this version knows. Give {_needed()}"
 
 
 def _context_width(file: Checkpoint) -> int | None:

@@ -1,4 +1,4 @@
-"""A base without its weights: models of the real size on torch's meta device, for whoever counts what they take."""
+"""Meta-device models: a base of the real size without its weights, for counting what it takes."""
 
 from __future__ import annotations
 
@@ -10,32 +10,30 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from .noise_schedule import settled
-from .sd15 import SD15
-from .sdxl import SDXL
+from .noise_schedule import resolve_prediction_type
+from .registry import FAMILIES
 from .sources import CONFIGS, read_json
 
 if TYPE_CHECKING:
-    from .base_model import Base
-    from .local_model import OnDisk
+    from .base_model import BaseModel
+    from .local_model import LocalModel
     from .sources import Source
 
-FAMILIES = {"sdxl": SDXL, "sd15": SD15}
 
-
-def shapes_of(family: str) -> Base:
-    """The published model of "sdxl" or "sd15"."""
+def shapes_of(family: str) -> BaseModel:
+    """The published model of a family, by its name."""
     return _shapes(family, CONFIGS / family, None)
 
 
-def shapes_like(base: OnDisk) -> Base:
+def shapes_like(base: LocalModel) -> BaseModel:
     """A model of the sizes of `base`, none of whose weights are read."""
     return _shapes(base.family, base.path, base.source)
 
 
-def _shapes(family: str, path: Path, like: Source | None) -> Base:
+def _shapes(family: str, path: Path, like: Source | None) -> BaseModel:
     source = _Shapes(path, like)
-    return FAMILIES[family](source, settled(source.config("scheduler"), "auto"))
+    row = FAMILIES[family]
+    return row.load_class()(source, resolve_prediction_type(source.config("scheduler"), "auto", row.predictions))
 
 
 class _Shapes:

@@ -1,37 +1,40 @@
-"""How a base was noised in its training: the schedule out of its scheduler's configuration."""
+"""Noise schedule: how a base was noised in its training, out of its scheduler's configuration."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..errors import UserError
 from .base_model import NoiseSchedule
+from .registry import titles
 
 PREDICTIONS = ("epsilon", "v_prediction")
 
 
-def settled(config: Mapping[str, Any], prediction: str = "auto") -> dict[str, Any]:
-    """The scheduler configuration with the person's word on the prediction type, if they gave one, in place.
+def resolve_prediction_type(
+    config: Mapping[str, Any], prediction: str = "auto", known: Sequence[str] = PREDICTIONS
+) -> dict[str, Any]:
+    """The scheduler configuration with the prediction type of the person's settings, if it is not auto, in place.
 
-    Raises UserError for a schedule that is no variance-preserving one, or for a prediction type that is neither
-    epsilon nor v_prediction.
+    known: the prediction types of the base's family, see registry.Family. Raises UserError for a schedule that is no
+    variance-preserving one where the family has no other, and for a prediction type that is not known.
     """
-    settled = dict(config)
+    resolved = dict(config)
     if prediction != "auto":
-        settled["prediction_type"] = prediction
-    kind = settled.get("_class_name", "")
-    if "FlowMatch" in kind or "EDM" in kind:
+        resolved["prediction_type"] = prediction
+    kind = resolved.get("_class_name", "")
+    if "flow" not in known and ("FlowMatch" in kind or "EDM" in kind):
         raise UserError(
-            f"The base's scheduler is a {kind}: it was trained with another kind of noise than SDXL and SD 1.5. "
+            f"The base's scheduler is a {kind}: it was trained with another kind of noise than {titles()}. "
             "Choose a base with an ordinary epsilon or v-prediction schedule."
         )
-    found = settled.setdefault("prediction_type", "epsilon")
-    if found not in PREDICTIONS:
+    found = resolved.setdefault("prediction_type", known[0])
+    if found not in known:
         raise UserError(
-            f'The base\'s scheduler config says prediction_type "{found}"; known are {" and ".join(PREDICTIONS)}.'
+            f'The base\'s scheduler config says prediction_type "{found}"; known are {" and ".join(known)}.'
         )
-    return settled
+    return resolved
 
 
 def noise_schedule(config: Mapping[str, Any]) -> NoiseSchedule:

@@ -1,4 +1,4 @@
-"""What model is this? Opens a base from a folder, a single file, a hub name or "tiny"."""
+"""Opening a base model: from a folder, a single file, a hub name or "tiny"."""
 
 from __future__ import annotations
 
@@ -6,12 +6,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ..errors import UserError
-from .base_model import Base
-from .detect import family_of, schedule_marks
+from .base_model import BaseModel
+from .detect import SD2_WIDTH, family_of, schedule_hints
 from .hub import fetch, looks_like_hub_id
-from .noise_schedule import settled
+from .noise_schedule import resolve_prediction_type
+from .registry import FAMILIES, Family, latent_channels, titles
 from .safetensors_file import read_header
-from .sources import Folder, SingleFile, Source, read_json
+from .sources import Folder, SingleFile, Source, component_folders, read_json
 
 Prediction = Literal["auto", "epsilon", "v_prediction"]
 
@@ -28,7 +29,7 @@ def open_base(
     tokenizers: Path | None = None,
     prediction: Prediction = "auto",
     memo: Path | None = None,
-) -> Base:
+) -> BaseModel:
     """Open a base; no weights are read yet.
 
     where: a folder in diffusers format, a `.safetensors` checkpoint, a name on the Hugging Face hub (from the cache
@@ -36,28 +37,22 @@ def open_base(
     single files (see `clip_tokenizer`). prediction: goes over what the model says of itself; a single file without any
     mark is taken for an epsilon model. memo: where content hashes are remembered (see `identity_of`).
 
-    Raises UserError, saying what the thing is and what is needed, for whatever is no SDXL or SD 1.5 base.
+    Raises UserError, saying what the thing is and what is needed, for whatever is of no family of the registry.
     """
     family, source = _recognised(where, tokenizers)
-    schedule = settled(source.config("scheduler"), prediction)
-    if family == "sdxl":
-        from .sdxl import SDXL
-
-        return SDXL(source, schedule, memo=memo)
-    from .sd15 import SD15
-
-    return SD15(source, schedule, memo=memo)
+    schedule = resolve_prediction_type(source.config("scheduler"), prediction, family.predictions)
+    return family.load_class()(source, schedule, memo=memo)
 
 
 def family_at(where: str | Path) -> str:
-    """ "sdxl" or "sd15", told by configurations and headers: no weight is read, and torch is not needed.
+    """The name of a base's family, by configurations and headers: no weight is read, and torch is not needed.
 
     A name on the hub is downloaded where it is not in the cache. Raises UserError as `open_base` does.
     """
-    return _recognised(where, None)[0]
+    return _recognised(where, None)[0].name
 
 
-def _recognised(where: str | Path, tokenizers: Path | None) -> tuple[str, Source]:
+def _recognised(where: str | Path, tokenizers: Path | None) -> tuple[Family, Source]:
     place = TINY_PATH if str(where) == TINY else Path(where).expanduser()
     if place.is_dir():
         return _folder(place)
@@ -73,7 +68,7 @@ def _recognised(where: str | Path, tokenizers: Path | None) -> tuple[str, Source
     )
 
 
-def _single_file(path: Path, tokenizers: Path | None) -> tuple[str, Source]:
+def _single_file(path: Path, tokenizers: Path | None) -> tuple[Family, Source]:
     suffix = path.suffix.lower()
     if suffix in _PICKLES:
         raise UserError(
@@ -88,10 +83,10 @@ def _single_file(path: Path, tokenizers: Path | None) -> tuple[str, Source]:
         raise UserError(f"{path} is no model file that is known here. Give a .safetensors checkpoint.")
     file = read_header(path)
     family = family_of(file)
-    return family, SingleFile(file, family, tokenizers=tokenizers, scheduler=schedule_marks(file))
+    return family, SingleFile(file, family, tokenizers=tokenizers, scheduler=schedule_hints(file))
 
 
-def _folder(path: Path) -> tuple[str, Source]:
+def _folder(path: Path) -> tuple[Family, Source]:
     index = path / "model_index.json"
     if not index.is_file():
         files = sorted(path.glob("*.safetensors"))
@@ -105,26 +100,24 @@ def _folder(path: Path) -> tuple[str, Source]:
     return _family_of_folder(path, read_json(index), source), source
 
 
-def _family_of_folder(path: Path, index: dict[str, Any], source: Folder) -> str:
+def _family_of_folder(path: Path, index: dict[str, Any], source: Folder) -> Family:
     pipeline = index.get("_class_name", "unknown pipeline")
     if not (path / "unet").is_dir():
-        raise UserError(
-            f"{path} is a {pipeline}. This version trains SDXL and SD 1.5 models, which have a unet folder."
-        )
+        raise UserError(f"{path} is a {pipeline}. This version trains {titles()} models, which have a unet folder.")
     unet = source.config("unet")
-    encoders = tuple(name for name in ("text_encoder", "text_encoder_2") if (path / name).is_dir())
+    encoders = tuple(folder.name for folder in component_folders(path, "text"))
     width, channels = unet.get("cross_attention_dim"), unet.get("in_channels")
-    if channels != 4:
+    family = next((family for family in FAMILIES.values() if family.is_folder_of(unet, encoders)), None)
+    is_sd2 = width == SD2_WIDTH and (family is None or family.unet_signs.get("addition_embed_type") is None)
+    if family and not is_sd2:
+        return family
+    if all(channels != family.latent_channels for family in FAMILIES.values()):
         what = "an inpainting model" if channels == 9 else "a model made for another task than text to image"
-        raise UserError(f"{path} is {what} ({channels} input channels; 4 are needed). Give a text-to-image base.")
+        raise UserError(
+            f"{path} is {what} ({channels} input channels; {latent_channels()} are needed). Give a text-to-image base."
+        )
     if encoders == ("text_encoder_2",):
         raise UserError(f"{path} is the SDXL refiner, which only finishes pictures. Give an SDXL base.")
-    if unet.get("addition_embed_type") == "text_time" and len(encoders) == 2:
-        return "sdxl"
-    if width == 1024:
-        raise UserError(
-            f"{path} is a Stable Diffusion 2.x model. This version trains SDXL and SD 1.5: give one of those."
-        )
-    if unet.get("addition_embed_type") is None and encoders == ("text_encoder",):
-        return "sd15"
-    raise UserError(f"{path} ({pipeline}) is neither an SDXL nor an SD 1.5 model, or lacks its text encoders.")
+    if is_sd2:
+        raise UserError(f"{path} is a Stable Diffusion 2.x model. This version trains {titles()}: give one of those.")
+    raise UserError(f"{path} ({pipeline}) is no {titles('or')} model, or lacks its text encoders.")

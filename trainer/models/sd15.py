@@ -8,12 +8,12 @@ import torch
 from torch import Tensor, nn
 
 from .base_model import TextTensors, compute_dtype, guidance_told
-from .local_model import OnDisk
+from .local_model import LocalModel
 from .sources import Source
 from .tokenizer import token_ids
 
 
-class SD15(OnDisk):
+class SD15(LocalModel):
     """A base of the SD 1.x family (Rombach et al. 2022), with epsilon or v-prediction."""
 
     family = "sd15"
@@ -22,7 +22,7 @@ class SD15(OnDisk):
         return SD15Text(self.source, device, dtype)
 
     def predict(self, unet: nn.Module, noisy: Tensor, timestep: Tensor, text: TextTensors, framing: Tensor) -> Tensor:
-        """See `Base.predict`. text: hidden (n, tokens, 768). The framing is not used: this family does not know it."""
+        """See `BaseModel.predict`. text: hidden (n, tokens, 768); framing: not used, this family has no such input."""
         dtype = compute_dtype(unet)
         told = guidance_told(unet, len(noisy))
         answer = unet(noisy.to(dtype), timestep, encoder_hidden_states=text["hidden"].to(dtype), **told)

@@ -8,12 +8,12 @@ import torch
 from torch import Tensor, nn
 
 from .base_model import TextTensors, compute_dtype, guidance_told
-from .local_model import OnDisk
+from .local_model import LocalModel
 from .sources import Source
 from .tokenizer import token_ids
 
 
-class SDXL(OnDisk):
+class SDXL(LocalModel):
     """A base of the SDXL family (Podell et al. 2023), with epsilon or v-prediction."""
 
     family = "sdxl"
@@ -22,7 +22,7 @@ class SDXL(OnDisk):
         return SDXLText(self.source, device, dtype)
 
     def predict(self, unet: nn.Module, noisy: Tensor, timestep: Tensor, text: TextTensors, framing: Tensor) -> Tensor:
-        """See `Base.predict`. text: hidden (n, tokens, 2048) and pooled (n, 1280)."""
+        """See `BaseModel.predict`. text: hidden (n, tokens, 2048) and pooled (n, 1280)."""
         dtype = compute_dtype(unet)
         # Time ids stay float32: bfloat16 would turn 1023 into 1024. The UNet embeds them before it casts.
         added = {"text_embeds": text["pooled"].to(dtype), "time_ids": framing.to(noisy.device, torch.float32)}

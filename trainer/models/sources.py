@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ..errors import UserError
+from .registry import Family
 from .safetensors_file import Checkpoint, read_header
 from .tokenizer import clip_tokenizer
 
@@ -19,16 +21,10 @@ if TYPE_CHECKING:
     from .memory_saving.quantize import Quantize
 
 CONFIGS = Path(__file__).parent / "configs"
-"""The published configurations of both families' models; a single file holds weights only."""
+"""The published configurations of each family's models; a single file holds weights only."""
 
-PARTS = {"text": ("text_encoder", "text_encoder_2"), "vae": ("vae",), "unet": ("unet",)}
-"""Part -> its folders in a diffusers model; SD 1.5 has no text_encoder_2."""
-
-_PREFIXES = {
-    ("sdxl", "text_encoder"): "conditioner.embedders.0.transformer.",
-    ("sdxl", "text_encoder_2"): "conditioner.embedders.1.model.",
-    ("sd15", "text_encoder"): "cond_stage_model.transformer.",
-}
+PARTS = {"text": r"text_encoder(_\d+)?", "vae": "vae", "unet": "unet"}
+"""Part -> pattern of its folders in a diffusers model."""
 
 
 class Source(Protocol):
@@ -73,10 +69,8 @@ class Folder:
 
     def files(self, part: str) -> list[Path]:
         found: list[Path] = []
-        for component in PARTS[part]:
-            folder = self.path / component
-            if folder.is_dir():
-                found += [folder / _config_name(component), *weight_files(folder)]
+        for folder in component_folders(self.path, part):
+            found += [folder / _config_name(folder.name), *weight_files(folder)]
         return found
 
     def unet(self, device: torch.device, dtype: torch.dtype, how: Quantize = "none") -> nn.Module:
@@ -144,7 +138,7 @@ class SingleFile:
     def __init__(
         self,
         file: Checkpoint,
-        family: str,
+        family: Family,
         *,
         tokenizers: Path | None = None,
         scheduler: Mapping[str, Any] | None = None,
@@ -157,7 +151,7 @@ class SingleFile:
         self._family = family
         self._tokenizers = tokenizers
         self._scheduler = dict(scheduler or {})
-        self._configs = configs or CONFIGS / family
+        self._configs = configs or CONFIGS / family.name
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -184,10 +178,15 @@ class SingleFile:
     def text_encoder(self, name: str, device: torch.device, dtype: torch.dtype) -> nn.Module:
         from . import ldm_convert
 
-        return ldm_convert.text_encoder(self._file, _PREFIXES[self._family, name], self.config(name), device, dtype)
+        return ldm_convert.text_encoder(self._file, self._family.text_encoders[name], self.config(name), device, dtype)
 
     def tokenizer(self, name: str) -> Any:
         return clip_tokenizer(self._tokenizers, pad="!" if name == "tokenizer_2" else None)
+
+
+def component_folders(path: Path, part: str) -> list[Path]:
+    """The folders of a part ("text", "vae" or "unet") in a diffusers model, by name."""
+    return sorted(folder for folder in path.iterdir() if folder.is_dir() and re.fullmatch(PARTS[part], folder.name))
 
 
 def variant(folder: Path) -> str | None:

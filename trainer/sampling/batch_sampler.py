@@ -21,7 +21,7 @@ from ..cancellation import StopRequested
 from ..device import DTYPES, parked, pick_device, pick_precision, release_memory
 from ..lora import adapter
 from ..lora.file import LoraFile
-from ..models.base_model import Base, TextTensors
+from ..models.base_model import BaseModel, TextTensors
 from ..models.memory_saving.quantize import Quantize, for_painting
 from .sampler import decode, lora_for, pictures_at_once, sample, set_lora
 
@@ -67,7 +67,7 @@ class Painter:
 
     def __init__(
         self,
-        base: Base,
+        base: BaseModel,
         manner: Manner,
         loras: Sequence[Path] = (),
         device: torch.device | None = None,
@@ -173,7 +173,7 @@ class Painter:
             lora = self._loras[worn.file]
             if self._attached is None or self._attached.settings != lora.settings:
                 adapter.detach(unet)
-                adapter.attach(unet, lora.settings, seed=0)
+                adapter.attach(unet, lora.settings, 0, self._base.lora_targets)
             set_lora(unet, lora, worn.strength)
             self._attached, self._worn = lora, worn
         return nullcontext()

@@ -17,7 +17,7 @@ from ..images.contact_sheet import grid
 from ..images.crop import SizeConditioning
 from ..lora.adapter import attach, load_state
 from ..lora.file import LoraFile, read_lora
-from ..models.base_model import Base, TextTensors
+from ..models.base_model import BaseModel, TextTensors
 from ..models.memory_saving.quantize import Quantize, for_painting
 from ..models.memory_saving.vae_tiling import in_tiles
 
@@ -33,7 +33,7 @@ _PICTURES_AT_ONCE = 16
 
 
 def generate(
-    base: Base,
+    base: BaseModel,
     prompts: Sequence[str],
     lora: Path | None = None,
     *,
@@ -70,7 +70,7 @@ def generate(
 
     unet = base.load_unet(device, dtype, quantize or for_painting(device))
     if found:
-        attach(unet, found.settings, seed=0)
+        attach(unet, found.settings, 0, base.lora_targets)
         set_lora(unet, found, strength)
     latents = sample(
         base,
@@ -89,7 +89,7 @@ def generate(
     return decode(base.load_vae(device), latents)
 
 
-def lora_for(base: Base, file: Path) -> LoraFile:
+def lora_for(base: BaseModel, file: Path) -> LoraFile:
     """The LoRA in `file`, to paint with. Raises UserError where it was made for another family than `base`."""
     found = read_lora(file)
     if found.family != base.family:
@@ -105,7 +105,7 @@ def set_lora(unet: nn.Module, lora: LoraFile, strength: float) -> None:
 
 @torch.no_grad()
 def sample(
-    base: Base,
+    base: BaseModel,
     unet: nn.Module,
     text: Sequence[tuple[TextTensors, TextTensors]],
     size: tuple[int, int],
@@ -201,7 +201,7 @@ def _picture(values: Tensor) -> Image.Image:
     return Image.fromarray(bytes_.permute(1, 2, 0).contiguous().numpy())
 
 
-def _sampler(base: Base, steps: int, device: torch.device):
+def _sampler(base: BaseModel, steps: int, device: torch.device):
     """Euler's method, without noise of its own: the one sampler that every base's configuration suits, but for those of
     consistency models, which add noise after every step."""
     from diffusers import EulerDiscreteScheduler, LCMScheduler
@@ -221,7 +221,7 @@ def _sampler(base: Base, steps: int, device: torch.device):
 
 
 def guided(
-    base: Base,
+    base: BaseModel,
     unet: nn.Module,
     noisy: Tensor,
     timestep: Tensor,
@@ -256,7 +256,7 @@ def guided(
     return answer
 
 
-def _renoised(base: Base) -> bool:
+def _renoised(base: BaseModel) -> bool:
     return base.distilled is not None and base.distilled.renoised
 
 

@@ -13,7 +13,7 @@ from ..errors import UserError
 from ..preferences.pairs import as_prompt
 
 if TYPE_CHECKING:
-    from ..models.base_model import Base
+    from ..models.base_model import BaseModel
     from .batch_sampler import Manner
 
 _Settings = TypeVar("_Settings", bound="TaskSettings")
@@ -58,7 +58,7 @@ class PaintingSettings(TaskSettings):
     first_seed: int = Field(0, ge=0, lt=2**32)
     """Another one paints other pictures for the same prompts."""
 
-    def opened(self, workspace: Path) -> tuple[Base, Manner]:
+    def opened(self, workspace: Path) -> tuple[BaseModel, Manner]:
         """The base, and the manner to paint in. Raises UserError where there is no such base."""
         from ..models.open import open_base
         from .batch_sampler import Manner

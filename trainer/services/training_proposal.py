@@ -11,12 +11,14 @@ from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
 
-from ..config.presets import apply, preset_for
+from ..config.presets import apply
 from ..config.run_config import RunConfig, parse_config
 from ..demo.recipe import recipe
 from ..errors import UserError
+from ..models.card_presets import preset_for
 from ..models.hub import looks_like_hub_id
 from ..models.open import TINY, family_at
+from ..models.registry import FAMILIES
 from ..models.tokenizer import CLIP_FILES, CLIP_REPO
 from ..preferences.dataset_pairs import DatasetPairs
 from ..preferences.datasets import find_dataset
@@ -35,8 +37,6 @@ _LEAST_STEPS, _MOST_STEPS = 200, 1500
 _WIDEST_SHARE = 0.5
 _SPARE = 2**30
 """Bytes that stay free: a system with a full disk fails in ways that nobody understands."""
-_SIDE = {"sdxl": 1024, "sd15": 512}
-_TEXT_WIDTH = {"sdxl": 2048, "sd15": 768}
 
 
 @dataclass(frozen=True)
@@ -220,13 +220,14 @@ def _takes(config: RunConfig, pairs: PairSet | None, room: int, earlier: Summary
 
 
 def _cache_bytes(pairs: PairSet, family: str | None, config: RunConfig) -> int:
-    """Of what is encoded, in float16: mean and deviation of each latent of 4 channels, 77 text states each prompt."""
+    """Of what is encoded, in float16: mean and deviation of each latent, and the text states of each prompt."""
     if family is None or config.base == TINY:
         return 0
     pictures = {picture.sha256 for pair in pairs.pairs for picture in (pair.chosen, pair.rejected)}
-    cells = ((config.data.resolution or _SIDE[family]) // 8) ** 2
+    row = FAMILIES[family]
+    latent = row.latent_channels * ((config.data.resolution or row.resolution) // row.latent_factor) ** 2
     prompts = len({pair.prompt for pair in pairs.pairs})
-    return len(pictures) * (1 + config.data.flip) * 2 * 4 * cells * 2 + prompts * 77 * _TEXT_WIDTH[family] * 2
+    return len(pictures) * (1 + config.data.flip) * 2 * latent * 2 + prompts * row.text_tokens * row.text_width * 2
 
 
 def _earlier(workspace: Path, base: str) -> Summary | None:

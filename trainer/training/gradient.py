@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from ..lora import adapter
-from ..models.base_model import Base
+from ..models.base_model import BaseModel
 from .batches import PairBatch
 from .objectives import Judged, Objective, PairErrors
 from .pair_errors import (
@@ -44,7 +44,7 @@ def way_of(split_pair: bool, gradient_checkpointing: str) -> Way:
 
 
 def add_gradient(
-    base: Base,
+    base: BaseModel,
     unet: nn.Module,
     batch: PairBatch,
     objective: Objective,
@@ -77,7 +77,7 @@ def add_gradient(
 
 
 def _together_guarded(
-    base: Base,
+    base: BaseModel,
     unet: nn.Module,
     batch: PairBatch,
     objective: Objective,
@@ -112,7 +112,7 @@ def _slopes(
 
 
 def _apart(
-    base: Base,
+    base: BaseModel,
     unet: nn.Module,
     batch: PairBatch,
     objective: Objective,
@@ -156,7 +156,7 @@ def _apart(
 
 
 def _shared(
-    base: Base,
+    base: BaseModel,
     unet: nn.Module,
     batch: PairBatch,
     objective: Objective,

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from ..distributed import ALONE, Ranks
 from ..intervals import wilson_interval
 from ..latents.encode import EncodedPair
-from ..models.base_model import Base
+from ..models.base_model import BaseModel
 from .batches import PairBatch, draw_pair, seeded, stack
 from .objectives import Objective
 from .pair_errors import pair_errors
@@ -64,7 +64,7 @@ class HeldOut:
 
     @torch.no_grad()
     def measure(
-        self, base: Base, unet: nn.Module, objective: Objective, device: torch.device, ranks: Ranks = ALONE
+        self, base: BaseModel, unet: nn.Module, objective: Objective, device: torch.device, ranks: Ranks = ALONE
     ) -> Agreement:
         """Leaves the model in the mode it was in; the device is waited for once, at the end.
 
@@ -90,13 +90,13 @@ class HeldOut:
         )
 
     @torch.no_grad()
-    def margins(self, base: Base, unet: nn.Module, objective: Objective, device: torch.device) -> Iterator[float]:
+    def margins(self, base: BaseModel, unet: nn.Module, objective: Objective, device: torch.device) -> Iterator[float]:
         """The margin of each pair, in order, of a model in evaluation mode. The device is waited for at every pair."""
         for pair in self._pairs:
             yield self._measure_pair(pair, base, unet, objective, device)[2].item()
 
     def _measure_pair(
-        self, encoded: EncodedPair, base: Base, unet: nn.Module, objective: Objective, device: torch.device
+        self, encoded: EncodedPair, base: BaseModel, unet: nn.Module, objective: Objective, device: torch.device
     ) -> Tensor:
         """(3,): winner error, loser error and margin, averaged over the noise levels."""
         seen = []

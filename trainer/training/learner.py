@@ -13,7 +13,7 @@ from ..device import DTYPES, abilities, pick_precision
 from ..distributed import ALONE, Ranks
 from ..lora import adapter
 from ..lora.file import read_lora
-from ..models.base_model import Base
+from ..models.base_model import BaseModel
 from ..models.memory_saving import activation_checkpointing
 from ..models.memory_saving import compile as speed
 from .batches import PairBatch, seeded
@@ -26,7 +26,7 @@ from .optimizer import build_optimizer, lr_factor
 class Learner:
     """Holds the UNet with its LoRA on `device`. `notes`: a sentence for each thing that could not be had."""
 
-    def __init__(self, config: RunConfig, base: Base, device: torch.device, ranks: Ranks = ALONE):
+    def __init__(self, config: RunConfig, base: BaseModel, device: torch.device, ranks: Ranks = ALONE):
         """Load the UNet, freeze it, put a LoRA onto it (the one to continue from, if any) and build the optimizer."""
         training = config.training
         self.base = base
@@ -42,7 +42,7 @@ class Learner:
 
         unet = base.load_unet(device, DTYPES[self.precision], training.quantize)
         activation_checkpointing.apply(unet, training.gradient_checkpointing, device)
-        parameters = adapter.attach(unet, self.settings, training.seed)
+        parameters = adapter.attach(unet, self.settings, training.seed, base.lora_targets)
         if self.precision != "float32":
             adapter.leave_casts_to_autocast(unet)
         if initial is not None:

@@ -9,13 +9,15 @@ import torch
 from torch import Tensor, nn
 
 from ..lora import adapter
-from ..models.base_model import Base
+from ..models.base_model import BaseModel
 from .batches import PairBatch
 from .objectives import PairErrors
 from .ranked import first_seen
 
 
-def pair_errors(base: Base, unet: nn.Module, batch: PairBatch, *, reference: bool, split: bool = False) -> PairErrors:
+def pair_errors(
+    base: BaseModel, unet: nn.Module, batch: PairBatch, *, reference: bool, split: bool = False
+) -> PairErrors:
     """Mean squared error per sample, (pairs,) float32, of both pictures in one forward pass of 2 * pairs.
 
     Noise, timestep, text and framing are those of the pair for both of its pictures (the text, where the rejected one
@@ -29,18 +31,18 @@ def pair_errors(base: Base, unet: nn.Module, batch: PairBatch, *, reference: boo
 
 
 @torch.no_grad()
-def reference_errors(base: Base, unet: nn.Module, batch: PairBatch, *, split: bool) -> tuple[Tensor, Tensor]:
+def reference_errors(base: BaseModel, unet: nn.Module, batch: PairBatch, *, split: bool) -> tuple[Tensor, Tensor]:
     """The errors on the chosen and the rejected pictures with the adapter switched off; see `pair_errors`."""
     with adapter.disabled(unet):
         return _errors(base, unet, batch, split)
 
 
-def picture_errors(base: Base, unet: nn.Module, batch: PairBatch, clean: Tensor) -> Tensor:
+def picture_errors(base: BaseModel, unet: nn.Module, batch: PairBatch, clean: Tensor) -> Tensor:
     """Mean squared error, (pairs,) float32, on one picture of each pair; clean: its latents, (pairs, c, h, w)."""
     return mean_square(residuals(base, unet, batch, clean))
 
 
-def residuals(base: Base, unet: nn.Module, batch: PairBatch, clean: Tensor) -> Tensor:
+def residuals(base: BaseModel, unet: nn.Module, batch: PairBatch, clean: Tensor) -> Tensor:
     """Prediction minus target, (pairs, c, h, w) float32, on one picture of each pair; clean: its latents."""
     noisy = base.schedule.add_noise(clean, batch.noise, batch.timestep)
     answer = base.predict(unet, noisy, batch.timestep, batch.text, batch.framing)
@@ -48,7 +50,7 @@ def residuals(base: Base, unet: nn.Module, batch: PairBatch, clean: Tensor) -> T
     return answer.float() - base.schedule.target(clean, batch.noise, batch.timestep)
 
 
-def residuals_together(base: Base, unet: nn.Module, batch: PairBatch) -> tuple[Tensor, Tensor]:
+def residuals_together(base: BaseModel, unet: nn.Module, batch: PairBatch) -> tuple[Tensor, Tensor]:
     """`residuals` of the chosen and of the rejected pictures, in one forward pass of 2 * pairs."""
     shared = {name: _twice(getattr(batch, name)) for name in ("noise", "timestep", "framing")}
     own = batch.rejected_text or batch.text
@@ -97,7 +99,7 @@ def mean_square(residuals: Tensor) -> Tensor:
     return residuals.square().mean(dim=(1, 2, 3))
 
 
-def _errors(base: Base, unet: nn.Module, batch: PairBatch, split: bool) -> tuple[Tensor, Tensor]:
+def _errors(base: BaseModel, unet: nn.Module, batch: PairBatch, split: bool) -> tuple[Tensor, Tensor]:
     if batch.places is not None:
         pictures = each_once(batch, len(first_seen(batch.places)) // 2 if split else None)
         return shared_errors(base, unet, pictures)
@@ -108,7 +110,7 @@ def _errors(base: Base, unet: nn.Module, batch: PairBatch, split: bool) -> tuple
     return mean_square(chosen), mean_square(rejected)
 
 
-def shared_errors(base: Base, unet: nn.Module, pictures: Pictures) -> tuple[Tensor, Tensor]:
+def shared_errors(base: BaseModel, unet: nn.Module, pictures: Pictures) -> tuple[Tensor, Tensor]:
     """The errors on the chosen and the rejected picture of each pair, (pairs,), from one forward for each picture."""
     chosen, rejected = torch.cat([picture_errors(base, unet, *part) for part in pictures.parts])[pictures.places]
     return chosen, rejected

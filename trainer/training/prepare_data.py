@@ -15,7 +15,7 @@ from ..distributed import ALONE, Ranks
 from ..errors import UserError
 from ..latents.encode import EncodedPair, EncodedPairs, EncodeProgress, encode
 from ..models import few_step
-from ..models.base_model import Base
+from ..models.base_model import BaseModel
 from ..models.memory_saving.quantize import check
 from ..models.open import open_base
 from ..preferences.io.detect_layout import open_pairs
@@ -31,7 +31,7 @@ _SECONDS_BETWEEN = 0.5
 class Material:
     """Everything a training reads. `sample_prompts` have their text encoded, as has the empty prompt."""
 
-    base: Base
+    base: BaseModel
     pair_set: PairSet
     train: tuple[EncodedPair, ...]
     held_out: tuple[EncodedPair, ...]

@@ -19,7 +19,7 @@ from ..config.run_config import ASSUMED_SPREAD, RunConfig
 from ..distributed import ALONE, Ranks
 from ..latents.encode import EncodedPair
 from ..lora import adapter
-from ..models.base_model import Base
+from ..models.base_model import BaseModel
 from ..runs.run_folder import Run
 from .batches import draw_pair, seeded, stack
 from .learner import Learner
@@ -48,7 +48,7 @@ class Calibration:
 
 @torch.no_grad()
 def measure_margins(
-    base: Base,
+    base: BaseModel,
     unet: nn.Module,
     pairs: Sequence[EncodedPair],
     scale: float,

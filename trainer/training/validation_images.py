@@ -14,7 +14,7 @@ from ..device import parked
 from ..images.contact_sheet import grid
 from ..latents.encode import load_text
 from ..lora import adapter
-from ..models.base_model import Base
+from ..models.base_model import BaseModel
 from ..models.memory_saving.vae_tiling import in_tiles
 from ..runs.run_folder import Run
 from ..sampling.sampler import decode, pictures_at_once, sample
@@ -89,7 +89,7 @@ class Samples:
             return decode(vae, latents)
 
 
-def steps_and_guidance(base: Base, steps: int | None, guidance: float | None) -> tuple[int, float]:
+def steps_and_guidance(base: BaseModel, steps: int | None, guidance: float | None) -> tuple[int, float]:
     """With how many steps and how much guidance sample pictures are painted, where nothing else was said."""
     few = base.distilled
     return steps or (few.steps if few else _STEPS), guidance or (1.0 if few else _GUIDANCE)

@@ -11,9 +11,9 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from ...config.presets import preset_for
 from ...device import abilities, card_memory
 from ...errors import UserError
+from ..card_presets import preset_for
 from .quantized_layers import FP8, INT8, NORMAL4, Packing, QuantizedConv2d, QuantizedLinear
 
 Quantize = Literal["none", "int8", "nf4", "fp8"]
