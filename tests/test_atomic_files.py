@@ -4,14 +4,14 @@ import errno
 import os
 
 import pytest
-from mapo_studio.trainer.atomic_files import write_text, written_whole
+from mapo_studio.trainer.atomic_files import atomic_write, write_text
 from mapo_studio.trainer.errors import UserError
 
 
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
     file = tmp_path / "a.txt"
     write_text(file, "old")
-    with pytest.raises(UnicodeEncodeError), written_whole(file) as part:
+    with pytest.raises(UnicodeEncodeError), atomic_write(file) as part:
         part.write_text("half \N{SNOWMAN}", encoding="ascii")
     assert file.read_text() == "old"
     assert os.listdir(tmp_path) == ["a.txt"]
@@ -27,7 +27,7 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
 def test_a_full_disk_is_said_in_one_sentence(tmp_path, error):
     with (
         pytest.raises(UserError, match=r"no room to write .*a\.txt: free some disk space"),
-        written_whole(tmp_path / "a.txt"),
+        atomic_write(tmp_path / "a.txt"),
     ):
         raise error
 

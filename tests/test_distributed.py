@@ -6,7 +6,7 @@ import sys
 import pytest
 import torch
 from mapo_studio.tests.simulated_devices import pretend
-from mapo_studio.trainer.cancellation import StopRequested
+from mapo_studio.trainer.cancellation import Cancelled
 from mapo_studio.trainer.distributed import ALONE, Ranks, joined, launched, lost
 from mapo_studio.trainer.errors import UserError
 
@@ -53,8 +53,8 @@ def test_alone_everything_is_ones_own(monkeypatch):
         ranks.agreed("anything", 1)
         assert ranks.device("cpu") == torch.device("cpu")
     assert tensor.tolist() == [1, 1, 1]
-    with pytest.raises(StopRequested), ALONE.phase():
-        raise StopRequested
+    with pytest.raises(Cancelled), ALONE.phase():
+        raise Cancelled
 
 
 def test_alone_no_torch_is_imported_to_find_that_out():

@@ -9,18 +9,18 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from .errors import CannotWrite
+from .errors import DiskFull
 
 _NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
 @contextmanager
-def written_whole(path: Path) -> Iterator[Path]:
+def atomic_write(path: Path) -> Iterator[Path]:
     """Give a temporary path in the folder of `path`; on success it is flushed to disk and replaces `path`.
 
-    Nothing is left behind on failure. Raises CannotWrite where the disk is full or the folder cannot be written.
+    Nothing is left behind on failure. Raises DiskFull where the disk is full or the folder cannot be written.
     """
-    with no_room_explained(path):
+    with explain_disk_full(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
         os.close(handle)
@@ -39,25 +39,25 @@ def written_whole(path: Path) -> Iterator[Path]:
 
 def write_text(path: Path, text: str) -> None:
     """Replace the file at `path` by `text`, UTF-8."""
-    with written_whole(path) as part:
+    with atomic_write(path) as part:
         part.write_text(text, encoding="utf-8")
 
 
 @contextmanager
-def no_room_explained(path: Path) -> Iterator[None]:
-    """Turn the errors of a full or forbidden disk into a CannotWrite that names `path` and the mend."""
+def explain_disk_full(path: Path) -> Iterator[None]:
+    """Turn the errors of a full or forbidden disk into a DiskFull that names `path` and the mend."""
     try:
         yield
     except OSError as error:
         if error.errno in _NO_ROOM:
-            raise CannotWrite(_no_room(path)) from error
+            raise DiskFull(_no_room(path)) from error
         if isinstance(error, PermissionError):
-            raise CannotWrite(f"{path} cannot be written: check the permissions of its folder") from error
+            raise DiskFull(f"{path} cannot be written: check the permissions of its folder") from error
         raise
     except Exception as error:
         # safetensors and torch wrap the operating system's error in one of their own.
         if any(os.strerror(code) in str(error) for code in _NO_ROOM):
-            raise CannotWrite(_no_room(path)) from error
+            raise DiskFull(_no_room(path)) from error
         raise
 
 

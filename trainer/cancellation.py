@@ -12,7 +12,7 @@ from types import FrameType
 _SIGNALS = [signal.SIGINT, signal.SIGTERM]
 
 
-class StopRequested(Exception):
+class Cancelled(Exception):
     """Raised where a phase that keeps nothing but caches is left early."""
 
 
@@ -34,9 +34,9 @@ class StopRequest:
         return 0 if self.signal is None else 128 + self.signal
 
     def check(self) -> None:
-        """Raise StopRequested if the run was asked to stop."""
+        """Raise Cancelled if the run was asked to stop."""
         if self:
-            raise StopRequested
+            raise Cancelled
 
     @contextmanager
     def listening(self, forget: bool = True) -> Iterator[None]:

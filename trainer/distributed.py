@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from .cancellation import StopRequested
+from .cancellation import Cancelled
 from .errors import UserError
 
 if TYPE_CHECKING:
@@ -94,14 +94,14 @@ class Ranks:
 
     @contextmanager
     def phase(self) -> Iterator[None]:
-        """All have done their share when the `with` ends; a StopRequested of one is raised in all."""
+        """All have done their share when the `with` ends; a Cancelled of one is raised in all."""
         try:
             yield
-        except StopRequested:
+        except Cancelled:
             self.any(True)
             raise
         if self.any(False):
-            raise StopRequested
+            raise Cancelled
 
     def agreed(self, what: str, value: int) -> None:
         """Raise UserError where the processes do not all have the same `value`."""
@@ -170,7 +170,7 @@ def joined() -> Iterator[Ranks]:
         dist.barrier()
     except Exception as error:
         left.set()
-        if isinstance(error, StopRequested):  # which all of them raise at the same place
+        if isinstance(error, Cancelled):  # which all of them raise at the same place
             raise
         _leave_word(store, ranks, error)
         raise

@@ -1,4 +1,4 @@
-"""The exceptions for what a person can mend."""
+"""UserError and its kinds: the exceptions for what a person can mend."""
 
 
 class UserError(Exception):
@@ -8,9 +8,9 @@ class UserError(Exception):
     """
 
 
-class CannotWrite(UserError):
-    """The disk is full or a folder is forbidden: going on with the next file makes no sense."""
+class DiskFull(UserError):
+    """Nothing can be written: the disk is full, or its folder may not be written to. The next file would fail, too."""
 
 
-class MemoryFull(UserError):
-    """The device has no memory left; with settings that need less of it the same goes on."""
+class DeviceOutOfMemory(UserError):
+    """Out of memory on the device, in a sentence; torch.OutOfMemoryError is what torch raises."""

@@ -19,7 +19,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..trainer.atomic_files import no_room_explained
+from ..trainer.atomic_files import explain_disk_full
 from ..trainer.errors import UserError
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ def main(words: Sequence[str]) -> int:
         _say(f"{asked.hash_password}:{hashed(_asked_password())}")
         return 0
     workspace = asked.workspace.expanduser().resolve()
-    with no_room_explained(workspace):
+    with explain_disk_full(workspace):
         workspace.mkdir(parents=True, exist_ok=True)
     if find_spec("gradio") is None:
         raise UserError("the studio needs Gradio: pip install 'mapo-studio[web]'")

@@ -36,11 +36,11 @@ def install(run: Run) -> str:
 
     Raises UserError where there is no LoRA yet, another file of that name is there, or the disk is full.
     """
-    from ...trainer.atomic_files import no_room_explained
+    from ...trainer.atomic_files import explain_disk_full
     from ...trainer.services.lora_library import copy_to
 
     with _copying:  # the train node and the watcher see the same run end
-        with no_room_explained(folder()):
+        with explain_disk_full(folder()):
             folder().mkdir(parents=True, exist_ok=True)
         was_there = (folder() / run.lora_file.name).exists()
         name = os.path.join(_FOLDER, copy_to(run, folder()).name)

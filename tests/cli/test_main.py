@@ -7,7 +7,7 @@ import shutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from mapo_studio.trainer.cancellation import StopRequested
+from mapo_studio.trainer.cancellation import Cancelled
 from mapo_studio.trainer.cli.main import main
 from mapo_studio.trainer.runs.run_folder import Run, all_runs
 from mapo_studio.trainer.training.learner import Learner
@@ -229,7 +229,7 @@ def test_the_report_is_written_however_a_training_ends(mapo, pairs, tmp_path, mo
 
 def test_a_run_that_stops_before_its_first_step_has_no_report_yet(mapo, pairs, tmp_path, monkeypatch):
     def stop(*_, **__):
-        raise StopRequested
+        raise Cancelled
 
     monkeypatch.setattr("mapo_studio.trainer.training.loop.prepare", stop)
     mapo("train", "--pairs", pairs, "--name", "ends", *QUICK)

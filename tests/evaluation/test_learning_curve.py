@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from mapo_studio.trainer.cancellation import StopRequest, StopRequested
+from mapo_studio.trainer.cancellation import Cancelled, StopRequest
 from mapo_studio.trainer.errors import UserError
 from mapo_studio.trainer.evaluation import learning_curve
 from mapo_studio.trainer.evaluation.learning_curve import measure_curve, read_curve
@@ -26,7 +26,7 @@ def finished(tmp_path, settings, pairs_folder, monkeypatch):
     """A finished run, whose further trainings are only played: half of the pairs agree, one more for each step."""
     run = Run.create(tmp_path, settings(training={"steps": 4}))
     trains(run, StopRequest(run.stop_file))
-    monkeypatch.setattr(loop, "train_held", trains)
+    monkeypatch.setattr(loop, "train_locked", trains)
     pairs = open_pairs(str(pairs_folder)).load()
     monkeypatch.setattr(lora_library, "metadata", lambda _: {"mapo.pairs_hash": pairs.fingerprint})
     return run
@@ -87,7 +87,7 @@ def test_stopped_in_the_middle_it_goes_on_without_training_anything_again(finish
         if trained_on(told)[1:] and event["event"] == "step":
             stop_file.touch()
 
-    with pytest.raises(StopRequested):
+    with pytest.raises(Cancelled):
         measure_curve(finished, no_stop(finished), listen=listen)
     assert read_curve(finished) is None
     stop_file.unlink()

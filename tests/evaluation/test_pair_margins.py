@@ -6,7 +6,7 @@ import shutil
 
 import pytest
 import torch
-from mapo_studio.trainer.cancellation import StopRequested
+from mapo_studio.trainer.cancellation import Cancelled
 from mapo_studio.trainer.config.run_config import parse_config
 from mapo_studio.trainer.errors import UserError
 from mapo_studio.trainer.evaluation import pair_margins
@@ -114,9 +114,9 @@ def test_a_rating_that_was_stopped_goes_on_where_it_was(filled, trained, monkeyp
 
     def stop(done, *_):
         if done >= 4:
-            raise StopRequested
+            raise Cancelled
 
-    with pytest.raises(StopRequested):
+    with pytest.raises(Cancelled):
         rate(there.store, "cats", run, tell=stop)
     assert sum(pair.margin is not None for pair in pairs(there.store)) == 4
     assert rate(there.store, "cats", run) == 2

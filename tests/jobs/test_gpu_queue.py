@@ -10,7 +10,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
-from mapo_studio.trainer.cancellation import StopRequest, StopRequested
+from mapo_studio.trainer.cancellation import Cancelled, StopRequest
 from mapo_studio.trainer.config.run_config import RunConfig
 from mapo_studio.trainer.jobs import gpu_queue, job
 from mapo_studio.trainer.jobs.gpu_queue import acquire_gpu, queued
@@ -91,10 +91,10 @@ def test_stopping_one_that_waits_lets_the_others_keep_their_places(tmp_path):
 
     def check():
         if asked.is_set():
-            raise StopRequested
+            raise Cancelled
 
     def work():
-        with pytest.raises(StopRequested), acquire_gpu(tmp_path, tmp_path / "runs" / "b", lambda what: None, check):
+        with pytest.raises(Cancelled), acquire_gpu(tmp_path, tmp_path / "runs" / "b", lambda what: None, check):
             seen.append("b")
 
     with acquire_gpu(tmp_path, tmp_path / "runs" / "a", seen.append, check):
@@ -162,7 +162,7 @@ def test_a_request_to_stop_before_the_process_is_there_is_heard(tmp_path):
     run = Run.create(tmp_path, RunConfig(base="tiny", data={"pairs": "dataset:cats"}))
     run.log("asked")
     job.stop(run)
-    with pytest.raises(StopRequested):
+    with pytest.raises(Cancelled):
         job.train_in_turn(run, StopRequest(run.stop_file))
     assert event_log.read(run.events_file)[-1]["event"] == "stopped"
 

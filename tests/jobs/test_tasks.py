@@ -7,7 +7,7 @@ import time
 from types import SimpleNamespace
 
 import pytest
-from mapo_studio.trainer.cancellation import StopRequested
+from mapo_studio.trainer.cancellation import Cancelled
 from mapo_studio.trainer.errors import UserError
 from mapo_studio.trainer.jobs import tasks, worker
 from mapo_studio.trainer.jobs.tasks import Task
@@ -127,7 +127,7 @@ def test_one_let_go_on_after_it_saw_the_request_does_not_leave(kind, tmp_path):
             task.pause()
             try:
                 work.check()
-            except StopRequested:
+            except Cancelled:
                 task.go_on()  # somebody else, while the lock is still held
                 raise
         return "done"

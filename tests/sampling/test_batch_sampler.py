@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from mapo_studio.tests.tiny_models import write_sd15, write_sdxl
-from mapo_studio.trainer.cancellation import StopRequested
+from mapo_studio.trainer.cancellation import Cancelled
 from mapo_studio.trainer.errors import UserError
 from mapo_studio.trainer.lora.adapter import LoraSettings, attach
 from mapo_studio.trainer.lora.file import write_lora
@@ -105,10 +105,10 @@ def test_being_stopped_gives_what_is_complete_first(base, seconds):
     def check():
         steps.append(None)
         if len(steps) > 5:
-            raise StopRequested
+            raise Cancelled
 
     rounds = painter.paint([Wish("fox", seed) for seed in range(40)], check)
-    with pytest.raises(StopRequested):
+    with pytest.raises(Cancelled):
         got.extend(wish.seed for round_ in rounds for wish, _ in round_)
     assert got == list(range(16))
 

@@ -149,7 +149,7 @@ def test_a_run_that_is_stopped_after_its_best_moment_has_it_in_its_file_and_goes
 
     monkeypatch.setattr(Learner, "learn", stopping)
     config = run.config()
-    run.keep_settings(config.model_copy(update={"training": config.training.model_copy(update={"steps": 6})}))
+    run.save_config(config.model_copy(update={"training": config.training.model_copy(update={"steps": 6})}))
     outcome = train(run, stop)
     assert (outcome.finished, outcome.step, outcome.kept) == (False, 5, 3)
     assert lora(run) == seen[3]

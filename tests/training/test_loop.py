@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from mapo_studio.trainer.cancellation import StopRequest, StopRequested
+from mapo_studio.trainer.cancellation import Cancelled, StopRequest
 from mapo_studio.trainer.config.run_config import parse_config
 from mapo_studio.trainer.errors import UserError
 from mapo_studio.trainer.jobs import job
@@ -189,7 +189,7 @@ def test_a_stop_while_encoding_keeps_the_run_resumable(run, monkeypatch):
     early = run()
     stop = StopRequest(early.stop_file)
     early.listeners.append(lambda event: early.stop_file.touch())
-    with pytest.raises(StopRequested):
+    with pytest.raises(Cancelled):
         train(early, stop)
     assert job.status(early).phase == "stopped"
     early.listeners.clear()

@@ -8,7 +8,7 @@ import pytest
 import torch
 from mapo_studio.trainer.cancellation import StopRequest
 from mapo_studio.trainer.config.run_config import RunConfig, parse_config
-from mapo_studio.trainer.errors import MemoryFull, UserError
+from mapo_studio.trainer.errors import DeviceOutOfMemory, UserError
 from mapo_studio.trainer.jobs import job
 from mapo_studio.trainer.lora.file import read_lora
 from mapo_studio.trainer.models.sdxl import SDXL
@@ -16,7 +16,7 @@ from mapo_studio.trainer.runs.run_folder import Run
 from mapo_studio.trainer.training import oom_recovery
 from mapo_studio.trainer.training.checkpoint import latest_step
 from mapo_studio.trainer.training.loop import train
-from mapo_studio.trainer.training.oom_recovery import explained, going_on, is_full_memory
+from mapo_studio.trainer.training.oom_recovery import is_oom, oom_message, with_less_memory
 from torch.optim import AdamW
 
 pytestmark = pytest.mark.slow
@@ -85,7 +85,7 @@ def warnings(run: Run) -> list[str]:
 def test_a_full_memory_saves_what_was_learned_and_names_the_mend(run, room):
     short = run()
     room(2, after=4)  # two steps of two batches of four pictures fit, then no more
-    with pytest.raises(MemoryFull) as caught:
+    with pytest.raises(DeviceOutOfMemory) as caught:
         go(short)
     said = str(caught.value)
     assert "the memory of the device is full" in said
@@ -136,7 +136,7 @@ def test_what_the_optimizer_moved_in_part_is_not_saved(run, monkeypatch):
 
     short.left = 3
     monkeypatch.setattr(AdamW, "step", short)
-    with pytest.raises(MemoryFull) as caught:
+    with pytest.raises(DeviceOutOfMemory) as caught:
         go(torn)
     assert latest_step(torn.state_folder) is None
     assert "is saved" not in str(caught.value)
@@ -168,17 +168,17 @@ def test_encoding_that_does_not_fit_is_not_tried_again_with_settings_that_cannot
 
     def full(*_):
         tries.append(1)
-        raise MemoryFull("not enough memory on cuda to encode a.png at 4096 x 4096 px")
+        raise DeviceOutOfMemory("not enough memory on cuda to encode a.png at 4096 x 4096 px")
 
     monkeypatch.setattr("mapo_studio.trainer.training.loop.prepare", full)
-    with pytest.raises(MemoryFull, match=r"a\.png"):
+    with pytest.raises(DeviceOutOfMemory, match=r"a\.png"):
         go(early)
     assert len(tries) == 1
 
 
 def test_the_optimizer_stays_whose_states_are_gone_on_from():
     config = parse_config({"optimization": {"optimizer": "adamw"}, "training": {"batch_size": 6}}, "")
-    while step := going_on(config):
+    while step := with_less_memory(config):
         assert step[0].optimization == config.optimization
         assert step[0].training.batch_size == 6
         assert step[0] != config
@@ -191,9 +191,9 @@ def test_the_optimizer_stays_whose_states_are_gone_on_from():
 def test_the_next_smaller_preset_is_named(monkeypatch):
     for gib, name in ((11.6, "8 GB"), (7.7, "6 GB"), (23.6, "16 GB")):
         monkeypatch.setattr(oom_recovery, "card_memory", lambda _, gib=gib: int(gib * 2**30))
-        assert f"the preset {name}," in str(explained(RunConfig(), torch.device("cuda"), "cats", 3))
+        assert f"the preset {name}," in str(oom_message(RunConfig(), torch.device("cuda"), "cats", 3))
     monkeypatch.setattr(oom_recovery, "card_memory", lambda _: None)
-    assert "preset" not in str(explained(RunConfig(), CPU, "cats", None))
+    assert "preset" not in str(oom_message(RunConfig(), CPU, "cats", None))
 
 
 @pytest.mark.parametrize(
@@ -201,10 +201,10 @@ def test_the_next_smaller_preset_is_named(monkeypatch):
     [
         (torch.OutOfMemoryError("Tried to allocate"), True),
         (RuntimeError("MPS backend out of memory"), True),
-        (MemoryFull("not enough memory"), True),
+        (DeviceOutOfMemory("not enough memory"), True),
         (UserError("out of pairs"), False),
         (ValueError("memory"), False),
     ],
 )
 def test_which_errors_say_that_memory_is_full(error, full):
-    assert is_full_memory(error) is full
+    assert is_oom(error) is full

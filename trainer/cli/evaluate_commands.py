@@ -157,7 +157,7 @@ def score(words: list[str]) -> int:
 
 def _in_turn(run: Run, work: Callable[[StopRequest, Listener], T]) -> T:
     """What `work` gives, which waits for the device and shows how far it is. Ends the program where it is stopped."""
-    from ..cancellation import StopRequest, StopRequested
+    from ..cancellation import Cancelled, StopRequest
     from ..jobs.gpu_queue import acquire_gpu
     from .progress_bar import watching
 
@@ -168,7 +168,7 @@ def _in_turn(run: Run, work: Callable[[StopRequest, Listener], T]) -> T:
         try:
             held.enter_context(acquire_gpu(run.workspace, run.folder, partial(_behind, listen), stop.check))
             return work(stop, listen)
-        except StopRequested:
+        except Cancelled:
             _say("stopped; the same command goes on from here")
             raise SystemExit(stop.exit_code) from None
 
@@ -204,7 +204,7 @@ def _followed(task: Task) -> bool:
 
 def _told_of(workspace: Path, names: Sequence[str], scorers: Sequence[str], as_json: bool) -> int:
     """Where the pictures are and where they are judged; what scorers say of them."""
-    from ..atomic_files import written_whole
+    from ..atomic_files import atomic_write
     from ..evaluation.comparison_sheet import grid_of
     from ..preferences.store import open_store
 
@@ -212,7 +212,7 @@ def _told_of(workspace: Path, names: Sequence[str], scorers: Sequence[str], as_j
     sheet = workspace / "comparisons" / f"{names[0]}.png"
     with store.reading() as session:
         picture = grid_of(session, store, names)
-    with written_whole(sheet) as part:
+    with atomic_write(sheet) as part:
         picture.save(part, "PNG")
     told: dict[str, object] = {"comparisons": list(names), "sheet": str(sheet)}
     if scorers:

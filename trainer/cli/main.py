@@ -55,13 +55,13 @@ def _demo(words: list[str]) -> int:
         json: Json = False
 
     asked = parse(Demo, words, "demo", Demo(default_workspace()))
-    from ..cancellation import StopRequested
+    from ..cancellation import Cancelled
     from ..demo.show import show
     from .progress_bar import watching
 
     try:
         result = show(asked.workspace, asked.seed, watching)
-    except StopRequested as stopped:
+    except Cancelled as stopped:
         _say(str(stopped) or "stopped")
         return 130
     _say(result.summary())
@@ -236,7 +236,7 @@ def _export(words: list[str]) -> int:
         json: Json = False
 
     asked = parse(Export, words, "export", Export(*[tyro.MISSING] * 2, default_workspace(), tyro.MISSING))
-    from ..cancellation import StopRequest, StopRequested
+    from ..cancellation import Cancelled, StopRequest
     from ..preferences.io.exporter import export_pairs
     from ..preferences.store import open_store
     from .progress_bar import watching
@@ -246,7 +246,7 @@ def _export(words: list[str]) -> int:
         with stop.listening(), watching() as listen:
             store = open_store(asked.workspace)
             report = export_pairs(store, asked.dataset, asked.layout, asked.folder, tell=_told_to(listen), stop=stop)
-    except StopRequested:
+    except Cancelled:
         _say("stopped; nothing was written")
         return stop.exit_code
     _say(str(report))
@@ -335,22 +335,22 @@ VERBS = {
 
 
 def _train_run(run: Run, as_json: bool, ranks: Ranks) -> int:
-    from ..cancellation import StopRequest, StopRequested
+    from ..cancellation import Cancelled, StopRequest
     from ..jobs.job import train_in_turn
     from ..reports.report import report_at_end
     from .progress_bar import watching
 
     stop = StopRequest(run.stop_file, patient=not ranks.alone)
     if not ranks.first:
-        with suppress(StopRequested):
-            train_in_turn(replace(run, quiet=True), stop, ranks)
+        with suppress(Cancelled):
+            train_in_turn(replace(run, writes=False), stop, ranks)
         return 0
     again = f"go on with it by `mapo resume {run.name}`" + _workspace_flag(run.workspace)
     try:
         with watching() as listen:
             run.listeners.extend([listen, report_at_end(run)])
             outcome = train_in_turn(run, stop, ranks)
-    except StopRequested:
+    except Cancelled:
         _say(f"stopped before the first step; {again}")
         return stop.exit_code
     if outcome.finished:

@@ -11,8 +11,8 @@ from pathlib import Path
 
 from PIL import Image
 
-from ..atomic_files import written_whole
-from ..cancellation import StopRequest, StopRequested
+from ..atomic_files import atomic_write
+from ..cancellation import Cancelled, StopRequest
 from ..config.run_config import RunConfig, parse_config
 from ..images.contact_sheet import grid
 from ..intervals import format_interval
@@ -72,7 +72,7 @@ class DemoResult:
 def show(workspace: Path, seed: int, watching: Callable[[], AbstractContextManager[Listener]]) -> DemoResult:
     """Draw pairs, paint, train, paint again, and measure; everything lands in a new run folder of `workspace`.
 
-    watching: gives what is told of the progress. Raises UserError as `train` does, StopRequested where it was stopped.
+    watching: gives what is told of the progress. Raises UserError as `train` does, Cancelled where it was stopped.
     """
     workspace = workspace.resolve()
     pairs = workspace / f"demo-pairs-{seed}"
@@ -87,9 +87,7 @@ def show(workspace: Path, seed: int, watching: Callable[[], AbstractContextManag
         outcome = train(run, StopRequest(run.stop_file))
         seconds = time.perf_counter() - began
         if not outcome.finished or outcome.agreement is None:
-            raise StopRequested(
-                f"stopped after step {outcome.step}; `mapo resume {run.name}` trains on, without the demo"
-            )
+            raise Cancelled(f"stopped after step {outcome.step}; `mapo resume {run.name}` trains on, without the demo")
         after = _paint(captions, outcome.lora, listen)
 
     was, now = measure(before, captions), measure(after, captions)
@@ -146,6 +144,6 @@ def _write_sheet(run: Run, captions: Sequence[str], before: list[Image.Image], a
     file = run.folder / "before-after.png"
     rows = [(before[i], after[i], before[i + 1], after[i + 1]) for i in range(0, _SHOWN, 2)]
     names = [f"{captions[i]}; {captions[i + 1]}" for i in range(0, _SHOWN, 2)]
-    with written_whole(file) as part:
+    with atomic_write(file) as part:
         grid(rows, names, ("before", "after") * 2, cell=192).save(part, "PNG")
     return file

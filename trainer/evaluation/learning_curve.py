@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import Field
 
 from ..atomic_files import write_text
-from ..cancellation import StopRequest, StopRequested
+from ..cancellation import Cancelled, StopRequest
 from ..config.run_config import RunConfig
 from ..errors import UserError
 from ..jobs.find_run import read_digest, training_digest, write_digest
@@ -87,7 +87,7 @@ def measure_curve(
     finished is not trained again, and what was stopped goes on. listen: is given the events of the trainings; tell:
     (steps done, of all, what it does). To be called by whoever has the device.
 
-    Raises UserError where there are too few pairs or none is held out, StopRequested where it was asked to stop.
+    Raises UserError where there are too few pairs or none is held out, Cancelled where it was asked to stop.
     """
     config = run.config()
     steps = steps or config.training.steps
@@ -143,7 +143,7 @@ class _Asking(StopRequest):
 
 def _tell(work: Work, done: int, total: int, what: str) -> None:
     # Told from within a step, where it must not end: the training sees for itself that it is asked to.
-    with suppress(StopRequested):
+    with suppress(Cancelled):
         work.tell(done, total, what)
 
 
@@ -188,23 +188,23 @@ def _of_run(run: Run, config: RunConfig, steps: int) -> str | None:
 def _trained(run: Run, config: RunConfig, stop: StopRequest, listen: Callable[[Event], None]) -> str:
     """Train what `config` says, or go on with it, and return which held-out pairs agree at the end."""
     from ..reports.report import report_at_end
-    from ..training.loop import train_held
+    from ..training.loop import train_locked
 
     folder = _folder(run, config.data.most_pairs or 0)
     digest = training_digest(run.workspace, config)
     part = Run(folder)
     if read_digest(part) != digest:
         shutil.rmtree(folder, ignore_errors=True)
-        part = Run.create(run.workspace, config, shelf=_SHELF)
+        part = Run.create(run.workspace, config, parent=_SHELF)
         write_digest(part, digest)
     if (agreeing := _measured_at(part, config.training.steps)) is not None:
         return agreeing
     part.listeners.extend([listen, report_at_end(part)])
     with part.alone():
         stop.check()
-        outcome = train_held(part, stop)
+        outcome = train_locked(part, stop)
     if not outcome.finished:
-        raise StopRequested
+        raise Cancelled
     agreeing = _measured_at(part, config.training.steps)
     assert agreeing is not None, "a finished training is measured at its last step"
     return agreeing

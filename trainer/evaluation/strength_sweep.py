@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
-from ..atomic_files import written_whole
+from ..atomic_files import atomic_write
 from ..errors import UserError
 from ..sampling.task_settings import PaintingSettings, cleaned, lora_file, whole_path
 
@@ -65,7 +65,7 @@ def run(work: Work) -> str:
         for wish, picture in pictures:
             painted[wish.prompt].append(picture)
         header = ["base" if not strength else f"{strength:g}" for strength in asked.strengths]
-        with written_whole(sheet_of(work.task)) as part:
+        with atomic_write(sheet_of(work.task)) as part:
             grid(list(painted.values()), captions=list(painted), header=header, cell=384).save(part, "PNG")
         done += len(pictures)
         work.tell(done, len(wishes), f"painting {lora.stem} at {len(header)} strengths")

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from ..atomic_files import no_room_explained
+from ..atomic_files import explain_disk_full
 
 _POLL_SECONDS = 0.5
 _TICKET = re.compile(r"(\d{8,})\.(runs|tasks)\.(.+)", re.DOTALL)
@@ -63,7 +63,7 @@ def enqueue(workspace: Path, folder: Path) -> Iterator[Path]:
     For a host that uses the device itself. folder: as in `acquire_gpu`; it need not be there.
     """
     queue = workspace / "turns"
-    with no_room_explained(queue):
+    with explain_disk_full(queue):
         queue.mkdir(parents=True, exist_ok=True)
         ticket, held = _take(queue, folder)
     try:

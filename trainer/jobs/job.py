@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from ..atomic_files import no_room_explained
-from ..cancellation import StopRequest, StopRequested
+from ..atomic_files import explain_disk_full
+from ..cancellation import Cancelled, StopRequest
 from ..config.run_config import RunConfig
 from ..distributed import ALONE, Ranks
 from ..errors import UserError
@@ -91,7 +91,7 @@ def train_in_turn(run: Run, stop: StopRequest, ranks: Ranks = ALONE) -> Outcome:
                     acquire_gpu(run.workspace, run.folder, lambda behind: run.log("waiting", behind=behind), stop.check)
                 )
                 stop.check()
-        except StopRequested:
+        except Cancelled:
             run.log("stopped", step=0)
             raise
         run.log("turn")
@@ -102,9 +102,9 @@ def train_in_turn(run: Run, stop: StopRequest, ranks: Ranks = ALONE) -> Outcome:
 
 
 def _trained(run: Run, stop: StopRequest, ranks: Ranks) -> Outcome:
-    from ..training.loop import train_held  # torch, which whoever waits does without
+    from ..training.loop import train_locked  # torch, which whoever waits does without
 
-    return train_held(run, stop, ranks)
+    return train_locked(run, stop, ranks)
 
 
 def _rate(run: Run) -> None:
@@ -119,7 +119,7 @@ def _rate(run: Run) -> None:
 
 def stop(run: Run) -> None:
     """Ask `run` to finish its step, save and end; one that waits for its turn just ends. Returns at once."""
-    with no_room_explained(run.folder):
+    with explain_disk_full(run.folder):
         run.stop_file.touch()
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from ..atomic_files import no_room_explained
+from ..atomic_files import explain_disk_full
 
 _LAUNCHER = Path(__file__).parents[1] / "__main__.py"
 
@@ -25,7 +25,7 @@ def launch(words: Sequence[str], log_file: Path) -> subprocess.Popen[bytes]:
     # A launcher file rather than `-m`: the package may have no importable name, as inside a host's extension folder.
     command = [sys.executable, str(_LAUNCHER), *words]
     apart = {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP} if os.name == "nt" else {"start_new_session": True}
-    with no_room_explained(log_file), log_file.open("ab") as log:
+    with explain_disk_full(log_file), log_file.open("ab") as log:
         process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, **apart)
     threading.Thread(target=process.wait, name=f"mapo-wait-{process.pid}", daemon=True).start()
     return process

@@ -25,7 +25,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, Literal
 
-from ..atomic_files import no_room_explained, write_text
+from ..atomic_files import explain_disk_full, write_text
 from ..errors import UserError
 from ..runs import event_log
 from .process import is_locked, launch
@@ -172,7 +172,7 @@ class Task:
             launch(["task", str(self.folder)], self.folder / "log.txt")
 
     def _ask(self, file: Path) -> None:
-        with no_room_explained(self.folder):
+        with explain_disk_full(self.folder):
             file.touch()
 
 
@@ -217,7 +217,7 @@ def module_of(kind: str) -> ModuleType:
 
 def _new_folder(workspace: Path, kind: str) -> Path:
     parent = workspace / "tasks"
-    with no_room_explained(parent):
+    with explain_disk_full(parent):
         parent.mkdir(parents=True, exist_ok=True)
         while True:
             folder = parent / f"{kind}-{datetime.now():%Y%m%d-%H%M%S-%f}"

@@ -12,7 +12,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from ..cancellation import StopRequest, StopRequested
+from ..cancellation import Cancelled, StopRequest
 from ..errors import UserError
 from . import tasks
 from .gpu_queue import acquire_gpu
@@ -29,7 +29,7 @@ _LOCK_SECONDS = 2.0
 class Work:
     """What a kind of task is given: where it works, with which settings, and whom it tells.
 
-    `tell` and `check` raise StopRequested where the task was asked to end. What is made by then must be safe, and made
+    `tell` and `check` raise Cancelled where the task was asked to end. What is made by then must be safe, and made
     so that running again with the same settings does only what is left.
     """
 
@@ -44,9 +44,9 @@ class Work:
     _unwritten: dict[str, Any] | None = field(default=None, init=False)
 
     def check(self) -> None:
-        """Raise StopRequested if the task was asked to stop or to pause."""
+        """Raise Cancelled if the task was asked to stop or to pause."""
         if self._is_asked_to_end():
-            raise StopRequested
+            raise Cancelled
 
     def tell(self, done: int, total: int, message: str = "") -> None:
         """Say that `done` of `total` things are done, and what it does now. Cheap: it writes twice a second at most."""
@@ -63,7 +63,7 @@ class Work:
         self._told = now
         self.write_out()
         if asked:
-            raise StopRequested
+            raise Cancelled
 
     def write_out(self) -> None:
         """Write what was told last, if it was not worth a line then: before the end it is."""
@@ -112,7 +112,7 @@ def _once(task: Task, stop: StopRequest) -> int:
                     said = tasks.module_of(task.kind).run(work)
                 finally:
                     work.write_out()
-        except StopRequested:
+        except Cancelled:
             task.log("paused" if task.pause_file.exists() and not stop else "stopped")
             return stop.exit_code
         except UserError as error:

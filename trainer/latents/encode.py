@@ -27,7 +27,7 @@ from torch import Tensor, nn
 
 from ..device import abilities, release_memory
 from ..distributed import ALONE, Ranks
-from ..errors import MemoryFull, UserError
+from ..errors import DeviceOutOfMemory, UserError
 from ..images.aspect_buckets import Size, bucket_for, buckets
 from ..images.crop import CROP_VERSION, CoverCrop, SizeConditioning
 from ..images.decode import open_image
@@ -321,7 +321,7 @@ def _batches(pixels: Iterator[_Pixels], at_once: int) -> Iterator[list[_Pixels]]
 def _posterior(vae: nn.Module, rgb: Tensor, device: torch.device, batch: Sequence[_Pixels]) -> tuple[Tensor, Tensor]:
     """Scaled means and standard deviations, (n, c, h, w) in the storage dtype on the CPU, of uint8 rgb (n, 3, H, W).
 
-    Out of memory halves the batch; a single picture that does not fit raises MemoryFull naming it.
+    Out of memory halves the batch; a single picture that does not fit raises DeviceOutOfMemory naming it.
     """
     try:
         with torch.inference_mode():
@@ -332,7 +332,7 @@ def _posterior(vae: nn.Module, rgb: Tensor, device: torch.device, batch: Sequenc
     except torch.OutOfMemoryError:
         if len(batch) == 1:
             size = f"{rgb.shape[3]} x {rgb.shape[2]} px"
-            raise MemoryFull(
+            raise DeviceOutOfMemory(
                 f"not enough memory on {device} to encode {batch[0].label} at {size}; "
                 "close what else uses the card, or choose a smaller resolution"
             ) from None

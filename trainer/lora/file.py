@@ -22,7 +22,7 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from ..atomic_files import written_whole
+from ..atomic_files import atomic_write
 from ..errors import UserError
 from ..models.registry import FAMILIES, Family, titles
 from .adapter import LoraSettings, state
@@ -88,7 +88,7 @@ def write_lora(
     encoded = json.dumps(header, separators=(",", ":")).encode()
     encoded += b" " * (-len(encoded) % 8)  # the format aligns the body to 8 bytes
     # Hosts list the folder while we write: what they see is the old file or the whole new one.
-    with written_whole(path) as part, part.open("wb") as file:
+    with atomic_write(path) as part, part.open("wb") as file:
         file.writelines([len(encoded).to_bytes(8, "little"), encoded, body])
     return path
 

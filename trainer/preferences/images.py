@@ -17,7 +17,7 @@ from PIL import Image
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from ..atomic_files import written_whole
+from ..atomic_files import atomic_write
 from ..images.decode import image_size
 from .datasets import slices
 from .pairs import without_unstorable
@@ -74,7 +74,7 @@ def keep_file(store: Store, data: bytes, label: str) -> KeptFile:
     path = picture_path(store, kept)
     # Its length tells a whole file from one that a failing disk cut short; its content has been checked by its name.
     if not path.is_file() or path.stat().st_size != len(data):
-        with written_whole(path) as part:
+        with atomic_write(path) as part:
             part.write_bytes(data)
     return kept
 

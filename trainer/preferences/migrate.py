@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from filelock import FileLock
 from sqlalchemy import Connection, Engine, inspect, text
 
-from ..atomic_files import written_whole
+from ..atomic_files import atomic_write
 from ..errors import UserError
 
 if TYPE_CHECKING:
@@ -79,7 +79,7 @@ def _prepare_sqlite(connection: Connection, file: Path) -> None:
 
 
 def _copy(raw: sqlite3.Connection, path: Path) -> None:
-    with written_whole(path) as part, closing(sqlite3.connect(part)) as copy:
+    with atomic_write(path) as part, closing(sqlite3.connect(part)) as copy:
         raw.backup(copy)
 
 

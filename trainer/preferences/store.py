@@ -18,7 +18,7 @@ from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url, 
 from sqlalchemy.exc import ArgumentError, DatabaseError, OperationalError, SQLAlchemyError
 from sqlalchemy.orm import Session
 
-from ..atomic_files import no_room_explained
+from ..atomic_files import explain_disk_full
 from ..errors import UserError
 from .migrate import bring_up_to_date
 
@@ -142,7 +142,7 @@ def _open(workspace: Path, address: URL) -> Store:
     file = Path(str(address.database)) if address.drivername == "sqlite" else None
     if file is not None:
         try:
-            with no_room_explained(file):
+            with explain_disk_full(file):
                 file.parent.mkdir(parents=True, exist_ok=True)
         except (FileExistsError, NotADirectoryError):
             raise UserError(f"there can be no {file}: a part of its path is a file; name another workspace") from None

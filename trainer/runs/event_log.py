@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from ..atomic_files import no_room_explained
+from ..atomic_files import explain_disk_full
 
 Event = dict[str, Any]
 Listener = Callable[[Event], None]
@@ -22,7 +22,7 @@ def append(file: Path, event: str, values: dict[str, Any]) -> Event:
     `time` is seconds since 1970. A number that is not finite is written as null, as JSON wants it.
     """
     line: Event = {"time": round(time.time(), 3), "event": event, **values}
-    with no_room_explained(file), file.open("a+b") as log:
+    with explain_disk_full(file), file.open("a+b") as log:
         # A line cut short by a kill must not swallow the next one.
         log.seek(0, 2)
         if log.tell():

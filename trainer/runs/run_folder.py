@@ -20,7 +20,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from ..atomic_files import no_room_explained, write_text
+from ..atomic_files import explain_disk_full, write_text
 from ..config.run_config import RunConfig, read_config, write_config
 from ..errors import UserError
 from . import event_log
@@ -34,21 +34,21 @@ _LOCK_SECONDS = 1.0
 class Run:
     """One training run on disk. `listeners` are called with every event after it has been written.
 
-    quiet: of several processes that train it together this one is not the one that writes.
+    writes: False in all but the first of several processes that train it together: they log no events.
     """
 
     folder: Path
-    quiet: bool = field(default=False, compare=False)
+    writes: bool = field(default=True, compare=False)
     listeners: list[Callable[[Event], None]] = field(default_factory=list, compare=False)
 
     @classmethod
-    def create(cls, workspace: Path, config: RunConfig, shelf: str = "runs") -> Run:
+    def create(cls, workspace: Path, config: RunConfig, parent: str = "runs") -> Run:
         """Make the folder of a new run. Raises UserError where a run of that name exists.
 
-        shelf: the folder of the workspace that it is made in; on another than "runs" no face lists it.
+        parent: the folder of the workspace that it is made in; on another than "runs" no face lists it.
         """
-        run = cls(workspace / shelf / config.checked().name)
-        with no_room_explained(run.folder):
+        run = cls(workspace / parent / config.checked().name)
+        with explain_disk_full(run.folder):
             run.folder.parent.mkdir(parents=True, exist_ok=True)
             try:
                 run.folder.mkdir()
@@ -115,7 +115,7 @@ class Run:
     def alone(self) -> Iterator[None]:
         """One process has a run; the lock is gone when that process is, however it ended. Raises UserError."""
         try:
-            with no_room_explained(self.lock_file), FileLock(self.lock_file, timeout=_LOCK_SECONDS):
+            with explain_disk_full(self.lock_file), FileLock(self.lock_file, timeout=_LOCK_SECONDS):
                 yield
         except Timeout:
             raise UserError(f"{self.name} is being trained by another process: wait for it, or stop it first") from None
@@ -123,7 +123,7 @@ class Run:
     def config(self) -> RunConfig:
         return read_config(self.settings_file)
 
-    def keep_settings(self, config: RunConfig) -> None:
+    def save_config(self, config: RunConfig) -> None:
         """From now on `config` is what this run is trained with."""
         write_text(self.settings_file, write_config(config))
 
@@ -138,7 +138,7 @@ class Run:
         stopped, failed, finished; `time`: seconds since 1970. A number that is not finite is written as null, as JSON
         wants it.
         """
-        if self.quiet:
+        if not self.writes:
             return
         line = event_log.append(self.events_file, event, values)
         for listener in self.listeners:

@@ -17,7 +17,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from ..cancellation import StopRequested
+from ..cancellation import Cancelled
 from ..device import DTYPES, parked, pick_device, pick_precision, release_memory
 from ..lora import adapter
 from ..lora.file import LoraFile
@@ -96,7 +96,7 @@ class Painter:
     ) -> Iterator[list[tuple[Wish, Image.Image]]]:
         """The pictures in the order of `wishes`, a round at a time: what was painted in 20 seconds, at least a batch.
 
-        check is called after every step; a StopRequested from it comes out after the pictures that are complete.
+        check is called after every step; a Cancelled from it comes out after the pictures that are complete.
         """
         rest = iter(wishes)
         while part := list(islice(rest, _PROMPTS_AT_ONCE)):
@@ -110,7 +110,7 @@ class Painter:
         for start in range(0, len(wishes), at_once):
             try:
                 waiting += self._sampled(wishes[start : start + at_once], texts, check)
-            except StopRequested:
+            except Cancelled:
                 if waiting:
                     yield self._decoded(waiting)
                 raise

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
-from ..atomic_files import no_room_explained, write_text, written_whole
+from ..atomic_files import atomic_write, explain_disk_full, write_text
 from ..config.run_config import RunConfig, parse_config, write_config
 from ..errors import UserError
 from ..models.safetensors_file import read_header
@@ -42,7 +42,7 @@ def copy_to(run: Run, folder: Path) -> Path:
             return target
         if not _is_earlier(target, lora):
             raise UserError(f"{target} is another file of that name: rename this LoRA, or move that file away")
-    with written_whole(target) as part:
+    with atomic_write(target) as part:
         shutil.copyfile(lora, part)
     return target
 
@@ -67,7 +67,7 @@ def rename(run: Run, name: str) -> Run:
             _write_renamed(run.lora_file, renamed)
         _rewrite(run, config)
     # The lock was let go of: Windows moves no folder in which a file is open.
-    with no_room_explained(run.folder):
+    with explain_disk_full(run.folder):
         run.folder.rename(new.folder)
     with suppress(FileNotFoundError):
         (new.folder / run.lora_file.name).unlink()
@@ -91,7 +91,7 @@ def delete(run: Run) -> None:
                 raise UserError(f"{other.name} is not finished and goes on from this LoRA: delete that first")
     # Out of sight in one step: a run that is half there would be worse than one that is.
     gone = run.folder.with_name(f".{run.name}.deleted")
-    with no_room_explained(run.folder):
+    with explain_disk_full(run.folder):
         shutil.rmtree(gone, ignore_errors=True)
         run.folder.rename(gone)
         (gone / "run.toml").unlink()
@@ -140,6 +140,6 @@ def _write_renamed(source: Path, target: Path) -> None:
         facts["ss_output_name"] = f"{target.stem}-{digest[:8]}" if digest else target.stem
         encoded = json.dumps({**header, "__metadata__": facts}, separators=(",", ":")).encode()
         encoded += b" " * (-len(encoded) % 8)  # the format aligns the body to 8 bytes
-        with written_whole(target) as part, part.open("wb") as new:
+        with atomic_write(target) as part, part.open("wb") as new:
             new.write(len(encoded).to_bytes(8, "little") + encoded)
             shutil.copyfileobj(old, new, _BLOCK)

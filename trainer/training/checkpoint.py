@@ -23,7 +23,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from ..atomic_files import no_room_explained, written_whole
+from ..atomic_files import atomic_write, explain_disk_full
 from ..errors import UserError
 
 _KEPT = 2
@@ -62,7 +62,7 @@ def save_state(folder: Path, state: State) -> Path:
     """
     final = folder / f"step-{state.step:08d}"
     part = folder / f".{final.name}.part"
-    with no_room_explained(final):
+    with explain_disk_full(final):
         try:
             shutil.rmtree(part, ignore_errors=True)
             part.mkdir(parents=True)
@@ -125,20 +125,20 @@ def load_state(folder: Path, origin: Origin) -> State | None:
     )
 
 
-def keep_weights(folder: Path, step: int, weights: dict[str, Tensor]) -> None:
+def save_best(folder: Path, step: int, weights: dict[str, Tensor]) -> None:
     """Write the LoRA as it is after `step` steps beside the states. Raises UserError where the disk is full."""
-    with written_whole(_kept_file(folder, step)) as part:
+    with atomic_write(_kept_file(folder, step)) as part:
         save_file({name: tensor.contiguous() for name, tensor in weights.items()}, part)
 
 
-def kept_weights(folder: Path, step: int) -> dict[str, Tensor] | None:
-    """What `keep_weights` wrote for that step, None where it is not there."""
+def load_best(folder: Path, step: int) -> dict[str, Tensor] | None:
+    """What `save_best` wrote for that step, None where it is not there."""
     file = _kept_file(folder, step)
     return load_file(file) if file.is_file() else None
 
 
-def forget_weights(folder: Path, but: int | None = None) -> None:
-    """Remove what `keep_weights` wrote, but that of one step.
+def prune_best(folder: Path, but: int | None = None) -> None:
+    """Remove what `save_best` wrote, but that of one step.
 
     Only when a state was saved: a run that is killed before goes on from an older one, and then wants the weights that
     were the best by then.

@@ -14,7 +14,7 @@ from ..errors import UserError
 from ..lora import adapter
 from ..lora.file import read_lora, write_lora
 from ..runs.run_folder import Run
-from .checkpoint import forget_weights, kept_weights
+from .checkpoint import load_best, prune_best
 from .early_stopping import Standing
 from .heldout_eval import Agreement
 from .learner import Learner
@@ -65,12 +65,12 @@ def write_result(run: Run, config: RunConfig, material: Material, learner: Learn
 
 def tidy(run: Run) -> None:
     """Remove what only a run that goes on needs: its LoRA file holds the best weights now."""
-    forget_weights(run.state_folder)
+    prune_best(run.state_folder)
 
 
 def _weights_at(run: Run, step: int) -> dict[str, Tensor] | None:
     """The weights after that step, as kept beside the states, or in the LoRA file of a run that had ended before."""
-    if (weights := kept_weights(run.state_folder, step)) is not None:
+    if (weights := load_best(run.state_folder, step)) is not None:
         return weights
     try:
         file = read_lora(run.lora_file)

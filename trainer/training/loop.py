@@ -9,24 +9,23 @@ from pathlib import Path
 
 import torch
 
-from ..cancellation import StopRequest, StopRequested
+from ..cancellation import Cancelled, StopRequest
 from ..config.run_config import RunConfig
 from ..device import release_memory
 from ..distributed import ALONE, Ranks, lost
-from ..errors import MemoryFull, UserError
+from ..errors import DeviceOutOfMemory, UserError
 from ..latents.encode import load_text
 from ..lora import adapter
 from ..preferences.data_facts import data_facts
 from ..runs.run_folder import Run
 from .batches import BatchSettings, PairBatches, batches_by_step
-from .checkpoint import forget_weights, keep_weights, latest_step, load_state, save_state
+from .checkpoint import latest_step, load_state, prune_best, save_best, save_state
 from .early_stopping import chosen_error_warning, moment_of, standing_of
 from .export import result_of, tidy, write_result
 from .heldout_eval import Agreement, HeldOut
 from .learner import Learner
 from .metrics import Meter
-from .oom_recovery import explained as memory_explained
-from .oom_recovery import going_on, is_full_memory
+from .oom_recovery import is_oom, oom_message, with_less_memory
 from .prepare_data import Material, divided, prepare
 from .temperature import calibrate
 from .validation_images import Samples
@@ -56,13 +55,13 @@ class Outcome:
 def train(run: Run, stop: StopRequest) -> Outcome:
     """Train `run` from its newest state, or from the start where it has none. Who wants a report listens for the end.
 
-    Raises UserError for what a person can mend, StopRequested where it was asked to stop before the first step.
+    Raises UserError for what a person can mend, Cancelled where it was asked to stop before the first step.
     """
     with run.alone(), stop.listening():
-        return train_held(run, stop)
+        return train_locked(run, stop)
 
 
-def train_held(run: Run, stop: StopRequest, ranks: Ranks = ALONE) -> Outcome:
+def train_locked(run: Run, stop: StopRequest, ranks: Ranks = ALONE) -> Outcome:
     """`train`, for a process that holds the run's lock already and listens for `stop`.
 
     ranks: the processes that train it together; all but the first have a quiet `run` and leave the lock to that one.
@@ -72,7 +71,7 @@ def train_held(run: Run, stop: StopRequest, ranks: Ranks = ALONE) -> Outcome:
         try:
             with ranks.telling(lambda sentence: _last_words(run, sentence)):
                 return _train(run, config, stop, ranks)
-        except StopRequested:
+        except Cancelled:
             run.log("stopped", step=0)
             raise
         except Exception as error:
@@ -85,14 +84,14 @@ def train_held(run: Run, stop: StopRequest, ranks: Ranks = ALONE) -> Outcome:
                 raise explained from error
         # Outside the handler: while the error lives, so does everything that filled the memory.
         release_memory(ranks.device(config.training.device))
-        run.keep_settings(less[0])
+        run.save_config(less[0])
         run.log("warning", text=f"the memory of the device was full; it goes on with less: {less[1]}")
 
 
 def _with_less(config: RunConfig, error: Exception, ranks: Ranks) -> tuple[RunConfig, str] | None:
     """What a run that was told to goes on with after `error`; None where it ends. Several processes end together."""
-    may = config.training.auto and ranks.alone and is_full_memory(error) and not isinstance(error, MemoryFull)
-    return going_on(config) if may else None
+    may = config.training.auto and ranks.alone and is_oom(error) and not isinstance(error, DeviceOutOfMemory)
+    return with_less_memory(config) if may else None
 
 
 def _last_words(run: Run, error: str) -> None:
@@ -102,9 +101,9 @@ def _last_words(run: Run, error: str) -> None:
 
 def _explained(error: Exception, run: Run, config: RunConfig, ranks: Ranks) -> Exception:
     """What a person can mend in a sentence; anything else as it is."""
-    if is_full_memory(error) and not isinstance(error, MemoryFull):
+    if is_oom(error) and not isinstance(error, DeviceOutOfMemory):
         device = ranks.device(config.training.device)
-        return memory_explained(config, device, run.name, latest_step(run.state_folder))
+        return oom_message(config, device, run.name, latest_step(run.state_folder))
     if lost(error):
         return UserError(
             "another process of this training ended without a word: what its launcher printed may say why; "
@@ -154,7 +153,7 @@ def _train(run: Run, config: RunConfig, stop: StopRequest, ranks: Ranks) -> Outc
             return
         standing = before.after(moment)
         if ranks.first and watch.keep == "best" and standing.kept is moment:
-            keep_weights(run.state_folder, step, adapter.state(learner.unet))
+            save_best(run.state_folder, step, adapter.state(learner.unet))
         if (rise := before.harm(moment)) and not _alarmed(run):
             text = chosen_error_warning(config.objective, *rise, moment.agreement)
             run.log("warning", kind="harm", step=step, text=text)
@@ -163,7 +162,7 @@ def _train(run: Run, config: RunConfig, stop: StopRequest, ranks: Ranks) -> Outc
         meter.read()  # raises on numbers that are not finite: such a state is never saved
         if ranks.first:
             save_state(run.state_folder, learner.state(step, material.origin, taken))
-            forget_weights(run.state_folder, but=standing.kept.step if standing.kept else None)
+            prune_best(run.state_folder, but=standing.kept.step if standing.kept else None)
         run.log("checkpoint", step=step)
 
     def paint(step: int) -> None:
@@ -242,7 +241,7 @@ def _saved_where_memory_ends(save: Callable[[], None]) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        if is_full_memory(error):
+        if is_oom(error):
             save()
         raise
 

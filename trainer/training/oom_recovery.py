@@ -13,18 +13,18 @@ from ..config.memory_savings import all_more_sparing
 from ..config.presets import presets
 from ..config.run_config import RunConfig
 from ..device import card_memory
-from ..errors import MemoryFull
+from ..errors import DeviceOutOfMemory
 
 _GIB = 2**30
 
 
-def is_full_memory(error: BaseException) -> bool:
+def is_oom(error: BaseException) -> bool:
     """Whether `error` says that a device has no memory left."""
     # CUDA has a type for it, the other devices say it in the text of a RuntimeError.
-    return isinstance(error, (torch.OutOfMemoryError, MemoryFull)) or "out of memory" in str(error).lower()
+    return isinstance(error, (torch.OutOfMemoryError, DeviceOutOfMemory)) or "out of memory" in str(error).lower()
 
 
-def going_on(config: RunConfig) -> tuple[RunConfig, str] | None:
+def with_less_memory(config: RunConfig) -> tuple[RunConfig, str] | None:
     """The settings of a run that has begun, a step more sparing, and a sentence that says which; None: none is left."""
     training = config.training
     at_once = training.pairs_at_once or training.batch_size
@@ -42,16 +42,16 @@ def going_on(config: RunConfig) -> tuple[RunConfig, str] | None:
     return None
 
 
-def explained(config: RunConfig, device: torch.device, name: str, step: int | None) -> MemoryFull:
+def oom_message(config: RunConfig, device: torch.device, name: str, step: int | None) -> DeviceOutOfMemory:
     """The sentence for a person whose run called `name` ended so; step: of the state that was saved, None: of none."""
     saved = "" if step is None else f" What was learned in {step} steps is saved: after that, `mapo resume {name}`."
-    less = going_on(config)
+    less = with_less_memory(config)
     if less is None:
         mend = "and these settings are as sparing as any: close what else uses it, or train at a smaller resolution"
-        return MemoryFull(f"the memory of the device is full, {mend} or rank.{saved}")
+        return DeviceOutOfMemory(f"the memory of the device is full, {mend} or rank.{saved}")
     preset = _smaller_preset(device)
     named = f"with the preset {preset}, or " if preset else ""
-    return MemoryFull(
+    return DeviceOutOfMemory(
         f"the memory of the device is full: close what else uses it, or train {named}with less: {less[1]}.{saved} "
         "With --auto (auto = true in run.toml) a run goes on so by itself."
     )

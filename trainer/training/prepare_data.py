@@ -55,7 +55,7 @@ def prepare(
 ) -> Material:
     """Open, read, divide and encode, each of `ranks` its share. `tell` is called as Run.log is, with the progress.
 
-    Raises UserError for whatever a person can mend, StopRequested when asked to stop; what was encoded stays cached.
+    Raises UserError for whatever a person can mend, Cancelled when asked to stop; what was encoded stays cached.
     """
     check(config.training.quantize, device)  # now, and not after an hour of encoding
     base = open_base(config.base, tokenizers=_path(config.tokenizers), prediction=config.prediction)

@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 from torch import nn
 
-from ..atomic_files import written_whole
+from ..atomic_files import atomic_write
 from ..config.run_config import RunConfig
 from ..device import parked
 from ..images.contact_sheet import grid
@@ -96,5 +96,5 @@ def steps_and_guidance(base: BaseModel, steps: int | None, guidance: float | Non
 
 
 def _keep(picture: Image.Image, file: Path) -> None:
-    with written_whole(file) as part:
+    with atomic_write(file) as part:
         picture.save(part, "PNG")

@@ -20,7 +20,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from ...trainer.atomic_files import no_room_explained
+from ...trainer.atomic_files import explain_disk_full
 from ...trainer.errors import UserError
 from ...trainer.preferences.io.infotext import read_text
 
@@ -70,7 +70,7 @@ def unpacked(archive: Path, label: str, limits: Limits = Limits()) -> Iterator[P
     """
     folder = Path(tempfile.mkdtemp(prefix="zip-", dir=os.environ.get("GRADIO_TEMP_DIR")))
     try:
-        with no_room_explained(folder):
+        with explain_disk_full(folder):
             _unpack(archive, label, folder, limits)
         yield folder
     finally:
@@ -137,7 +137,7 @@ def discard(uploads: Sequence[Path]) -> None:
 def _beside_each_other(files: Sequence[Path], prompt: str) -> Iterator[Path]:
     folder = Path(tempfile.mkdtemp(prefix="dropped-", dir=os.environ.get("GRADIO_TEMP_DIR")))
     try:
-        with no_room_explained(folder):
+        with explain_disk_full(folder):
             for file in files:
                 _link(file, _free(folder / file.name))
             for picture in sorted(folder.iterdir()) if prompt.strip() else ():

@@ -9,7 +9,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from mapo_studio.trainer.errors import CannotWrite, UserError
+from mapo_studio.trainer.errors import DiskFull, UserError
 from mapo_studio.trainer.preferences import images as picture_store
 from mapo_studio.trainer.preferences.dataset_pairs import DatasetPairs
 from mapo_studio.trainer.preferences.datasets import create_dataset, find_dataset, list_datasets
@@ -222,10 +222,10 @@ def test_nothing_is_made_where_nothing_is_of_use(store, kohya, put):
 
 def test_a_full_disk_stops_the_import_instead_of_leaving_rows_out(store, kohya, monkeypatch):
     def full(*_):
-        raise CannotWrite("no room")
+        raise DiskFull("no room")
 
     monkeypatch.setattr("mapo_studio.trainer.preferences.io.prefetch.keep_file", full)
-    with pytest.raises(CannotWrite):
+    with pytest.raises(DiskFull):
         import_pairs(store, "cats", kohya(0))
 
 
@@ -389,7 +389,7 @@ def test_a_folder_that_holds_nothing_but_a_folder_is_looked_into(store, kohya, t
 def test_pictures_that_are_there_are_not_written_again(store, kohya, monkeypatch):
     source = kohya(0, 1)
     import_pairs(store, "cats", source)
-    monkeypatch.setattr(picture_store, "written_whole", None)
+    monkeypatch.setattr(picture_store, "atomic_write", None)
     assert import_pairs(store, "dogs", source).pairs == 2
 
 

@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from mapo_studio.trainer.cancellation import StopRequested
+from mapo_studio.trainer.cancellation import Cancelled
 from mapo_studio.trainer.errors import UserError
 from mapo_studio.trainer.preferences.bulk_insert import Row, add_rows
 from mapo_studio.trainer.preferences.datasets import create_dataset
@@ -253,7 +253,7 @@ def test_nothing_is_left_where_it_fails_in_the_middle(store, fill, tmp_path, lay
 
 def test_stopping_leaves_nothing(store, fill, tmp_path):
     fill(*CERTAIN)
-    with pytest.raises(StopRequested):
+    with pytest.raises(Cancelled):
         export_pairs(store, "cats", "kohya", tmp_path / "out", stop=True)
     assert not (tmp_path / "out").exists()
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from PIL import Image
 
-from ...atomic_files import written_whole
+from ...atomic_files import atomic_write
 from ...errors import UserError
 from ...preferences.datasets import find_dataset
 from ...preferences.images import picture_path
@@ -119,7 +119,7 @@ def _painted(
     tell(done, len(every), f"painting {run.name}")
     for pictures in Painter(base, manner, [run.lora_file]).paint(left, check):
         for wish, picture in pictures:
-            with written_whole(file(wish)) as part:
+            with atomic_write(file(wish)) as part:
                 picture.save(part, "PNG")
         done += len(pictures)
         tell(done, len(every), f"painting {run.name}")

@@ -19,8 +19,8 @@ from typing import Any
 from sqlalchemy import func, select
 from sqlalchemy.orm import aliased
 
-from ...atomic_files import no_room_explained
-from ...cancellation import StopRequested
+from ...atomic_files import explain_disk_full
+from ...cancellation import Cancelled
 from ...errors import UserError
 from ..dataset_pairs import captions_of, rankings_of
 from ..datasets import find_dataset
@@ -70,7 +70,7 @@ def export_pairs(
     or be empty.
 
     tell("exporting", done=, total=) hears of pairs (of "outputs": pictures). stop: true once it is to be left, as
-    `stopping.StopRequest`; then StopRequested is raised. Raises UserError where there is nothing to write, a picture
+    `stopping.StopRequest`; then Cancelled is raised. Raises UserError where there is nothing to write, a picture
     is missing or the disk is full; nothing is left behind then.
     """
     if layout not in LAYOUTS:
@@ -106,7 +106,7 @@ class _Telling:
 
     def done(self, count: int) -> None:
         if self._stop:
-            raise StopRequested
+            raise Cancelled
         if self._tell and time.monotonic() - self._last > _TELL_SECONDS:
             self._last = time.monotonic()
             self._tell("exporting", done=count, total=self.total)
@@ -120,7 +120,7 @@ class _Telling:
 def _whole_folder(folder: Path) -> Iterator[Path]:
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UserError(f"{folder} is there already and not empty: choose another place, or move it away")
-    with no_room_explained(folder):
+    with explain_disk_full(folder):
         folder.parent.mkdir(parents=True, exist_ok=True)
         part = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".part", dir=folder.parent))
         try:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from ...errors import CannotWrite, UserError
+from ...errors import DiskFull, UserError
 from ..images import About, KeptFile, keep_file
 from ..pairs import as_prompt
 from ..store import Store
@@ -65,7 +65,7 @@ _Reading = Future["KeptPicture | str"]
 
 def kept_rows(store: Store, reader: Reader, is_known: Callable[[str], bool]) -> Iterator[Kept]:
     """The reader's rows in their order. is_known: whether there are pictures of a prompt already, so that a single one
-    more is of use. Raises UserError where the source cannot be read, CannotWrite where the workspace is full."""
+    more is of use. Raises UserError where the source cannot be read, DiskFull where the workspace is full."""
     ahead: deque[Callable[[], Iterator[Kept]]] = deque()
     with ThreadPoolExecutor(min(8, (os.cpu_count() or 1) + 1)) as threads:
         read = _Remembering(lambda picture: threads.submit(_keep, store, picture))
@@ -142,7 +142,7 @@ def _keep(store: Store, picture: SourcePicture) -> KeptPicture | str:
     try:
         data = picture.at.read()
         file = keep_file(store, data, label)
-    except CannotWrite:
+    except DiskFull:
         raise
     except UserError as error:
         return str(error)
