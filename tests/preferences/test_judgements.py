@@ -6,9 +6,10 @@ import math
 
 import pytest
 from mapo_studio.trainer.errors import UserError
+from mapo_studio.trainer.preferences.bulk_insert import Row, add_rows
 from mapo_studio.trainer.preferences.judgements import Answer, answer, rank
 from mapo_studio.trainer.preferences.schema import Judgement, Pair
-from sqlalchemy import select
+from sqlalchemy import event, select
 
 
 def rows(filled):
@@ -230,3 +231,41 @@ def test_a_clock_that_was_set_back_costs_no_judgement(filled, seconds):
     there = filled()
     assert there.judge(seconds=seconds)
     assert rows(there)[0].seconds is None
+
+
+def test_every_way_in_leaves_the_same_row_by_the_same_statement(filled):
+    there = filled(pictures=2)
+    [pair], names = there.pairs, {picture.id: picture for picture in there.pictures}
+    first, second = names[pair.first_id], names[pair.second_id]
+    statements = []
+
+    def note(connection, cursor, statement, *more):
+        if "INSERT INTO judgements" in statement:
+            statements.append(statement)
+
+    event.listen(there.store.engine, "before_cursor_execute", note)
+    there.judge("ann", client="page", sequence=1, seconds=3.0)
+    with there.store.writing() as session:
+        rank(session, "ann", there.prompt.id, [[first.sha256], [second.sha256]], "ranks", 1, 3.0)
+        row = Row("a cat", first, second, 1, 1.0, seconds=3.0, annotator="ann", purpose="judge")
+        add_rows(session, there.dataset, [row], "bulk")
+    for client in ("page", "ranks", "bulk"):
+        assert there.undo(1, 2, client=client)
+
+    of_the_way = {"_sa_instance_state", "id", "client", "purpose", "sequence", "undoes", "created"}
+    values = [{name: value for name, value in vars(row).items() if name not in of_the_way} for row in rows(there)]
+    answers, undos = values[:3], values[3:]
+    said = {"pair_id": pair.id, "strength": "clearly", "first_on_left": True, "annotator_id": values[0]["annotator_id"]}
+    assert answers == [{**said, "answer": "left", "share_left": 1.0, "votes": 1.0, "weight": 1.0, "seconds": 3.0}] * 3
+    assert undos == [{**said, "answer": "undo", "share_left": None, "votes": 0.0, "weight": 0.0, "seconds": None}] * 3
+    assert len(statements) == 6
+    assert len(set(statements)) == 1
+
+
+def test_a_copy_of_a_judgement_says_all_that_it_says(filled):
+    there = filled()
+    there.judge(sequence=4, answer="right", strength="slightly", seconds=2.5)
+    [row] = rows(there)
+    assert Answer.copy_of(row, 9, "ab", "copy", "compare") == Answer(
+        9, "ab", "right", "slightly", 2.5, "copy", row.id, "compare"
+    )

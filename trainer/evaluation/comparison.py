@@ -154,8 +154,7 @@ def feed_back(session: Session, comparison: Dataset, dataset: Dataset) -> int:
             undo(session, annotator, client, said.id, said.undoes)
             continue
         left = first if said.first_on_left else second
-        given = Answer(pair.id, left, said.answer, said.strength, said.seconds, client, said.id, "compare")
-        added += answer(session, annotator, given)
+        added += answer(session, annotator, Answer.copy_of(said, pair.id, left, client, "compare"))
     comparison.about = replace(told, fed_back=dataset.name).written()
     return added
 

@@ -17,12 +17,11 @@ from sqlalchemy.orm import Session
 
 from ..errors import UserError
 from .datasets import annotator_named, prompt_digest, shuffle_of, slices
-from .judgements import check_submission, count_again
+from .judgements import LEFT_SHARE, JudgementRow, check_submission, count_again, insert_judgements
 from .pairs import as_prompt, position_of
 from .preference import Said, tally
 from .schema import ANSWERS, PURPOSES, STRENGTHS, Candidate, Dataset, Judgement, Pair, Picture, Prompt
 
-_SHARES = {"left": 1.0, "right": 0.0, "tie": 0.5, "both_bad": None, "skip": None}
 _Key = tuple[int, int, int]
 """Of a pair: ids of its prompt, first and second picture."""
 
@@ -65,7 +64,7 @@ class Row:
         """Share of the votes for picture_0; None: no vote."""
         if self.share_0 is not None and self.said not in ("both_bad", "skip"):
             return self.share_0
-        return _SHARES[self.said] if self.said else None
+        return LEFT_SHARE[self.said] if self.said else None
 
     @property
     def caption(self) -> tuple[Picture, str] | None:
@@ -154,14 +153,13 @@ def _add_slice(
     judged = {(row.sequence, ids[key]): row for key, row in zip(keys, rows, strict=True) if row.said is not None}
     for there in _judged(session, client, [sequence for sequence, _ in judged]):
         judged.pop(there, None)
-    if judged:
-        session.execute(
-            insert(Judgement.__table__),
-            [
-                _judgement(session, row, pair, client, row.annotator or annotator, known, now)
-                for (_, pair), row in judged.items()
-            ],
-        )
+    insert_judgements(
+        session,
+        [
+            _judgement(session, row, pair, client, row.annotator or annotator, known, now)
+            for (_, pair), row in judged.items()
+        ],
+    )
     # New pairs came with their votes.
     count_again(session, old & {pair for _, pair in judged})
     return Added(len(missing), len(judged))
@@ -276,21 +274,21 @@ def _judged(session: Session, client: str, sequences: Sequence[int]) -> Iterable
 
 def _judgement(
     session: Session, row: Row, pair: int, client: str, annotator: str, known: _Known, now: float
-) -> dict[str, object]:
+) -> JudgementRow:
     if annotator not in known.annotators:
         known.annotators[annotator] = annotator_named(session, annotator).id
-    return {
-        "pair_id": pair,
-        "annotator_id": known.annotators[annotator],
-        "answer": row.said,
-        "strength": row.strength,
-        "first_on_left": _first_second(row)[0] is row.picture_0,
-        "share_left": row.share,
-        "votes": row.votes,
-        "weight": row.weight,
-        "seconds": row.seconds,
-        "purpose": row.purpose,
-        "client": client,
-        "sequence": row.sequence,
-        "created": now if row.created is None else row.created,
-    }
+    return JudgementRow(
+        pair_id=pair,
+        annotator_id=known.annotators[annotator],
+        answer=row.said or "",
+        strength=row.strength,
+        first_on_left=_first_second(row)[0] is row.picture_0,
+        share_left=row.share,
+        votes=row.votes,
+        weight=row.weight,
+        seconds=row.seconds,
+        purpose=row.purpose,
+        client=client,
+        sequence=row.sequence,
+        created=now if row.created is None else row.created,
+    )

@@ -11,9 +11,9 @@ import math
 import re
 import time
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, fields
 
-from sqlalchemy import select
+from sqlalchemy import insert, select
 from sqlalchemy.orm import Session, aliased
 
 from ..errors import UserError
@@ -23,9 +23,9 @@ from .preference import Said, Tally, tally
 from .schema import ANSWERS, STRENGTHS, Annotator, Candidate, Judgement, Pair, Picture, Prompt
 
 WEIGHTS = {"clearly": 1.0, "slightly": 0.5}
-_SHARES = {"left": 1.0, "right": 0.0, "tie": 0.5, "both_bad": None, "skip": None}
+LEFT_SHARE = {"left": 1.0, "right": 0.0, "tie": 0.5, "both_bad": None, "skip": None}
 _PURPOSES = ("judge", "repeat", "compare")
-_MOST_SEQUENCE = 2**63 - 1
+_MAX_SEQUENCE = 2**63 - 1
 _UNDOING = aliased(Judgement)  # to build it anew takes longer than the query
 
 
@@ -46,6 +46,43 @@ class Answer:
     sequence: int
     purpose: str = "judge"
 
+    @classmethod
+    def copy_of(cls, judgement: Judgement, pair: int, left: str, client: str, purpose: str) -> Answer:
+        """What a judgement that is there says, to be said of another pair. Its id there is the running number here."""
+        changed = {"pair": pair, "left": left, "client": client, "sequence": judgement.id, "purpose": purpose}
+        return cls(
+            **{one.name: getattr(judgement, one.name) for one in fields(cls) if one.name not in changed} | changed
+        )
+
+
+@dataclass(frozen=True)
+class JudgementRow:
+    """The columns of one `schema.Judgement`, which explains them, but for its id: all that is ever inserted there.
+
+    A column that is added gets a field with a default here; what comes from a page also has one in `Answer`.
+    """
+
+    pair_id: int
+    annotator_id: int
+    answer: str
+    first_on_left: bool
+    share_left: float | None
+    purpose: str
+    client: str
+    sequence: int
+    strength: str = "clearly"
+    votes: float = 1.0
+    weight: float = 1.0
+    seconds: float | None = None
+    undoes: int | None = None
+    created: float = field(default_factory=time.time)
+
+
+def insert_judgements(session: Session, rows: Sequence[JudgementRow]) -> None:
+    """The one INSERT of judgements. The vote columns of their pairs are left to `count_again`."""
+    if rows:
+        session.execute(insert(Judgement.__table__), [vars(row) for row in rows])
+
 
 def answer(session: Session, annotator: str, given: Answer) -> bool:
     """Append a judgement. False where this client's number is there already, whatever it said: it is counted once.
@@ -64,22 +101,20 @@ def answer(session: Session, annotator: str, given: Answer) -> bool:
     first, second = (session.get_one(Picture, number).sha256 for number in (pair.first_id, pair.second_id))
     if given.left not in (first, second):
         raise UserError(f"pair {given.pair} does not have the picture {given.left}: load the page again")
-    session.add(
-        Judgement(
-            pair_id=pair.id,
-            annotator_id=annotator_named(session, annotator).id,
-            answer=given.answer,
-            strength=given.strength,
-            first_on_left=given.left == first,
-            share_left=_SHARES[given.answer],
-            weight=WEIGHTS[given.strength],
-            seconds=_seconds(given.seconds),
-            purpose=given.purpose,
-            client=given.client,
-            sequence=given.sequence,
-            created=time.time(),
-        )
+    row = JudgementRow(
+        pair_id=pair.id,
+        annotator_id=annotator_named(session, annotator).id,
+        answer=given.answer,
+        strength=given.strength,
+        first_on_left=given.left == first,
+        share_left=LEFT_SHARE[given.answer],
+        weight=WEIGHTS[given.strength],
+        seconds=_valid_seconds(given.seconds),
+        purpose=given.purpose,
+        client=given.client,
+        sequence=given.sequence,
     )
+    insert_judgements(session, [row])
     count_again(session, [pair.id])
     return True
 
@@ -92,7 +127,7 @@ def undo(session: Session, annotator: str, client: str, sequence: int, undoes: i
     """
     check_submission(client, sequence)
     taken_back = aliased(Judgement)
-    found = session.execute(
+    submitted = session.execute(
         select(Judgement, taken_back.id)
         .join(Annotator, Annotator.id == Judgement.annotator_id)
         .outerjoin(taken_back, taken_back.undoes == Judgement.id)
@@ -100,29 +135,30 @@ def undo(session: Session, annotator: str, client: str, sequence: int, undoes: i
         .where(Annotator.name == as_prompt(annotator))
         .order_by(Judgement.id)
     ).all()
-    standing = [said for said, undone_by in found if undone_by is None]
+    standing = [judgement for judgement, undone_by in submitted if undone_by is None]
     if not standing:
-        return bool(found)
+        return bool(submitted)
     if _is_there(session, client, sequence):
         return False  # a number that stands for something else cannot stand for an undo as well
-    session.add_all(
-        Judgement(
-            pair_id=said.pair_id,
-            annotator_id=said.annotator_id,
+    rows = [
+        JudgementRow(
+            pair_id=judgement.pair_id,
+            annotator_id=judgement.annotator_id,
             answer="undo",
-            strength=said.strength,
-            first_on_left=said.first_on_left,
+            strength=judgement.strength,
+            first_on_left=judgement.first_on_left,
+            share_left=None,
             votes=0.0,
             weight=0.0,
-            purpose=said.purpose,
+            purpose=judgement.purpose,
             client=client,
             sequence=sequence,
-            undoes=said.id,
-            created=time.time(),
+            undoes=judgement.id,
         )
-        for said in standing
-    )
-    count_again(session, [said.pair_id for said in standing])
+        for judgement in standing
+    ]
+    insert_judgements(session, rows)
+    count_again(session, [row.pair_id for row in rows])
     return True
 
 
@@ -160,25 +196,24 @@ def rank(
     ]
     pairs = pairs_between(session, prompt, better)
     annotator_id = annotator_named(session, annotator).id
-    taken = _seconds(seconds)
-    for pair, (preferred, _) in zip(pairs, better, strict=True):
-        session.add(
-            Judgement(
-                pair_id=pair.id,
-                annotator_id=annotator_id,
-                answer="left" if pair.first_id == preferred.id else "right",
-                strength="clearly",
-                first_on_left=True,  # nothing was on a side
-                share_left=1.0 if pair.first_id == preferred.id else 0.0,
-                weight=2 / len(names),
-                seconds=None if taken is None else taken / len(better),
-                purpose="ranking",
-                client=client,
-                sequence=sequence,
-                created=time.time(),
-            )
+    total_seconds = _valid_seconds(seconds)
+    rows = [
+        JudgementRow(
+            pair_id=pair.id,
+            annotator_id=annotator_id,
+            answer="left" if pair.first_id == preferred.id else "right",
+            first_on_left=True,  # nothing was on a side
+            share_left=1.0 if pair.first_id == preferred.id else 0.0,
+            weight=2 / len(names),
+            seconds=None if total_seconds is None else total_seconds / len(better),
+            purpose="ranking",
+            client=client,
+            sequence=sequence,
         )
-    count_again(session, [pair.id for pair in pairs])
+        for pair, (preferred, _) in zip(pairs, better, strict=True)
+    ]
+    insert_judgements(session, rows)
+    count_again(session, [row.pair_id for row in rows])
     return len(better)
 
 
@@ -220,8 +255,8 @@ def check_submission(client: str, sequence: int) -> None:
     """Raises UserError for a client or a number that no column holds."""
     if not re.fullmatch(r"[\x20-\x7e]{1,64}", client):
         raise UserError("a judgement names the page it comes from with 1 to 64 plain characters")
-    if not 0 <= sequence <= _MOST_SEQUENCE:
-        raise UserError(f"a judgement's running number lies between 0 and {_MOST_SEQUENCE}, not at {sequence}")
+    if not 0 <= sequence <= _MAX_SEQUENCE:
+        raise UserError(f"a judgement's running number lies between 0 and {_MAX_SEQUENCE}, not at {sequence}")
 
 
 def _candidates(session: Session, prompt: Prompt, names: Collection[str]) -> dict[str, Picture]:
@@ -242,6 +277,6 @@ def _is_there(session: Session, client: str, sequence: int) -> bool:
     return session.scalar(known.limit(1)) is not None
 
 
-def _seconds(seconds: float | None) -> float | None:
+def _valid_seconds(seconds: float | None) -> float | None:
     """A clock that was set back must not cost the judgement."""
     return seconds if seconds is not None and 0 <= seconds < math.inf else None

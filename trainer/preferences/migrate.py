@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from alembic.config import Config
 
 MIGRATIONS = Path(__file__).with_name("migrations")
-LATEST = "0002"
-"""The newest revision in migrations/versions. Opening compares this word and need not look there."""
+LATEST = max(file.name[:4] for file in MIGRATIONS.glob("versions/[0-9][0-9][0-9][0-9]_*.py"))
+"""The newest revision, by the numbers that the files in migrations/versions begin with."""
 
 _VERSION_TABLE = "mapo_revision"
 
