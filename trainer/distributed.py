@@ -38,30 +38,33 @@ _ERROR, _HEARD = "mapo/error", "mapo/heard"
 
 
 @dataclass(frozen=True)
-class Ranks:
-    """All processes of a training, as one of them sees it. rank: which it is, from 0; local: which on its machine."""
+class World:
+    """All processes of a training, as one of them sees it.
+
+    rank: which it is, from 0; local_rank: which on its machine.
+    """
 
     rank: int = 0
     size: int = 1
-    local: int = 0
+    local_rank: int = 0
     _told: list[Callable[[str], None]] = field(default_factory=list, compare=False, repr=False)
 
     @property
-    def first(self) -> bool:
+    def is_main(self) -> bool:
         """Whether it is the one that writes: events, states, samples and the LoRA."""
         return self.rank == 0
 
     @property
-    def alone(self) -> bool:
+    def is_single(self) -> bool:
         return self.size == 1
 
-    def share(self, items: Sequence[T]) -> Sequence[T]:
+    def shard(self, items: Sequence[T]) -> Sequence[T]:
         """The part of `items` that is this process's to do."""
-        return items if self.alone else items[self.rank :: self.size]
+        return items if self.is_single else items[self.rank :: self.size]
 
-    def together(self, part: Sequence[T]) -> list[T]:
+    def all_gather(self, part: Sequence[T]) -> list[T]:
         """What all made of their shares of something, in its order. Every process must call it, and gets the same."""
-        if self.alone:
+        if self.is_single:
             return list(part)
         import torch.distributed as dist
 
@@ -69,9 +72,9 @@ class Ranks:
         dist.all_gather_object(parts, list(part))
         return [part[i] for i in range(max(map(len, parts))) for part in parts if i < len(part)]
 
-    def sum_(self, *tensors: Tensor) -> None:
+    def all_reduce_(self, *tensors: Tensor) -> None:
         """Each tensor becomes its sum over all processes, all in one message. float32, on one device."""
-        if self.alone:
+        if self.is_single:
             return
         import torch
         import torch.distributed as dist
@@ -83,7 +86,7 @@ class Ranks:
 
     def any(self, flag: bool) -> bool:
         """Whether it is so in any process. All of them wait here for the last; no device is waited for."""
-        if self.alone:
+        if self.is_single:
             return flag
         import torch
         import torch.distributed as dist
@@ -93,7 +96,7 @@ class Ranks:
         return bool(flags.item())
 
     @contextmanager
-    def phase(self) -> Iterator[None]:
+    def synchronized(self) -> Iterator[None]:
         """All have done their share when the `with` ends; a Cancelled of one is raised in all."""
         try:
             yield
@@ -103,30 +106,32 @@ class Ranks:
         if self.any(False):
             raise Cancelled
 
-    def agreed(self, what: str, value: int) -> None:
+    def assert_equal(self, what: str, value: int) -> None:
         """Raise UserError where the processes do not all have the same `value`."""
-        if len(set(self.together([value]))) > 1:
+        if len(set(self.all_gather([value]))) > 1:
             raise UserError(f"the processes see different {what}: the workspace must lie on a disk that they share")
 
-    def device(self, wanted: str) -> torch.device:
-        """This process's own of the devices called `wanted`. Raises UserError as pick_device, or if there is none."""
+    def device(self, name: str) -> torch.device:
+        """This process's own of the devices called `name`. Raises UserError as pick_device, or if there is none."""
         import torch
 
         from .device import cards, pick_device
 
-        device = pick_device(wanted)
-        if self.alone or device.type == "cpu":
+        device = pick_device(name)
+        if self.is_single or device.type == "cpu":
             return device
         if device.index is not None or device.type == "mps":
             raise UserError(f"{self.size} processes cannot share {device}: use --device auto, and one process a card")
         there = sum(name.startswith(f"{device.type}:") for name in cards())
-        if self.local >= there:
-            raise UserError(f"process {self.local} of this machine has no card: start only {there} processes on it")
-        getattr(torch, device.type).set_device(self.local)
-        return torch.device(device.type, self.local)
+        if self.local_rank >= there:
+            raise UserError(
+                f"process {self.local_rank} of this machine has no card: start only {there} processes on it"
+            )
+        getattr(torch, device.type).set_device(self.local_rank)
+        return torch.device(device.type, self.local_rank)
 
     @contextmanager
-    def telling(self, hear: Callable[[str], None]) -> Iterator[None]:
+    def on_peer_error(self, hear: Callable[[str], None]) -> Iterator[None]:
         """For the length of a `with`, `hear` is called before an error of another process ends this one."""
         self._told.append(hear)
         try:
@@ -135,51 +140,51 @@ class Ranks:
             self._told.remove(hear)
 
 
-ALONE = Ranks()
+SINGLE = World()
 
 
-def launched() -> Ranks:
+def from_env() -> World:
     """Who this process is, from the environment. Raises UserError where that is not whole."""
     size = os.environ.get("WORLD_SIZE", "1")
     if size == "1":
-        return ALONE
+        return SINGLE
     try:
-        return Ranks(int(os.environ["RANK"]), int(size), int(os.environ.get("LOCAL_RANK", os.environ["RANK"])))
+        return World(int(os.environ["RANK"]), int(size), int(os.environ.get("LOCAL_RANK", os.environ["RANK"])))
     except (KeyError, ValueError) as error:
         raise UserError(f"WORLD_SIZE is {size}, but {error} does not say which process this is: use torchrun") from None
 
 
 @contextmanager
-def joined() -> Iterator[Ranks]:
+def init_distributed() -> Iterator[World]:
     """All processes that were launched together, for the length of a `with`.
 
     What is raised in one ends all: the first process says it, the others leave with exit code 2 and no word.
     """
-    ranks = launched()
-    if ranks.alone:
-        yield ranks
+    world = from_env()
+    if world.is_single:
+        yield world
         return
     import torch.distributed as dist
     from torch.distributed.distributed_c10d import _get_default_store
 
-    dist.init_process_group(_backend(), rank=ranks.rank, world_size=ranks.size, timeout=_PATIENCE)
+    dist.init_process_group(_backend(), rank=world.rank, world_size=world.size, timeout=_PATIENCE)
     store, left = _get_default_store(), threading.Event()
-    threading.Thread(target=_listen, args=(store, ranks, left), name="ranks", daemon=True).start()
+    threading.Thread(target=_listen, args=(store, world, left), name="world", daemon=True).start()
     try:
-        yield ranks
+        yield world
         dist.barrier()
     except Exception as error:
         left.set()
         if isinstance(error, Cancelled):  # which all of them raise at the same place
             raise
-        _leave_word(store, ranks, error)
+        _leave_word(store, world, error)
         raise
     finally:
         left.set()
     dist.destroy_process_group()
 
 
-def lost(error: Exception) -> bool:
+def is_peer_lost(error: Exception) -> bool:
     """Whether an error only says that another process is gone."""
     said = str(error)
     return any(words in said for words in ("Connection closed by peer", "Connection reset by peer", "Broken pipe"))
@@ -196,11 +201,11 @@ def _backend() -> str:
     return "gloo"
 
 
-def _leave_word(store: Any, ranks: Ranks, error: Exception) -> None:
+def _leave_word(store: Any, world: World, error: Exception) -> None:
     """Let the others know why, and leave without a word if the first process has it to say."""
     try:
         store.compare_set(_ERROR, "", str(error) or type(error).__name__)
-        if ranks.first:
+        if world.is_main:
             store.set(_HEARD, "yes")
             time.sleep(2 * _LOOK_SECONDS)  # until all have looked: the store may end with this process
             return
@@ -214,7 +219,7 @@ def _leave_word(store: Any, ranks: Ranks, error: Exception) -> None:
         return
 
 
-def _listen(store: Any, ranks: Ranks, left: threading.Event) -> None:
+def _listen(store: Any, world: World, left: threading.Event) -> None:
     """End this process when another one cannot go on: its main thread may be waiting for that one for ever."""
     try:
         while not store.check([_ERROR]):
@@ -223,10 +228,10 @@ def _listen(store: Any, ranks: Ranks, left: threading.Event) -> None:
         sentence = store.get(_ERROR).decode()
     except RuntimeError:  # the store is gone, and with it whoever started all of them
         return
-    if ranks.first:
+    if world.is_main:
         if left.wait(_OWN_WORDS_SECONDS):
             return
-        for hear in ranks._told:
+        for hear in world._told:
             hear(sentence)
         sys.stderr.write(f"mapo: {sentence}\n")
         sys.stderr.flush()

@@ -17,7 +17,7 @@ from ..errors import UserError
 from .arguments import Json, Workspace, asked_of, default_workspace, parse, preset_here, settings_of
 
 if TYPE_CHECKING:
-    from ..distributed import Ranks
+    from ..distributed import World
     from ..runs.run_folder import Run
 
 
@@ -72,22 +72,22 @@ def _demo(words: list[str]) -> int:
 
 def _train(words: list[str]) -> int:
     asked = asked_of(words, "train", "Train a LoRA from judged pairs.")
-    from ..distributed import joined
+    from ..distributed import init_distributed
     from ..runs.run_folder import Run
 
     workspace = asked.flags.workspace.resolve()
-    with joined() as ranks:
+    with init_distributed() as world:
         preset = preset_here(asked)
         config = asked.given(preset)
-        if preset and ranks.first:
+        if preset and world.is_main:
             _say(f"settings for {preset.title}")
-        run = Run.create(workspace, config) if ranks.first else None
-        ranks.any(False)  # now it is there for all
+        run = Run.create(workspace, config) if world.is_main else None
+        world.any(False)  # now it is there for all
         run = run or Run.open(workspace, config.name)
         try:
-            return _train_run(run, asked.flags.json, ranks)
+            return _train_run(run, asked.flags.json, world)
         except UserError:
-            if ranks.first and not run.has_begun():  # so that the same command works once the mistake is mended
+            if world.is_main and not run.has_begun():  # so that the same command works once the mistake is mended
                 shutil.rmtree(run.folder, ignore_errors=True)
             raise
 
@@ -102,26 +102,26 @@ def _resume(words: list[str]) -> int:
         json: Json = False
 
     asked = parse(Resume, words, "resume", Resume(tyro.MISSING, default_workspace()))
-    from ..distributed import joined
+    from ..distributed import init_distributed
     from ..runs.run_folder import Run
 
-    with joined() as ranks:
-        return _train_run(Run.open(asked.workspace.resolve(), asked.name), asked.json, ranks)
+    with init_distributed() as world:
+        return _train_run(Run.open(asked.workspace.resolve(), asked.name), asked.json, world)
 
 
 def _encode(words: list[str]) -> int:
     config, asked = settings_of(words, "encode", "Encode the pictures and captions of judged pairs into the cache.")
     from ..cancellation import StopRequest
-    from ..distributed import joined
+    from ..distributed import init_distributed
     from ..training.prepare_data import prepare
     from .progress_bar import watching
 
     workspace = asked.workspace.resolve()
-    with joined() as ranks, watching() as listen:
-        device, tell = ranks.device(config.training.device), _told_to(listen) if ranks.first else _silent
-        stop = StopRequest(workspace / "stop", patient=not ranks.alone)
-        material = prepare(config.checked(), workspace, device, tell, stop, ranks)
-    if not ranks.first:
+    with init_distributed() as world, watching() as listen:
+        device, tell = world.device(config.training.device), _told_to(listen) if world.is_main else _silent
+        stop = StopRequest(workspace / "stop", patient=not world.is_single)
+        material = prepare(config.checked(), workspace, device, tell, stop, world)
+    if not world.is_main:
         return 0
     counts = {"pairs": len(material.encoded.pairs), "made": material.encoded.made, "reused": material.encoded.reused}
     _say("{pairs} pairs are encoded: {made} entries made, {reused} reused".format(**counts))
@@ -334,22 +334,22 @@ VERBS = {
 }
 
 
-def _train_run(run: Run, as_json: bool, ranks: Ranks) -> int:
+def _train_run(run: Run, as_json: bool, world: World) -> int:
     from ..cancellation import Cancelled, StopRequest
     from ..jobs.job import train_in_turn
     from ..reports.report import report_at_end
     from .progress_bar import watching
 
-    stop = StopRequest(run.stop_file, patient=not ranks.alone)
-    if not ranks.first:
+    stop = StopRequest(run.stop_file, patient=not world.is_single)
+    if not world.is_main:
         with suppress(Cancelled):
-            train_in_turn(replace(run, writes=False), stop, ranks)
+            train_in_turn(replace(run, writes=False), stop, world)
         return 0
     again = f"go on with it by `mapo resume {run.name}`" + _workspace_flag(run.workspace)
     try:
         with watching() as listen:
             run.listeners.extend([listen, report_at_end(run)])
-            outcome = train_in_turn(run, stop, ranks)
+            outcome = train_in_turn(run, stop, world)
     except Cancelled:
         _say(f"stopped before the first step; {again}")
         return stop.exit_code

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Literal
 from ..atomic_files import explain_disk_full
 from ..cancellation import Cancelled, StopRequest
 from ..config.run_config import RunConfig
-from ..distributed import ALONE, Ranks
+from ..distributed import SINGLE, World
 from ..errors import UserError
 from ..runs import event_log
 from ..runs.run_folder import Event, Run
@@ -71,22 +71,22 @@ def resume(run: Run, rating: bool = True) -> subprocess.Popen[bytes]:
     return launch(["resume", run.name, "--workspace", str(run.workspace)], run.folder / "log.txt")
 
 
-def train_in_turn(run: Run, stop: StopRequest, ranks: Ranks = ALONE) -> Outcome:
+def train_in_turn(run: Run, stop: StopRequest, world: World = SINGLE) -> Outcome:
     """Train `run` in this process, once it is its turn. Until then there is no torch in it, and it can be stopped.
 
     Of several processes the first one stands in line for all. Raises as loop.train does.
     """
-    if not ranks.first:
+    if not world.is_main:
         with stop.listening(forget=False):
-            with ranks.phase():  # ends when the first one has its turn
+            with world.synchronized():  # ends when the first one has its turn
                 pass
-            return _trained(run, stop, ranks)
+            return _trained(run, stop, world)
     # A face that asked for this process cleared the request to stop itself: one that is there now came later.
     newest = (event_log.read_end(run.events_file) or [{}])[-1]
     by_face = newest.get("event") == "asked"
     with run.alone(), stop.listening(forget=not by_face), ExitStack() as device:
         try:
-            with ranks.phase():
+            with world.synchronized():
                 device.enter_context(
                     acquire_gpu(run.workspace, run.folder, lambda behind: run.log("waiting", behind=behind), stop.check)
                 )
@@ -95,16 +95,16 @@ def train_in_turn(run: Run, stop: StopRequest, ranks: Ranks = ALONE) -> Outcome:
             run.log("stopped", step=0)
             raise
         run.log("turn")
-        outcome = _trained(run, stop, ranks)
+        outcome = _trained(run, stop, world)
     if by_face and newest.get("rating", True) and outcome.finished:
         _rate(run)
     return outcome
 
 
-def _trained(run: Run, stop: StopRequest, ranks: Ranks) -> Outcome:
+def _trained(run: Run, stop: StopRequest, world: World) -> Outcome:
     from ..training.loop import train_locked  # torch, which whoever waits does without
 
-    return train_locked(run, stop, ranks)
+    return train_locked(run, stop, world)
 
 
 def _rate(run: Run) -> None:

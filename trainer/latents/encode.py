@@ -26,7 +26,7 @@ import torch
 from torch import Tensor, nn
 
 from ..device import abilities, release_memory
-from ..distributed import ALONE, Ranks
+from ..distributed import SINGLE, World
 from ..errors import DeviceOutOfMemory, UserError
 from ..images.aspect_buckets import Size, bucket_for, buckets
 from ..images.crop import CROP_VERSION, CoverCrop, SizeConditioning
@@ -108,7 +108,7 @@ def encode(
     flip: bool = False,
     workers: int = 2,
     progress: Callable[[EncodeProgress], None] = lambda _: None,
-    ranks: Ranks = ALONE,
+    world: World = SINGLE,
 ) -> EncodedPairs:
     """Encode what the cache lacks: prompts first, then pictures, and load no model that nothing needs.
 
@@ -162,8 +162,8 @@ def encode(
             )
         )
 
-    own_texts, own_works = dict(ranks.share(list(texts.items()))), ranks.share(list(works.values()))
-    with ranks.phase():
+    own_texts, own_works = dict(world.shard(list(texts.items()))), world.shard(list(works.values()))
+    with world.synchronized():
         entries.sweep(cache)
         paths = [*own_texts.values(), *(path for work in own_works for _, path in work.entries)]
         missing = _missing(paths, workers, progress)
@@ -180,7 +180,7 @@ def encode(
         if new_works:
             _encode_pictures(base, new_works, device, workers, report("latents"))
             release_memory(device)
-    counts = ranks.together([(reused, len(missing))])
+    counts = world.all_gather([(reused, len(missing))])
     return EncodedPairs(tuple(encoded), texts, tuple(upscaled), *map(sum, zip(*counts, strict=True)))
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from ..distributed import ALONE, Ranks
+from ..distributed import SINGLE, World
 from ..intervals import wilson_interval
 from ..latents.encode import EncodedPair
 from ..models.base_model import BaseModel
@@ -64,7 +64,7 @@ class HeldOut:
 
     @torch.no_grad()
     def measure(
-        self, base: BaseModel, unet: nn.Module, objective: Objective, device: torch.device, ranks: Ranks = ALONE
+        self, base: BaseModel, unet: nn.Module, objective: Objective, device: torch.device, world: World = SINGLE
     ) -> Agreement:
         """Leaves the model in the mode it was in; the device is waited for once, at the end.
 
@@ -72,9 +72,9 @@ class HeldOut:
         """
         training = unet.training
         unet.eval()
-        own = [self._measure_pair(pair, base, unet, objective, device) for pair in ranks.share(self._pairs)]
+        own = [self._measure_pair(pair, base, unet, objective, device) for pair in world.shard(self._pairs)]
         unet.train(training)
-        rows = ranks.together(torch.stack(own).tolist() if own else [])
+        rows = world.all_gather(torch.stack(own).tolist() if own else [])
         winner, loser, margin = torch.tensor(rows).T
         signs = "".join("1" if above else "0" for above in (margin > 0).tolist())
         low, high = wilson_interval(signs.count("1"), len(rows))

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..config.run_config import RunConfig
 from ..device import DTYPES, abilities, pick_precision
-from ..distributed import ALONE, Ranks
+from ..distributed import SINGLE, World
 from ..lora import adapter
 from ..lora.file import read_lora
 from ..models.base_model import BaseModel
@@ -26,7 +26,7 @@ from .optimizer import build_optimizer, lr_factor
 class Learner:
     """Holds the UNet with its LoRA on `device`. `notes`: a sentence for each thing that could not be had."""
 
-    def __init__(self, config: RunConfig, base: BaseModel, device: torch.device, ranks: Ranks = ALONE):
+    def __init__(self, config: RunConfig, base: BaseModel, device: torch.device, world: World = SINGLE):
         """Load the UNet, freeze it, put a LoRA onto it (the one to continue from, if any) and build the optimizer."""
         training = config.training
         self.base = base
@@ -38,7 +38,7 @@ class Learner:
         self._pictures_at_once = (2 if self.way == "together" else 1) * pairs_at_once
         self.between_steps = True  # not where an error came out of the optimizer, which may have moved a part by then
         self._config = config
-        self._ranks = ranks
+        self._world = world
 
         unet = base.load_unet(device, DTYPES[self.precision], training.quantize)
         activation_checkpointing.apply(unet, training.gradient_checkpointing, device)
@@ -83,7 +83,7 @@ class Learner:
             )
             numbers.append(share * _numbers(judged, errors))
         gradient, means = self._optimizer.gradient(), torch.stack(numbers).sum(0)
-        self._ranks.sum_(gradient, means)
+        self._world.all_reduce_(gradient, means)
         self.between_steps = False
         norm = self._optimizer.step(gradient, self.learning_rate(step), config.optimization.max_gradient_norm)
         self.between_steps = True

@@ -12,7 +12,7 @@ import torch
 from ..cancellation import Cancelled, StopRequest
 from ..config.run_config import RunConfig
 from ..device import release_memory
-from ..distributed import ALONE, Ranks, lost
+from ..distributed import SINGLE, World, is_peer_lost
 from ..errors import DeviceOutOfMemory, UserError
 from ..latents.encode import load_text
 from ..lora import adapter
@@ -61,36 +61,36 @@ def train(run: Run, stop: StopRequest) -> Outcome:
         return train_locked(run, stop)
 
 
-def train_locked(run: Run, stop: StopRequest, ranks: Ranks = ALONE) -> Outcome:
+def train_locked(run: Run, stop: StopRequest, world: World = SINGLE) -> Outcome:
     """`train`, for a process that holds the run's lock already and listens for `stop`.
 
-    ranks: the processes that train it together; all but the first have a quiet `run` and leave the lock to that one.
+    world: the processes that train it together; all but the first have a quiet `run` and leave the lock to that one.
     """
     while True:
         config = run.config().checked()
         try:
-            with ranks.telling(lambda sentence: _last_words(run, sentence)):
-                return _train(run, config, stop, ranks)
+            with world.on_peer_error(lambda sentence: _last_words(run, sentence)):
+                return _train(run, config, stop, world)
         except Cancelled:
             run.log("stopped", step=0)
             raise
         except Exception as error:
-            less = _with_less(config, error, ranks)
+            less = _with_less(config, error, world)
             if less is None:
-                explained = _explained(error, run, config, ranks)
+                explained = _explained(error, run, config, world)
                 _last_words(run, str(explained) or type(explained).__name__)
                 if explained is error:
                     raise
                 raise explained from error
         # Outside the handler: while the error lives, so does everything that filled the memory.
-        release_memory(ranks.device(config.training.device))
+        release_memory(world.device(config.training.device))
         run.save_config(less[0])
         run.log("warning", text=f"the memory of the device was full; it goes on with less: {less[1]}")
 
 
-def _with_less(config: RunConfig, error: Exception, ranks: Ranks) -> tuple[RunConfig, str] | None:
+def _with_less(config: RunConfig, error: Exception, world: World) -> tuple[RunConfig, str] | None:
     """What a run that was told to goes on with after `error`; None where it ends. Several processes end together."""
-    may = config.training.auto and ranks.alone and is_oom(error) and not isinstance(error, DeviceOutOfMemory)
+    may = config.training.auto and world.is_single and is_oom(error) and not isinstance(error, DeviceOutOfMemory)
     return with_less_memory(config) if may else None
 
 
@@ -99,12 +99,12 @@ def _last_words(run: Run, error: str) -> None:
         run.log("failed", error=error)
 
 
-def _explained(error: Exception, run: Run, config: RunConfig, ranks: Ranks) -> Exception:
+def _explained(error: Exception, run: Run, config: RunConfig, world: World) -> Exception:
     """What a person can mend in a sentence; anything else as it is."""
     if is_oom(error) and not isinstance(error, DeviceOutOfMemory):
-        device = ranks.device(config.training.device)
+        device = world.device(config.training.device)
         return oom_message(config, device, run.name, latest_step(run.state_folder))
-    if lost(error):
+    if is_peer_lost(error):
         return UserError(
             "another process of this training ended without a word: what its launcher printed may say why; "
             "go on from the last state by `mapo resume`"
@@ -112,47 +112,47 @@ def _explained(error: Exception, run: Run, config: RunConfig, ranks: Ranks) -> E
     return error
 
 
-def _train(run: Run, config: RunConfig, stop: StopRequest, ranks: Ranks) -> Outcome:
+def _train(run: Run, config: RunConfig, stop: StopRequest, world: World) -> Outcome:
     steps, watch = config.training.steps, config.watch
-    device = ranks.device(config.training.device)
+    device = world.device(config.training.device)
 
     # Everything is encoded before the UNet is loaded, so that one model is on the device at a time.
-    material = prepare(config, run.workspace, device, run.log, stop, ranks)
-    learner = Learner(config, material.base, device, ranks)
+    material = prepare(config, run.workspace, device, run.log, stop, world)
+    learner = Learner(config, material.base, device, world)
     start = taken = 0
     if state := load_state(run.state_folder, material.origin):
         learner.restore(state)
         start = state.step
         taken = start * config.training.accumulation if state.batches is None else state.batches
-    ranks.agreed("states of the run", start)
+    world.assert_equal("states of the run", start)
     if run.has_begun():
         run.log("resumed", step=start)
     if state and state.quantize != config.training.quantize:
         run.log("warning", text=_stored_otherwise(state.quantize, config.training.quantize, start))
     if config.objective.calibrated:
         at = (material.train, material.timesteps)
-        spread = calibrate(run, config, learner, *at, device, begun=start > 0, ranks=ranks)
+        spread = calibrate(run, config, learner, *at, device, begun=start > 0, world=world)
         learner.objective = config.objective.build(spread)
 
     batches = _batches(config, material)
     held_out = _held_out(config, material)
     samples = Samples(run, config, material, device)
-    meter = Meter(run, steps, loss_scaling=learner.precision == "float16", ranks=ranks)
+    meter = Meter(run, steps, loss_scaling=learner.precision == "float16", world=world)
     _log_start(run, config, material, learner, batches, device)
 
-    (standing, *_) = ranks.together([standing_of(run.events())])
+    (standing, *_) = world.all_gather([standing_of(run.events())])
 
     def measure(step: int) -> None:
         nonlocal standing
         if not len(held_out):
             return
-        agreement = held_out.measure(learner.base, learner.unet, learner.objective, device, ranks)
+        agreement = held_out.measure(learner.base, learner.unet, learner.objective, device, world)
         run.log("evaluation", step=step, **asdict(agreement))
         before, moment = standing, moment_of({"event": "evaluation", "step": step, **asdict(agreement)})
         if moment is None:
             return
         standing = before.after(moment)
-        if ranks.first and watch.keep == "best" and standing.kept is moment:
+        if world.is_main and watch.keep == "best" and standing.kept is moment:
             save_best(run.state_folder, step, adapter.state(learner.unet))
         if (rise := before.harm(moment)) and not _alarmed(run):
             text = chosen_error_warning(config.objective, *rise, moment.agreement)
@@ -160,13 +160,13 @@ def _train(run: Run, config: RunConfig, stop: StopRequest, ranks: Ranks) -> Outc
 
     def save(step: int) -> None:
         meter.read()  # raises on numbers that are not finite: such a state is never saved
-        if ranks.first:
+        if world.is_main:
             save_state(run.state_folder, learner.state(step, material.origin, taken))
             prune_best(run.state_folder, but=standing.kept.step if standing.kept else None)
         run.log("checkpoint", step=step)
 
     def paint(step: int) -> None:
-        if ranks.first:
+        if world.is_main:
             samples.paint(learner.unet, step)
 
     if start == 0:
@@ -177,24 +177,24 @@ def _train(run: Run, config: RunConfig, stop: StopRequest, ranks: Ranks) -> Outc
         return watch.evaluate_every > 0 and standing.exhausted(watch.patience)
 
     def save_so_far() -> None:
-        if learner.between_steps and step > start and ranks.alone:
+        if learner.between_steps and step > start and world.is_single:
             save(step)
 
     step = start
     meter.restart()
     stop_at = start if exhausted() else steps  # it ended early before, and is only looked at again
     ours = batches_by_step(
-        batches, config.training.accumulation, start, stop_at, device, first=taken, rank=ranks.rank, size=ranks.size
+        batches, config.training.accumulation, start, stop_at, device, first=taken, rank=world.rank, size=world.size
     )
     with _saved_where_memory_ends(save_so_far):
         for micro_batches in ours:
             numbers = learner.learn(step, micro_batches)
             rate = learner.learning_rate(step)
-            step, taken = step + 1, taken + config.training.accumulation * ranks.size
+            step, taken = step + 1, taken + config.training.accumulation * world.size
             meter.add(step, numbers, rate, micro_batches)
             if step % watch.log_every == 0 or step == start + 1:  # the first at once: a person waits for a sign of life
                 meter.read()
-            if ranks.any(bool(stop)) or step == steps:
+            if world.any(bool(stop)) or step == steps:
                 break
             with meter.paused():
                 # The state comes last: a run killed in here measures and paints again when it goes on.
@@ -213,7 +213,7 @@ def _train(run: Run, config: RunConfig, stop: StopRequest, ranks: Ranks) -> Outc
         if finished and watch.evaluate_every and not early:
             measure(step)
         save(step)
-        if not ranks.first:
+        if not world.is_main:
             return Outcome(step, steps, run.lora_file, None, step, early)
         result = result_of(run, config, standing, step)
         if finished and watch.sample_every:

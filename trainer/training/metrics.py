@@ -10,7 +10,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
-from ..distributed import ALONE, Ranks
+from ..distributed import SINGLE, World
 from ..errors import UserError
 from ..preferences.pairs import Pair
 from ..runs.run_folder import Run
@@ -23,12 +23,12 @@ NAMES = ("loss", "winner_error", "loser_error", "margin", "agreement", "gradient
 class Meter:
     """Collects each step's numbers and writes them as `step` events of the run."""
 
-    def __init__(self, run: Run, steps: int, *, loss_scaling: bool, ranks: Ranks = ALONE):
+    def __init__(self, run: Run, steps: int, *, loss_scaling: bool, world: World = SINGLE):
         """steps: of the whole run. loss_scaling: float16 training, where a gradient that overflows is skipped by the
         scaler and only the errors themselves must be finite."""
         self._run = run
         self._steps = steps
-        self._ranks = ranks
+        self._world = world
         self._must_be_finite = 5 if loss_scaling else len(NAMES)
         self._waiting: list[tuple[int, float, Tensor, list[Pair]]] = []
         self._since = time.perf_counter()
@@ -57,7 +57,7 @@ class Meter:
             )
             if not all(map(math.isfinite, row[: self._must_be_finite])):
                 # The numbers are those of all processes, so all of them come here.
-                raise UserError(_not_finite(self._run, step, self._ranks.together(pairs)))
+                raise UserError(_not_finite(self._run, step, self._world.all_gather(pairs)))
         self._waiting.clear()
         self._since = now
 

@@ -11,7 +11,7 @@ import torch
 
 from ..cancellation import StopRequest
 from ..config.run_config import RunConfig
-from ..distributed import ALONE, Ranks
+from ..distributed import SINGLE, World
 from ..errors import UserError
 from ..latents.encode import EncodedPair, EncodedPairs, EncodeProgress, encode
 from ..models import few_step
@@ -51,9 +51,9 @@ def prepare(
     device: torch.device,
     tell: Callable[..., None],
     stop: StopRequest,
-    ranks: Ranks = ALONE,
+    world: World = SINGLE,
 ) -> Material:
-    """Open, read, divide and encode, each of `ranks` its share. `tell` is called as Run.log is, with the progress.
+    """Open, read, divide and encode, each of `world` its share. `tell` is called as Run.log is, with the progress.
 
     Raises UserError for whatever a person can mend, Cancelled when asked to stop; what was encoded stays cached.
     """
@@ -85,9 +85,9 @@ def prepare(
         flip=config.data.flip,
         workers=config.data.workers,
         progress=report,
-        ranks=ranks,
+        world=world,
     )
-    with ranks.phase():
+    with world.synchronized():
         stop.check()
     return Material(
         base=base,

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from ..config.run_config import ASSUMED_SPREAD, RunConfig
-from ..distributed import ALONE, Ranks
+from ..distributed import SINGLE, World
 from ..latents.encode import EncodedPair
 from ..lora import adapter
 from ..models.base_model import BaseModel
@@ -57,7 +57,7 @@ def measure_margins(
     timesteps: Sequence[int] | None = None,
     batch_size: int = 1,
     split: bool = False,
-    ranks: Ranks = ALONE,
+    world: World = SINGLE,
 ) -> Tensor:
     """The untouched base's margins phi(scale * l_w) - phi(scale * l_l), (DRAWS,) float64 on the CPU; none: (0,).
 
@@ -78,7 +78,7 @@ def measure_margins(
     training = unet.training
     unet.eval()
     with adapter.disabled(unet):
-        for _, same_size in groupby(sorted(ranks.share(drawn)), key=lambda one: pairs[one[0]].bucket):
+        for _, same_size in groupby(sorted(world.shard(drawn)), key=lambda one: pairs[one[0]].bucket):
             rows = [
                 draw_pair(pairs[place], torch.tensor([level]), seeded("calibration", pairs[place].pair.id, level))
                 for place, level in same_size
@@ -89,7 +89,7 @@ def measure_margins(
                 margins = link(scale * errors.chosen) - link(scale * errors.rejected)
                 found += [[margin] for margin in margins.tolist()]
     unet.train(training)
-    return torch.tensor([margin for (margin,) in ranks.together(found)], dtype=torch.float64)
+    return torch.tensor([margin for (margin,) in world.all_gather(found)], dtype=torch.float64)
 
 
 def spread_of(margins: Tensor) -> float | None:
@@ -124,7 +124,7 @@ def calibrate(
     device: torch.device,
     *,
     begun: bool,
-    ranks: Ranks = ALONE,
+    world: World = SINGLE,
 ) -> float:
     """The spread that the knobs of `run` which are "auto" follow from, and the `calibrated` event that says so.
 
@@ -133,7 +133,9 @@ def calibrate(
     """
     asked = config.objective
     known = [one for one in run.events() if one["event"] == "calibrated" and one["error_scale"] == asked.error_scale]
-    (spread, draws), *_ = ranks.together([(known[-1]["spread"], known[-1]["draws"]) if begun and known else (None, 0)])
+    (spread, draws), *_ = world.all_gather(
+        [(known[-1]["spread"], known[-1]["draws"]) if begun and known else (None, 0)]
+    )
     if spread is None:
         training = config.training
         at_once = min(training.batch_size, training.pairs_at_once or training.batch_size)
@@ -146,7 +148,7 @@ def calibrate(
             timesteps=timesteps,
             batch_size=at_once,
             split=training.split_pair,
-            ranks=ranks,
+            world=world,
         )
         spread, draws = spread_of(margins), len(margins)
         if spread is None:
