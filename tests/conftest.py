@@ -5,8 +5,10 @@ from __future__ import annotations
 import gc
 import json
 import os
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -25,20 +27,33 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # the same for every process that
 # A busy machine is slow, not wrong. What must be quick measures the time itself.
 expect.set_options(timeout=60_000)
 
-# Begun last, one of these would go on alone for minutes after all the others.
+# What a shell runs in the background ignores Ctrl+C, and hands that on to what it starts: a server that a test ends by
+# Ctrl+C would be waited for in vain. With a handler of our own those that are started do not ignore it.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, lambda *_: None)
+
+# Longest first, by a run with --durations=0: begun last, one of these would go on alone after all the others.
 LONGEST_FIRST = (
+    "hosts/",
     "web/test_whole_loop.py",
-    "hosts/test_comfyui_workflows.py",
-    "hosts/test_comfyui_page.py",
-    "hosts/test_comfyui_runs.py",
+    "training/test_several_processes.py",
     "training/test_loop.py",
-    "models/test_card_presets.py",
-    "jobs/test_job.py",
+    "memory_estimate/test_memory_figures.py",
     "demo/test_show.py",
+    "training/test_compile.py",
     "installer/test_bootstrap_starts.py",
+    "study/test_worlds.py",
+    "training/test_ways.py",
+    "jobs/test_job.py",
+    "web/test_judge_element.py",
+    "web/test_judge_queue.py",
+    "web/test_start.py",
+    "web/test_generate_panels.py",
+    "models/test_card_presets.py",
 )
 
-CONFIGS = Path(__file__).parents[1] / "trainer" / "models" / "configs"
+TESTS = Path(__file__).parent
+CONFIGS = TESTS.parent / "trainer" / "models" / "configs"
 FEW_BLOCKS = {
     "sd15": {
         "block_out_channels": (16, 32),
@@ -63,11 +78,30 @@ FEW_BLOCKS = {
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The longest files first. What happens in a browser waits by the clock, and a stall can fail it: once more."""
-    places = {str(Path(__file__).parent / name): at for at, name in enumerate(LONGEST_FIRST)}
-    items.sort(key=lambda item: places.get(str(item.path), len(places)))
+
+    def rank(item: pytest.Item) -> int:
+        name = item.path.relative_to(TESTS).as_posix() if item.path.is_relative_to(TESTS) else ""
+        return next((at for at, start in enumerate(LONGEST_FIRST) if name.startswith(start)), len(LONGEST_FIRST))
+
+    items.sort(key=rank)
     for item in items:
         if "page" in getattr(item, "fixturenames", ()) and not item.get_closest_marker("flaky"):
             item.add_marker(pytest.mark.flaky(reruns=1))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Side by side, a file is one piece of work, and so is all of tests/hosts: one ComfyUI runs, not one a worker."""
+    if config.getvalue("dist") != "loadfile":
+        return None
+    from xdist.scheduler import LoadFileScheduling
+
+    class OneHost(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file = super()._split_scope(nodeid)
+            return "tests/hosts" if "hosts/" in file else file
+
+    return OneHost(config, log)
 
 
 def pytest_collection_finish() -> None:

@@ -6,7 +6,7 @@ import pytest
 from mapo_studio.tests.web.judging_server import ONE, JudgingServer
 from playwright.sync_api import Page, expect
 
-pytestmark = [pytest.mark.slow, pytest.mark.timed]
+pytestmark = pytest.mark.slow
 
 # A frame has been painted, and the script that waits for it has run.
 SETTLE = "() => new Promise((done) => requestAnimationFrame(() => setTimeout(() => setTimeout(done))))"

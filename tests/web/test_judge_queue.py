@@ -9,7 +9,7 @@ from mapo_studio.tests.web.judging_server import JudgingServer
 from mapo_studio.tests.web.test_judge_element import FAILED_REQUEST, arrived, opened, visible
 from playwright.sync_api import Browser, Page, expect
 
-pytestmark = [pytest.mark.slow, pytest.mark.timed]
+pytestmark = pytest.mark.slow
 
 
 def until(page: Page, there: Callable[[], bool]) -> None:

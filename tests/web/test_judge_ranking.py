@@ -7,7 +7,7 @@ from mapo_studio.tests.web.judging_server import JudgingServer
 from mapo_studio.tests.web.test_judge_element import arrived, opened, visible
 from playwright.sync_api import Page
 
-pytestmark = [pytest.mark.slow, pytest.mark.timed]
+pytestmark = pytest.mark.slow
 
 RANK = '<mapo-judge api="/api" dataset="cats" view="rank"></mapo-judge>'
 
