@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import pytest
 from mapo_studio.trainer.preferences.dataset_pairs import DatasetPairs
-from mapo_studio.trainer.preferences.pairs import split_by_prompt
-from mapo_studio.trainer.preferences.statistics import ENOUGH_FOR_A_FIRST_LORA, Statistics, statistics_of
+from mapo_studio.trainer.preferences.pairs import Split, split_by_prompt
+from mapo_studio.trainer.preferences.statistics import ENOUGH_FOR_A_FIRST_LORA, Statistics, data_facts, statistics_of
 
 NONE = Statistics(
     judged=0,
@@ -171,3 +171,37 @@ def test_what_can_be_trained_on_is_what_training_takes(filled):
     assert found.held_out_pairs == len(held_out)
     assert found.held_out_prompts == len({pair.prompt for pair in held_out})
     assert 0 < found.held_out_prompts < found.prompts == 12
+
+
+def facts(store, source="dataset:cats"):
+    return data_facts(source, store.workspace, Split(DatasetPairs(store, "cats").load().pairs))
+
+
+@pytest.mark.parametrize("url", [None])  # data_facts opens the workspace by its folder
+def test_answers_strengths_and_repeats_are_counted_as_they_stand(filled):
+    there = filled(4)
+    there.judge(pair=0, answer="left", sequence=0)
+    there.judge(pair=1, answer="right", strength="slightly", sequence=1)
+    there.judge(pair=2, answer="tie", sequence=2)
+    there.judge(pair=3, answer="both_bad", sequence=3)
+    there.judge(pair=4, answer="left", sequence=4)
+    there.undo(4, 5)
+    there.judge(pair=0, answer="left", sequence=6, purpose="repeat")
+    there.judge(pair=0, answer="right", sequence=0, client="other", annotator="bob")
+    found = facts(there.store)
+    assert found["judgements"] == {"one side": 4, "tie": 1, "both_bad": 1}
+    assert found["strengths"] == {"clearly": 3, "slightly": 1}
+    assert (found["judges"], found["repeated"], found["repeated_alike"]) == (2, 1, 1)
+    assert (found["prompts"], found["most_of_a_prompt"]) == (1, len(DatasetPairs(there.store, "cats").load().pairs))
+
+
+@pytest.mark.parametrize("url", [None])
+def test_contested_and_weighted_pairs_are_counted(filled):
+    there = filled(3)
+    there.judge(pair=0)
+    there.judge(pair=1, sequence=1)
+    one, two = DatasetPairs(there.store, "cats").load().pairs
+    split = Split((replace(one, preference=0.7, weight=2.0),), (two,))
+    found = data_facts("some/folder", there.store.workspace, split)
+    assert (found["contested"], found["weighted"], found["prompts"], found["held_out_prompts"]) == (1, 1, 1, 1)
+    assert "judgements" not in found

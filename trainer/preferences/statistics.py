@@ -1,10 +1,13 @@
-"""How far is the judging of a dataset, how sure are the answers, and what does that mean in plain words?"""
+"""Statistics of judgements: how far is the judging of a dataset, how steady are the answers, what is trained on?"""
 
 from __future__ import annotations
 
 import statistics
+from collections import Counter
 from dataclasses import dataclass
 from itertools import combinations
+from pathlib import Path
+from typing import Any
 
 from sqlalchemy import func, select, text
 from sqlalchemy.orm import Session, aliased
@@ -12,7 +15,10 @@ from sqlalchemy.orm import Session, aliased
 from ..intervals import wilson_interval
 from ..text import format_percent
 from .annotator_history import BOTH_BAD, SIDED, SKIP, TIE, History, history_of
-from .schema import HAS_PREFERENCE, Dataset, Judgement, Pair, Prompt
+from .datasets import find_dataset
+from .pairs import Split, dataset_named
+from .schema import HAS_PREFERENCE, Annotator, Dataset, Judgement, Pair, Prompt
+from .store import open_store
 
 ENOUGH_FOR_A_FIRST_LORA = 100
 """Pairs with a preference. A starting rule that no real model has confirmed yet: the demo's tiny base learns a clear
@@ -141,6 +147,31 @@ def statistics_of(session: Session, dataset: Dataset, annotator: str) -> Statist
         )
 
 
+def data_facts(source: str, workspace: Path, split: Split) -> dict[str, Any]:
+    """What the pairs of a training are like, as plain values for its report. source: as in DataConfig.pairs.
+
+    Counted as the training begins: a dataset grows afterwards.
+
+    prompts, held_out_prompts; most_of_a_prompt: pairs of the prompt that has the most; contested: pairs whose
+    judgements do not all fall on one side; weighted: pairs with another weight than 1. Of a dataset also judgements:
+    how often each answer stands, strengths: how clearly a side was taken, judges, repeated: pairs that somebody was
+    shown again, repeated_alike: those answered alike.
+    """
+    every = (*split.train, *split.held_out)
+    a_prompt = Counter(pair.prompt for pair in every)
+    facts: dict[str, Any] = {
+        "prompts": len({pair.prompt for pair in split.train}),
+        "held_out_prompts": len({pair.prompt for pair in split.held_out}),
+        "most_of_a_prompt": max(a_prompt.values(), default=0),
+        "contested": sum(pair.preference < 1 for pair in every),
+        "weighted": sum(pair.weight != 1 for pair in every),
+    }
+    if (name := dataset_named(source)) is not None:
+        with open_store(workspace).reading() as session:
+            facts |= _judgement_facts(session, find_dataset(session, name))
+    return facts
+
+
 def _count(session: Session, counting: object) -> int:
     return session.scalar(counting) or 0  # type: ignore[call-overload]
 
@@ -178,3 +209,34 @@ def _between_people(session: Session, dataset: Dataset) -> tuple[int, float | No
 def _rounded(number: int) -> int:
     """No more exact than it is known; never less."""
     return number if number <= 10 else -(-number // 10) * 10
+
+
+def _judgement_facts(session: Session, dataset: Dataset) -> dict[str, Any]:
+    standing = (
+        select(Judgement.answer, Judgement.strength, func.count())
+        .join(Pair, Pair.id == Judgement.pair_id)
+        .outerjoin(_UNDOING, _UNDOING.undoes == Judgement.id)
+        .where(Pair.dataset_id == dataset.id, Judgement.answer != "undo", _UNDOING.id.is_(None))
+        .group_by(Judgement.answer, Judgement.strength)
+    )
+    answers, strengths = Counter[str](), Counter[str]()
+    for answer, strength, count in session.execute(standing):
+        sided = answer in ("left", "right")
+        answers["one side" if sided else answer] += count
+        if sided:
+            strengths[strength] += count
+    judges = session.scalars(
+        select(Annotator.name)
+        .join(Judgement, Judgement.annotator_id == Annotator.id)
+        .join(Pair, Pair.id == Judgement.pair_id)
+        .where(Pair.dataset_id == dataset.id)
+        .distinct()
+    ).all()
+    repeated = [statistics_of(session, dataset, judge) for judge in judges]
+    return {
+        "judgements": dict(answers),
+        "strengths": dict(strengths),
+        "judges": len(judges),
+        "repeated": sum(one.repeated for one in repeated),
+        "repeated_alike": sum(round((one.self_agreement or 0) * one.repeated) for one in repeated),
+    }

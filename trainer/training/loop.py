@@ -16,7 +16,7 @@ from ..distributed import SINGLE, World, is_peer_lost
 from ..errors import DeviceOutOfMemory, UserError
 from ..latents.encode import load_text
 from ..lora import adapter
-from ..preferences.data_facts import data_facts
+from ..preferences.statistics import data_facts
 from ..runs.run_folder import Run
 from .batches import BatchSettings, PairBatches, batches_by_step
 from .checkpoint import latest_step, load_state, prune_best, save_best, save_state

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from mapo_studio.trainer.errors import UserError
-from mapo_studio.trainer.preferences.io import parquet_cells
+from mapo_studio.trainer.preferences.io import parquet_reader
 from mapo_studio.trainer.preferences.io.aggregate import Gathered
 from mapo_studio.trainer.preferences.io.parquet_reader import ParquetPairs
 
@@ -87,9 +87,9 @@ def test_every_picture_can_be_read_again_from_its_row_group_in_any_order(tmp_pat
 def test_reading_in_order_decodes_each_row_group_once(tmp_path, row, monkeypatch):
     pairs = load(written(tmp_path / "a.parquet", [row(n) for n in range(40)], row_group_size=20)).pairs
     opened = []
-    whole = parquet_cells.Shard._pictures_of
+    whole = parquet_reader.Shard._pictures_of
     monkeypatch.setattr(
-        parquet_cells.Shard, "_pictures_of", lambda self, group: opened.append(group) or whole(self, group)
+        parquet_reader.Shard, "_pictures_of", lambda self, group: opened.append(group) or whole(self, group)
     )
     for pair in pairs:
         pair.chosen.read()
@@ -194,7 +194,7 @@ READ_ALL = """
 import resource, sys
 from pathlib import Path
 import pyarrow.parquet
-from mapo_studio.trainer.preferences.io.parquet_cells import Shard
+from mapo_studio.trainer.preferences.io.parquet_reader import Shard
 
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 shard = Shard(Path(sys.argv[1]), ("jpg_0", "jpg_1"))
