@@ -11,7 +11,7 @@ EVENTS = [
     {"event": "started", "steps": 100, "pairs": 20, "held_out": 4, "reused": 7},
     {"event": "step", "step": 25, "remaining": 75.0, "loss": 0.25},
     {"event": "evaluation", "step": 25, "agreement": 0.75, "low": 0.3, "high": 0.95, "pairs": 4}
-    | {"winner_error": 0.1, "loser_error": 0.2},
+    | {"chosen_error": 0.1, "rejected_error": 0.2},
     {"event": "warning", "text": "[red] is not markup"},
     {"event": "checkpoint", "step": 25},
 ]

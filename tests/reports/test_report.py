@@ -71,14 +71,14 @@ def start(run, **values):
     run.log("started", **{**facts, "batches_per_epoch": 90, "reused": 4, "encoded": 200, **values})
 
 
-def evaluate(run, step, agreement, winner_error=0.10, **values):
+def evaluate(run, step, agreement, chosen_error=0.10, **values):
     numbers = {"pairs": 40, "low": max(0.0, agreement - 0.14), "high": min(1.0, agreement + 0.09)}
-    numbers |= {"winner_error": winner_error, "loser_error": 0.11, "margin": 0.002}
+    numbers |= {"chosen_error": chosen_error, "rejected_error": 0.11, "margin": 0.002}
     run.log("evaluation", step=step, agreement=agreement, **{**numbers, **values})
 
 
 def take(run, step, **values):
-    numbers = {"loss": 0.1, "winner_error": 0.1, "loser_error": 0.12, "margin": 0.01, "agreement": 0.5}
+    numbers = {"loss": 0.1, "chosen_error": 0.1, "rejected_error": 0.12, "margin": 0.01, "agreement": 0.5}
     numbers |= {"gradient_norm": 1.0, "learning_rate": 1e-4, "seconds": 2.0, "remaining": 1.0}
     run.log("step", step=step, **{**numbers, **values})
 
@@ -202,32 +202,43 @@ def test_numbers_that_are_missing_are_left_out(new_run, missing):
 def test_some_null_numbers_leave_the_others_drawn(new_run):
     run = new_run()
     finished(run)
-    take(run, 401, loss=float("nan"), winner_error=float("inf"))
+    take(run, 401, loss=float("nan"), chosen_error=float("inf"))
     evaluate(run, 401, 0.9, low=None, margin=None)
     words = report_of(run).words
     assert "agrees with you on 90 % of 40 pairs" in words
     assert "Nothing was measured yet" not in words
 
 
-def test_worse_winner_errors_under_high_agreement_are_alarmed_about(new_run):
+def test_worse_chosen_errors_under_high_agreement_are_alarmed_about(new_run):
     run = new_run(objective={"kind": "mapo"})
-    finished(run, winner_error=0.15)
+    finished(run, chosen_error=0.15)
     words = report_of(run).words
     assert "better at telling your pictures apart by getting worse at painting" in words
     assert "rose by 50 % while the agreement is 83 %. Lower --push or --learning-rate" in words
 
 
+def test_events_with_the_names_of_an_earlier_version_make_the_same_report(new_run):
+    run = new_run(objective={"kind": "mapo"})
+    finished(run, chosen_error=0.15)
+    page = write_report(run).read_text(encoding="utf-8")
+    events = run.events_file.read_text()
+    old = events.replace("chosen_error", "winner_error").replace("rejected_error", "loser_error")
+    assert old != events
+    run.events_file.write_text(old)
+    assert write_report(run).read_text(encoding="utf-8") == page
+
+
 @pytest.mark.parametrize(("objective", "advice"), [("dpo", "--objective mapo"), ("dpo+sft", "--likelihood-weight")])
 def test_the_advice_names_the_knobs_of_the_objective(new_run, objective, advice):
     run = new_run(objective={"kind": objective})
-    finished(run, winner_error=0.15)
+    finished(run, chosen_error=0.15)
     assert advice in report_of(run).words
 
 
-@pytest.mark.parametrize("winner_error", [0.09, 0.105])
-def test_no_alarm_where_the_winners_are_painted_about_as_well(new_run, winner_error):
+@pytest.mark.parametrize("chosen_error", [0.09, 0.105])
+def test_no_alarm_where_the_chosen_ones_are_painted_about_as_well(new_run, chosen_error):
     run = new_run()
-    finished(run, winner_error=winner_error)
+    finished(run, chosen_error=chosen_error)
     assert "getting worse" not in report_of(run).words
 
 

@@ -11,7 +11,7 @@ PAIRS = 40
 
 
 def course(*measured, pairs=PAIRS, every=50) -> Standing:
-    """The standing after (agreement, winner error) at steps 0, 50, 100 ..."""
+    """The standing after (agreement, chosen error) at steps 0, 50, 100 ..."""
     standing = Standing()
     for i, (agreement, error) in enumerate(measured):
         standing = standing.after(Moment(every * i, agreement, pairs, error))
@@ -73,15 +73,15 @@ def test_nothing_is_ever_kept_that_a_later_or_an_earlier_moment_is_better_than_i
     ]
     for other in later[1:]:
         clearly_more = other.agreement > kept.agreement + doubtful(1.0, PAIRS) + doubtful(0.5, PAIRS)
-        assert not (other.step > kept.step and clearly_more and other.winner_error < kept.winner_error)
+        assert not (other.step > kept.step and clearly_more and other.chosen_error < kept.chosen_error)
         if other.step > kept.step:
-            assert not (other.agreement >= standing.highest and other.winner_error <= standing.lowest)
+            assert not (other.agreement >= standing.highest and other.chosen_error <= standing.lowest)
 
 
 @given(moments, st.integers(0, 11))
 def test_a_moment_measured_twice_changes_nothing(measured, place):
     events = [
-        {"event": "evaluation", "step": i, "agreement": agreement, "pairs": PAIRS, "winner_error": error}
+        {"event": "evaluation", "step": i, "agreement": agreement, "pairs": PAIRS, "chosen_error": error}
         for i, (agreement, error) in enumerate(measured)
     ]
     place %= len(events)
@@ -89,14 +89,14 @@ def test_a_moment_measured_twice_changes_nothing(measured, place):
     assert standing_of(twice) == standing_of([{"event": "step", "step": 0}, *events])
 
 
-@pytest.mark.parametrize("missing", ["agreement", "winner_error", "pairs", "step"])
+@pytest.mark.parametrize("missing", ["agreement", "chosen_error", "pairs", "step"])
 @pytest.mark.parametrize("value", [None, "x"])
 def test_what_came_to_no_number_is_passed_over(missing, value):
-    event = {"event": "evaluation", "step": 5, "agreement": 0.7, "pairs": 40, "winner_error": 0.1}
+    event = {"event": "evaluation", "step": 5, "agreement": 0.7, "pairs": 40, "chosen_error": 0.1}
     assert moment_of(event) == Moment(5, 0.7, 40, 0.1)
     assert moment_of(event | {missing: value}) is None
     assert moment_of(event | {"event": "step"}) is None
-    assert moment_of(event | {"winner_error": math.nan}) is None
+    assert moment_of(event | {"chosen_error": math.nan}) is None
 
 
 def test_a_training_is_exhausted_after_so_many_moments_without_more_agreement_or_less_error():

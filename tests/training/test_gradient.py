@@ -220,4 +220,4 @@ def test_measuring_one_picture_at_a_time_says_the_same(base, encoded, plain, obj
     ]
     assert measured[1].agreement == measured[0].agreement
     assert measured[1].margin == pytest.approx(measured[0].margin, rel=1e-3, abs=1e-6)
-    assert measured[1].winner_error == pytest.approx(measured[0].winner_error, rel=1e-4)
+    assert measured[1].chosen_error == pytest.approx(measured[0].chosen_error, rel=1e-4)

@@ -108,7 +108,7 @@ def test_a_finished_run_leaves_lora_state_and_events(whole):
 def test_the_loss_on_the_trained_pairs_falls(run):
     longer = run(training={"steps": 20}, optimization={"learning_rate": 3e-2}, watch={"evaluate_every": 0})
     go(longer)
-    losses = [event["winner_error"] for event in longer.events() if event["event"] == "step"]
+    losses = [event["chosen_error"] for event in longer.events() if event["event"] == "step"]
     assert sum(losses[-5:]) < 0.9 * sum(losses[:5])
 
 

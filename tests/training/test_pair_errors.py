@@ -70,7 +70,7 @@ def test_held_out_agreement_is_the_same_each_time_and_for_any_batch_size(base, u
     torch.manual_seed(2)
     again = HeldOut(encoded.pairs, timesteps=1000, levels=4, batch_size=3).measure(base, unet, objective, CPU)
     assert first.agreement == again.agreement
-    assert first.winner_error == pytest.approx(again.winner_error, rel=1e-4)
+    assert first.chosen_error == pytest.approx(again.chosen_error, rel=1e-4)
     assert first.low <= first.agreement <= first.high
     assert first.pairs == len(encoded.pairs)
 

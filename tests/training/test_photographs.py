@@ -80,4 +80,4 @@ def test_a_taste_for_clean_photographs_is_learned_from_parquet(parquet, tmp_path
     assert measured[0]["agreement"] <= 0.2, "faded pictures are the easier ones to paint, before anything is learned"
     assert measured[-1]["agreement"] >= 0.9
     assert measured[-1]["margin"] > measured[0]["margin"]
-    assert measured[-1]["winner_error"] < measured[0]["winner_error"]
+    assert measured[-1]["chosen_error"] < measured[0]["chosen_error"]

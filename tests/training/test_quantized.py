@@ -49,7 +49,7 @@ def test_a_quantized_run_learns_and_writes_a_lora(how, workspace, settings, base
         ),
     )
     go(run)
-    errors = [event["winner_error"] for event in events(run, "step")]
+    errors = [event["chosen_error"] for event in events(run, "step")]
     assert sum(errors[-5:]) < 0.9 * sum(errors[:5])
     lora = read_lora(run.lora_file)
     assert lora.metadata["mapo.quantize"] == how

@@ -123,7 +123,7 @@ def test_a_hard_push_raises_the_error_on_chosen_pictures_and_the_guard_holds_it(
         }
         run = Run.create(tmp_path, parse_config(values, "test"))
         train(run, StopRequest(run.stop_file))
-        before, after = (event["winner_error"] for event in run.events() if event["event"] == "evaluation")
+        before, after = (event["chosen_error"] for event in run.events() if event["event"] == "evaluation")
         return after / before
 
     assert rise("free") > 1.3

@@ -113,7 +113,7 @@ def test_under_its_own_caption_a_rejected_picture_is_no_stranger(tmp_path):
         encoded = encode(base, pairs, (), tmp_path / "cache", CPU, resolution=base.resolution)
         held_out = HeldOut(encoded.pairs, timesteps=1000, levels=4, batch_size=4)
         found[own] = held_out.measure(base, unet, MaPO(), CPU)
-    assert found[True].loser_error < 0.9 * found[False].loser_error
+    assert found[True].rejected_error < 0.9 * found[False].rejected_error
     assert found[False].agreement >= 0.8
     assert found[True].agreement <= 0.75
 

@@ -83,7 +83,7 @@ def test_a_waiting_run_says_what_it_waits_for(run, monkeypatch):
 
 def test_the_headline_is_the_newest_agreement_with_its_interval(run):
     assert agreement_html(summarise(run)) == ""
-    measured = {"pairs": 30, "low": 0.65, "high": 0.92, "winner_error": 0.1, "loser_error": 0.2, "margin": 0.1}
+    measured = {"pairs": 30, "low": 0.65, "high": 0.92, "chosen_error": 0.1, "rejected_error": 0.2, "margin": 0.1}
     run.log("evaluation", step=0, agreement=0.5, **measured)
     run.log("evaluation", step=8, agreement=0.83, **measured)
     shown = agreement_html(summarise(run))

@@ -123,7 +123,7 @@ def _sentence(event: Event) -> str | None:
             return (
                 f"step {event['step']}: agrees with you on {_agreement(event)} of {event['pairs']} pairs "
                 "it has not trained on; "
-                f"winner error {event['winner_error']:.4f}, loser error {event['loser_error']:.4f}"
+                f"chosen error {event['chosen_error']:.4f}, rejected error {event['rejected_error']:.4f}"
             )
     return None
 

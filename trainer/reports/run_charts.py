@@ -21,15 +21,15 @@ def agreement(summary: Summary) -> Chart:
 
 def errors(summary: Summary) -> Chart:
     """Of the two pictures, on pairs kept aside where that was measured twice."""
-    held_out = len(course(summary.evaluations, "winner_error")) > 1
+    held_out = len(course(summary.evaluations, "chosen_error")) > 1
     events = summary.evaluations if held_out else summary.taken
     return Chart(
         title="Errors" + (", pairs kept aside" if held_out else ", training pairs"),
         good="How far off the model is when it paints the two pictures. Good: that of your choices falls or stays, "
         "the other ends above it. Bad: both rise.",
         lines=[
-            Line("pictures you chose", course(events, "winner_error"), "one", rough=not held_out),
-            Line("pictures you rejected", course(events, "loser_error"), "two", rough=not held_out),
+            Line("pictures you chose", course(events, "chosen_error"), "one", rough=not held_out),
+            Line("pictures you rejected", course(events, "rejected_error"), "two", rough=not held_out),
         ],
     )
 

@@ -1,4 +1,4 @@
-"""How is what a process tells written down, so that a kill costs one line at most and any process can read along?"""
+"""Event log as JSON lines: a kill costs one line at most, and any process can read along."""
 
 from __future__ import annotations
 
@@ -14,6 +14,8 @@ Event = dict[str, Any]
 Listener = Callable[[Event], None]
 
 _TAIL = 16 * 1024
+_OLD_NAMES = {"winner_error": "chosen_error", "loser_error": "rejected_error"}
+"""What runs of earlier versions wrote -> what it is called now, see `read`."""
 
 
 def append(file: Path, event: str, values: dict[str, Any]) -> Event:
@@ -34,7 +36,10 @@ def append(file: Path, event: str, values: dict[str, Any]) -> Event:
 
 
 def read(file: Path) -> list[Event]:
-    """Every event of `file` that is whole, the oldest first; none where the file is not there."""
+    """Every event of `file` that is whole, the oldest first; none where the file is not there.
+
+    Values that an earlier version wrote under another name have today's.
+    """
     if not file.is_file():
         return []
     return _parsed(file.read_text(encoding="utf-8", errors="replace"))
@@ -59,7 +64,7 @@ def _parsed(text: str) -> list[Event]:
         except json.JSONDecodeError:
             continue
         if isinstance(event, dict):
-            events.append(event)
+            events.append({_OLD_NAMES.get(name, name): value for name, value in event.items()})
     return events
 
 

@@ -42,17 +42,17 @@ class Moment:
     step: int
     agreement: float
     pairs: int
-    winner_error: float
+    chosen_error: float
 
 
 @dataclass(frozen=True)
 class Standing:
     """How a training stands by all that was measured so far.
 
-    kept: None before the first; newest: the last one. highest: agreement at any moment; lowest: winner error among
+    kept: None before the first; newest: the last one. highest: agreement at any moment; lowest: chosen error among
     moments of like agreement.
-    stale: moments in a row without a higher agreement, or a lower winner error at one
-    that is as high as any. least: the lowest winner error at any moment, and the step where it was.
+    stale: moments in a row without a higher agreement, or a lower chosen error at one
+    that is as high as any. least: the lowest chosen error at any moment, and the step where it was.
     """
 
     kept: Moment | None = None
@@ -66,10 +66,10 @@ class Standing:
         """The standing with one moment more. What is measured at a step once more changes nothing."""
         if self.newest and moment.step == self.newest.step:
             return self
-        least = min(self.least, (moment.winner_error, moment.step))
+        least = min(self.least, (moment.chosen_error, moment.step))
         doubt = doubtful(self.highest, moment.pairs)
         high = moment.agreement >= self.highest - doubt
-        improved = moment.agreement > self.highest or (high and moment.winner_error < _BETTER_AT_ALL * self.lowest)
+        improved = moment.agreement > self.highest or (high and moment.chosen_error < _BETTER_AT_ALL * self.lowest)
         now = replace(
             self,
             highest=max(self.highest, moment.agreement),
@@ -80,9 +80,9 @@ class Standing:
         if moment.step == 0:
             return now
         if self.kept is None or moment.agreement > self.kept.agreement + doubt:
-            return replace(now, kept=moment, lowest=moment.winner_error)
-        if high and moment.winner_error <= CLEARLY_WORSE * self.lowest:
-            return replace(now, kept=moment, lowest=min(self.lowest, moment.winner_error))
+            return replace(now, kept=moment, lowest=moment.chosen_error)
+        if high and moment.chosen_error <= CLEARLY_WORSE * self.lowest:
+            return replace(now, kept=moment, lowest=min(self.lowest, moment.chosen_error))
         return now
 
     def best(self, step: int) -> int:
@@ -101,7 +101,7 @@ class Standing:
             return (
                 f"the agreement fell from {format_percent(before.agreement)} to {format_percent(after.agreement)} since"
             )
-        rise = after.winner_error / before.winner_error - 1
+        rise = after.chosen_error / before.chosen_error - 1
         higher = f"{format_percent(rise)} higher since"
         return f"the agreement rose no further, and the error on the chosen pictures is {higher}"
 
@@ -109,9 +109,9 @@ class Standing:
         """By which share the error on the chosen pictures is above its lowest before `moment`, and at which step
         that was; None where it is not clearly, or where the agreement is low too and nothing was bought with it."""
         lowest, step = self.least
-        if moment.agreement < _HIGH_AGREEMENT or lowest <= 0 or moment.winner_error < _HARMFUL * lowest:
+        if moment.agreement < _HIGH_AGREEMENT or lowest <= 0 or moment.chosen_error < _HARMFUL * lowest:
             return None
-        return moment.winner_error / lowest - 1, step
+        return moment.chosen_error / lowest - 1, step
 
     def exhausted(self, patience: int) -> bool:
         """Whether so many moments in a row brought nothing that it is not worth going on; 0: never."""
@@ -138,7 +138,7 @@ def standing_of(events: Iterable[Event]) -> Standing:
 
 def moment_of(event: Event) -> Moment | None:
     """What an `evaluation` event tells; None for any other, and where a number is missing or was not finite."""
-    values = [event.get(name) for name in ("step", "agreement", "pairs", "winner_error")]
+    values = [event.get(name) for name in ("step", "agreement", "pairs", "chosen_error")]
     if event.get("event") != "evaluation" or not all(isinstance(one, (int, float)) for one in values):
         return None
     step, agreement, pairs, error = values

@@ -22,7 +22,7 @@ class Agreement:
     """Measured on held-out pairs at fixed noise and noise levels, so that two moments of a run can be compared.
 
     agreement: share of pairs whose margin, averaged over the noise levels, is positive; low, high: its 95 % interval.
-    winner_error, loser_error: mean squared errors on the chosen and the rejected pictures; margin: their mean margin.
+    chosen_error, rejected_error: mean squared errors on the chosen and on the rejected images; margin: the mean margin.
     agreeing: a sign for each pair in order, 1 where its margin is positive, so that two trainings can be compared pair
     by pair; empty where it was not kept.
     """
@@ -31,8 +31,8 @@ class Agreement:
     agreement: float
     low: float
     high: float
-    winner_error: float
-    loser_error: float
+    chosen_error: float
+    rejected_error: float
     margin: float
     agreeing: str = ""
 
@@ -75,7 +75,7 @@ class HeldOut:
         own = [self._measure_pair(pair, base, unet, objective, device) for pair in world.shard(self._pairs)]
         unet.train(training)
         rows = world.all_gather(torch.stack(own).tolist() if own else [])
-        winner, loser, margin = torch.tensor(rows).T
+        chosen, rejected, margin = torch.tensor(rows).T
         signs = "".join("1" if above else "0" for above in (margin > 0).tolist())
         low, high = wilson_interval(signs.count("1"), len(rows))
         return Agreement(
@@ -83,8 +83,8 @@ class HeldOut:
             agreement=signs.count("1") / len(rows),
             low=low,
             high=high,
-            winner_error=winner.mean().item(),
-            loser_error=loser.mean().item(),
+            chosen_error=chosen.mean().item(),
+            rejected_error=rejected.mean().item(),
             margin=margin.mean().item(),
             agreeing=signs,
         )
@@ -98,7 +98,7 @@ class HeldOut:
     def _measure_pair(
         self, encoded: EncodedPair, base: BaseModel, unet: nn.Module, objective: Objective, device: torch.device
     ) -> Tensor:
-        """(3,): winner error, loser error and margin, averaged over the noise levels."""
+        """(3,): chosen error, rejected error and margin, averaged over the noise levels."""
         seen = []
         for batch in self._batches(encoded):
             errors = pair_errors(base, unet, batch.to(device), reference=objective.needs_reference, split=self._split)

@@ -17,7 +17,7 @@ from ..runs.run_folder import Run
 from .batches import PairBatch
 
 # One step's numbers, in this order: means over its pairs, and the norm of its gradient before clipping.
-NAMES = ("loss", "winner_error", "loser_error", "margin", "agreement", "gradient_norm")
+NAMES = ("loss", "chosen_error", "rejected_error", "margin", "agreement", "gradient_norm")
 
 
 class Meter:
