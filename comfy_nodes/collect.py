@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from .comfy_api import images as pictures
-from .comfy_api import settings as workspace
+from .comfy_api import settings
+from .comfy_api.graph import Graph
+from .comfy_api.images import image_metadata, to_png
 
 if TYPE_CHECKING:
     import torch
@@ -30,7 +31,7 @@ class Collected:
     waiting: int
 
 
-def collect(images: torch.Tensor, graph: pictures.Graph, dataset: str, prompt: str, paired: bool = False) -> Collected:
+def collect(images: torch.Tensor, graph: Graph, dataset: str, prompt: str, paired: bool = False) -> Collected:
     """Keep pictures of one prompt, (pictures, height, width, 3), and pair them as far as their judging is worth it.
 
     prompt: what they show; empty: as `graph`, which painted them, says. paired: where they are two, these two become a
@@ -41,12 +42,12 @@ def collect(images: torch.Tensor, graph: pictures.Graph, dataset: str, prompt: s
     from ..trainer.preferences.images import keep_file, pictures_of
     from ..trainer.preferences.queue import PictureInfo, waiting_pairs
 
-    found, known = pictures.about(graph, "ComfyUI")
+    found, known = image_metadata(graph, "ComfyUI")
     text = prompt.strip() or found
     if not text:
         raise UserError("no prompt is found in the graph: write into the node what the pictures show")
-    store = workspace.store()
-    files = [keep_file(store, pictures.as_png(one, graph), "a picture of the graph") for one in images]
+    store = settings.store()
+    files = [keep_file(store, to_png(one, graph), "a picture of the graph") for one in images]
     with store.writing() as session:
         into = datasets.find_or_create(session, dataset)
         wanted = datasets.add_prompt(session, into, text)
@@ -55,5 +56,5 @@ def collect(images: torch.Tensor, graph: pictures.Graph, dataset: str, prompt: s
         pair = datasets.pairs_between(session, wanted, [tuple(rows.values())])[0] if paired and len(rows) == 2 else None
         new = datasets.spread_pairs(session, wanted)
         infos = [PictureInfo(file.sha256, file.width, file.height, file.ending) for file in files]
-        waiting = waiting_pairs(session, into, workspace.annotator())
+        waiting = waiting_pairs(session, into, settings.annotator())
         return Collected(wanted.id, wanted.text, tuple(infos), pair.id if pair else None, new, waiting)

@@ -7,10 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .comfy_api import host, loaded
-from .comfy_api import images as pictures
-from .comfy_api import settings as workspace
-from .comfy_api.images import Graph
+from .comfy_api import host, images, settings
+from .comfy_api.graph import LOADER, Graph, with_loaded_loras
 
 if TYPE_CHECKING:
     import torch
@@ -51,17 +49,17 @@ def compare(base: torch.Tensor, lora: torch.Tensor, of_base: Graph, of_lora: Gra
         raise UserError(
             f"base has {len(base)} pictures and lora {len(lora)}: paint as many of each, with the same seeds"
         )
-    text, base_known = pictures.about(of_base, _SOURCE)
-    _, lora_known = pictures.about(of_lora, _SOURCE)
+    text, base_known = images.image_metadata(of_base, _SOURCE)
+    _, lora_known = images.image_metadata(of_lora, _SOURCE)
     if not (prompt.strip() or text):
         raise UserError("no prompt is found in the graph of base: write into the node what the pictures show")
     told = _about(of_base, of_lora, base_known.model or "", name)
     different = [number for number in range(len(base)) if not _same(base[number], lora[number])]
     if not different:
         raise UserError("every picture of base is the same as that of lora: is the LoRA loaded, with a strength?")
-    store = workspace.store()
+    store = settings.store()
     files = [
-        [keep_file(store, pictures.as_png(batch[number], graph), "a picture of the graph") for number in different]
+        [keep_file(store, images.to_png(batch[number], graph), "a picture of the graph") for number in different]
         for batch, graph in ((base, of_base), (lora, of_lora))
     ]
     with store.writing() as session:
@@ -85,7 +83,7 @@ def report(name: str) -> dict[str, Any]:
     from ..trainer.evaluation.win_rate import FEW
     from ..trainer.preferences.datasets import find_dataset
 
-    with workspace.store().reading() as session:
+    with settings.store().reading() as session:
         comparison = find_dataset(session, name)
         told, now = about(comparison), standing(session, comparison)
         rate = now.rate
@@ -111,9 +109,9 @@ def newest_answer() -> int:
     """Another number whenever something was said about a comparison."""
     from ..trainer.evaluation import comparison
 
-    if not workspace.workspace().is_dir():  # nothing was kept yet: reading must not make a workspace
+    if not settings.workspace().is_dir():  # nothing was kept yet: reading must not make a workspace
         return 0
-    with workspace.store().reading() as session:
+    with settings.store().reading() as session:
         return comparison.newest_answer(session)
 
 
@@ -146,16 +144,16 @@ def _about(of_base: Graph, of_lora: Graph, model: str, name: str) -> About:
 def _loras(graph: Graph) -> dict[str, float]:
     from ..trainer.preferences.io.comfy_workflow import loras
 
-    found = loras(json.dumps(loaded.told(graph)))
+    found = loras(json.dumps(with_loaded_loras(graph)))
     worn = {file: _STRENGTH if strength is None else strength for file, strength in found}
     return {file: strength for file, strength in worn.items() if strength}
 
 
 def _schedule(graph: Graph, lora: str) -> str:
     """How our own loader lets that LoRA grow over the steps, in words; empty where it does not."""
-    for node in loaded.told(graph).values():
+    for node in with_loaded_loras(graph).values():
         inputs = node.get("inputs", {})
-        if node.get("class_type") == loaded.LOADER and inputs.get("lora_name") == lora:
+        if node.get("class_type") == LOADER and inputs.get("lora_name") == lora:
             return f"annealed with power {inputs['power']}" if inputs.get("schedule") == "annealed" else ""
     return ""
 
@@ -166,7 +164,7 @@ def _training(lora: str) -> tuple[str, str]:
     from ..trainer.preferences.pairs import dataset_named
     from ..trainer.runs.run_folder import Run
 
-    run = Run(workspace.workspace() / "runs" / Path(lora).stem)
+    run = Run(settings.workspace() / "runs" / Path(lora).stem)
     try:
         return (run.name, dataset_named(run.config().data.pairs) or "") if run.settings_file.is_file() else ("", "")
     except UserError:  # settings of another version
@@ -183,4 +181,4 @@ def _sha256(lora: str) -> str:
 
 def _same(one: torch.Tensor, other: torch.Tensor) -> bool:
     """Whether two images are the same when they are written down."""
-    return one.shape == other.shape and pictures.picture(one).tobytes() == pictures.picture(other).tobytes()
+    return one.shape == other.shape and images.to_pillow(one).tobytes() == images.to_pillow(other).tobytes()

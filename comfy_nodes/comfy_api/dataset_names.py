@@ -30,13 +30,13 @@ def look_again() -> None:
 def _look() -> None:
     from ...trainer.errors import UserError
     from ...trainer.preferences.datasets import list_datasets
-    from . import settings as workspace
+    from . import settings
 
     with _looking:
         try:
-            if not workspace.workspace().is_dir():  # nothing was kept yet: reading must not make a workspace
+            if not settings.workspace().is_dir():  # nothing was kept yet: reading must not make a workspace
                 return
-            with workspace.store().reading() as session:
+            with settings.store().reading() as session:
                 names = [one.name for one in list_datasets(session)]
         except UserError as error:
             log.warning("MaPO: the datasets cannot be read: %s", error)

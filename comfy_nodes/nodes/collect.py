@@ -8,7 +8,7 @@ from comfy_api.latest import io
 
 from ..collect import collect
 from ..comfy_api import dataset_names, host
-from ..comfy_api import images as pictures
+from ..comfy_api.graph import upstream_graph
 
 if TYPE_CHECKING:
     import torch
@@ -46,7 +46,7 @@ class Collect(io.ComfyNode):
 
     @classmethod
     def execute(cls, images: torch.Tensor, dataset: str, prompt: str) -> io.NodeOutput:
-        graph = pictures.before(cls.hidden.prompt or {}, cls.hidden.unique_id, "images")
+        graph = upstream_graph(cls.hidden.prompt or {}, cls.hidden.unique_id, "images")
         kept = collect(images, graph, dataset, prompt)
         dataset_names.look_again()
         new, waiting = kept.new, kept.waiting

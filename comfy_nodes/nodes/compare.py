@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from comfy_api.latest import io
 
-from ..comfy_api import images as pictures
+from ..comfy_api.graph import upstream_graph
 from ..comparisons import compare, newest_answer
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ class Compare(io.ComfyNode):
 
     @classmethod
     def execute(cls, base: torch.Tensor, lora: torch.Tensor, name: str, prompt: str) -> io.NodeOutput:
-        graphs = (pictures.before(cls.hidden.prompt or {}, cls.hidden.unique_id, side) for side in ("base", "lora"))
+        graphs = (upstream_graph(cls.hidden.prompt or {}, cls.hidden.unique_id, side) for side in ("base", "lora"))
         done = compare(base, lora, *graphs, name, prompt)
         rate, left_out = done.standing.rate, f", {done.alike} left out as both are the same" if done.alike else ""
         line = f"{done.name}: {done.sentence}{left_out}"

@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING
 
 from comfy_api.latest import io
 
-from ..comfy_api import dataset_names
-from ..comfy_api import images as pictures
-from ..comfy_api import settings as workspace
+from ..comfy_api import dataset_names, settings
+from ..comfy_api.images import to_batch
 
 if TYPE_CHECKING:
     from sqlalchemy.orm import Session
@@ -54,7 +53,7 @@ class DatasetInfo(io.ComfyNode):
         """Another one when something was collected or judged."""
         from ...trainer.preferences.datasets import find_dataset
 
-        with workspace.store().reading() as session:
+        with settings.store().reading() as session:
             found = find_dataset(session, dataset or "")
             now = asdict(_statistics(session, found))
         return repr({name: said for name, said in now.items() if name not in ("today", "pace_per_minute")})
@@ -64,18 +63,18 @@ class DatasetInfo(io.ComfyNode):
         from ...trainer.evaluation.dataset_overview import contact_sheet, in_words, newest
         from ...trainer.preferences.datasets import find_dataset
 
-        store = workspace.store()
+        store = settings.store()
         with store.reading() as session:
             found = find_dataset(session, dataset)
             name, now, pairs = found.name, _statistics(session, found), newest(session, store, found)
-        sheet, report = pictures.image([contact_sheet(name, pairs)]), in_words(name, now)
+        sheet, report = to_batch([contact_sheet(name, pairs)]), in_words(name, now)
         return io.NodeOutput(sheet, report, now.judged, now.waiting, ui={"text": (report,)})
 
 
 def _statistics(session: Session, dataset: Dataset) -> Statistics:
     from ...trainer.preferences.statistics import statistics_of
 
-    return statistics_of(session, dataset, workspace.annotator())
+    return statistics_of(session, dataset, settings.annotator())
 
 
 NODE = DatasetInfo

@@ -1,4 +1,4 @@
-"""MaPO Load LoRA: a model wears a LoRA, as strong at every step or growing from the base's picture to the LoRA's."""
+"""MaPO Load LoRA: applies a LoRA with one strength, or one that grows from the base's image to the LoRA's."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from comfy_api.latest import io
 
-from ..comfy_api import host, loaded, lora_places
-from ..comfy_api.strength import annealed
+from ..comfy_api import graph, host, lora_files
+from ..comfy_api.strength_schedule import strength_schedule
 
 if TYPE_CHECKING:
     from ..comfy_api.lora_hooks import Weights
@@ -25,7 +25,7 @@ class LoadLoRA(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
-            node_id=loaded.LOADER,
+            node_id=graph.LOADER,
             display_name="MaPO Load LoRA",
             category="MaPO",
             description="Puts a LoRA on a model: the same at every step, or growing over the steps of the sampling.",
@@ -34,7 +34,7 @@ class LoadLoRA(io.ComfyNode):
                 io.Model.Input("model", tooltip="The base that the LoRA was trained on, or one of its kind."),
                 io.Combo.Input(
                     "lora_name",
-                    options=[loaded.NONE, *host.files_of("loras")],
+                    options=[graph.NONE, *host.files_of("loras")],
                     tooltip="From ComfyUI's list. New files appear here by themselves. none: the model as it is.",
                 ),
                 io.Float.Input(
@@ -97,10 +97,11 @@ class LoadLoRA(io.ComfyNode):
     ) -> io.NodeOutput:
         file = _file(lora_name, lora_path)
         if lora_path is not None:
-            loaded.note(cls.hidden.prompt or {}, cls.hidden.unique_id, _listed(file) if file else loaded.NONE)
+            name = _listed(file) if file else graph.NONE
+            graph.record_loaded_lora(cls.hidden.prompt or {}, cls.hidden.unique_id, name)
         if file is None or strength == 0:
             return io.NodeOutput(model, clip)
-        return io.NodeOutput(*_worn(model, clip, file, strength, power if schedule == "annealed" else None))
+        return io.NodeOutput(*_with_lora(model, clip, file, strength, power if schedule == "annealed" else None))
 
 
 def _file(name: str, path: str | None) -> Path | None:
@@ -108,12 +109,12 @@ def _file(name: str, path: str | None) -> Path | None:
     from ...trainer.errors import UserError
 
     if path is None:
-        return None if name == loaded.NONE else lora_places.listed(name)
+        return None if name == graph.NONE else lora_files.file_named(name)
     if not path.strip():
         raise UserError(
             "the path of the LoRA is empty: connect the lora_path of MaPO Train LoRA, or take the link away"
         )
-    return lora_places.at(path)
+    return lora_files.file_at(path)
 
 
 def _listed(file: Path) -> str:
@@ -124,19 +125,21 @@ def _listed(file: Path) -> str:
     return str(file)
 
 
-def _worn(model: Any, clip: Any, file: Path, strength: float, power: float | None) -> tuple[Any, Any]:
-    """(model, text encoder) with the LoRA. power: of the growth over the steps; None for as strong at each.
+def _with_lora(model: Any, clip: Any, file: Path, strength: float, power: float | None) -> tuple[Any, Any]:
+    """(model, text encoder) with the LoRA. power: of the schedule over the steps; None for as strong at each.
 
-    A text encoder has no steps: what the LoRA has of one it wears in full.
+    A text encoder has no steps: what the LoRA has of one is applied in full.
     """
     from ..comfy_api import lora_hooks
 
     weights = _weights(file)
-    _refuse_strangers(model, clip, file, weights)
+    _check_compatible(model, clip, file, weights)
     if power is None:
-        return lora_hooks.put_on(model, clip, weights, strength)
-    _, worn_clip = lora_hooks.put_on(None, clip, weights, strength)
-    return lora_hooks.growing_on(model, weights, partial(annealed, strength=strength, power=power)), worn_clip
+        return lora_hooks.apply_lora(model, clip, weights, strength)
+    _, patched_clip = lora_hooks.apply_lora(None, clip, weights, strength)
+    return lora_hooks.apply_scheduled_lora(
+        model, weights, partial(strength_schedule, strength=strength, power=power)
+    ), patched_clip
 
 
 def _weights(file: Path) -> Weights:
@@ -147,12 +150,12 @@ def _weights(file: Path) -> Weights:
     if file.suffix == ".safetensors":
         read_header(file)  # says what is wrong with one that is cut off
     try:
-        return lora_hooks.weights_of(file)
+        return lora_hooks.read_weights(file)
     except Exception as error:  # over foreign bytes, readers raise anything
         raise UserError(f"{file.name} cannot be read as a LoRA ({error}): download or train it again") from error
 
 
-def _refuse_strangers(model: Any, clip: Any, file: Path, weights: Weights) -> None:
+def _check_compatible(model: Any, clip: Any, file: Path, weights: Weights) -> None:
     """Raises UserError where the LoRA is for another kind of base: by what it says of itself, else by what fits."""
     from ...trainer.errors import UserError
     from ...trainer.lora.file import family_in_metadata
@@ -161,14 +164,14 @@ def _refuse_strangers(model: Any, clip: Any, file: Path, weights: Weights) -> No
     from ..comfy_api import lora_hooks
 
     family, kind = lora_hooks.family_of(model)
-    told = family_in_metadata(metadata(file)) if file.suffix == ".safetensors" else None
-    if told is not None and told != family:
+    named = family_in_metadata(metadata(file)) if file.suffix == ".safetensors" else None
+    if named is not None and named != family:
         raise UserError(
-            f"{file.name} is a LoRA for {family_title(told)}, the model is {family_title(family) or kind}: "
+            f"{file.name} is a LoRA for {family_title(named)}, the model is {family_title(family) or kind}: "
             "choose a LoRA that was trained on its kind"
         )
     parts = {_OF_A_PART.sub("", key) for key in weights}
-    fits = lora_hooks.fitting(model, clip, weights)
+    fits = lora_hooks.count_matching(model, clip, weights)
     if 2 * fits < len(parts) or not fits:
         raise UserError(
             f"{file.name} does not fit this model, {family_title(family) or kind}: {fits} of its {len(parts)} parts "

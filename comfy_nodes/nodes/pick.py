@@ -10,7 +10,7 @@ from comfy_api.latest import io
 
 from ..collect import Collected, collect
 from ..comfy_api import dataset_names, host
-from ..comfy_api import images as pictures
+from ..comfy_api.graph import upstream_graph
 from ..picks import PICKS, End, Question, World
 
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ class Pick(io.ComfyNode):
         cls, images: torch.Tensor, dataset: str, prompt: str, wait: int, without_answer: str
     ) -> io.NodeOutput:
         _check(len(images))
-        graph = pictures.before(cls.hidden.prompt or {}, cls.hidden.unique_id, "images")
+        graph = upstream_graph(cls.hidden.prompt or {}, cls.hidden.unique_id, "images")
         kept = await asyncio.to_thread(collect, images, graph, dataset, prompt, paired=True)
         dataset_names.look_again()
         host.tell_pages("mapo.collected", {"dataset": dataset, "new": kept.new, "waiting": kept.waiting})

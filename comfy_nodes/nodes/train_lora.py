@@ -9,17 +9,16 @@ from typing import TYPE_CHECKING, Any
 from comfy_api.latest import io, ui
 from PIL import Image
 
-from ..comfy_api import base_models, dataset_names, host, lora_files, lora_places
-from ..comfy_api import images as pictures
-from ..comfy_api import settings as workspace
-from ..training import machine, run_watcher, wait
+from ..comfy_api import base_models, dataset_names, host, lora_files, settings
+from ..comfy_api.images import to_batch
+from ..training import gpu_sharing, run_watcher, wait
 from ..training.output import trained
-from ..training.request import AUTOMATIC, Asked, config_of
 
 if TYPE_CHECKING:
     from ...trainer.jobs.find_run import RunHandle
 
-_PRESETS = (AUTOMATIC, "4 GB", "6 GB", "8 GB", "12 GB", "16 GB", "24 GB", "32 GB")
+_AUTOMATIC = "automatic"
+_PRESETS = (_AUTOMATIC, "4 GB", "6 GB", "8 GB", "12 GB", "16 GB", "24 GB", "32 GB")
 """Written here too, as ComfyUI asks for them at its start; a test compares them with trainer/config/presets.py."""
 _OBJECTIVES = ("mapo", "dpo", "sft", "dpo+sft")
 
@@ -63,7 +62,7 @@ class TrainLoRA(io.ComfyNode):
         gone = sorted(str(file) for file in _given if not file.is_file())
         files = [
             _seen(lambda: base_models.path_of(checkpoint or "")),
-            _seen(lambda: _lora_at(continue_from or "") or ""),
+            _seen(lambda: lora_files.resolve(continue_from or "") or ""),
         ]
         return str([_judged(dataset), files, gone])
 
@@ -80,24 +79,20 @@ class TrainLoRA(io.ComfyNode):
         **advanced: Any,
     ) -> io.NodeOutput:
         from ...trainer.jobs.find_run import find_or_start
+        from ..training.request import TrainingRequest, config_of, paths_of
 
-        base, place = base_models.path_of(checkpoint), machine.place()
-        asked = Asked(
+        request = TrainingRequest.of_node(
             dataset=dataset,
-            base=base,
+            checkpoint=checkpoint,
             preset=preset,
             steps=steps,
             rank=rank,
             learning_rate=learning_rate,
-            continue_from=_lora_at(continue_from),
-            tokenizers=base_models.tokenizers_of(base),
-            memory=place.memory,
-            loras=lora_files.folder(),
+            continue_from=continue_from,
             **advanced,
         )
-        store = workspace.store()
-        config = config_of(store, asked)
-        config = config.model_copy(update={"training": config.training.model_copy(update={"device": place.device})})
+        store, device = settings.store(), gpu_sharing.training_device()
+        config = config_of(store, request, paths_of(request), device)
 
         def make_way(state: str) -> None:
             from ...trainer.errors import UserError
@@ -106,11 +101,11 @@ class TrainLoRA(io.ComfyNode):
             problems = needs(store, config).problems if state == "new" else ()
             if problems:
                 raise UserError(problems[0])
-            if place.shared:
+            if device.shared:
                 host.free_memory()
 
         node = _OnNode(cls.hidden.unique_id)
-        handle = find_or_start(workspace.workspace(), config, make_way)
+        handle = find_or_start(settings.workspace(), config, make_way)
         if handle.state != "finished":
             run_watcher.attend(handle.run)
             _wait(handle, node)
@@ -158,14 +153,14 @@ def _wait(handle: RunHandle, node: _OnNode) -> None:
 
 
 def _answer(node_class: type[io.ComfyNode], handle: RunHandle, node: _OnNode) -> io.NodeOutput:
-    lora = lora_files.folder() / Path(lora_files.install(handle.run)).name
+    lora = lora_files.install_folder() / Path(lora_files.install(handle.run)).name
     result = trained(handle.run, lora)
     _given.add(lora)
     line = result.report.splitlines()[0]
     if handle.state != "finished":
         host.tell_pages("mapo.ended", {"name": handle.run.name, "phase": "finished", "sentence": line})
     node.say(line)
-    chart, samples = pictures.image([result.chart]), pictures.image([result.samples])
+    chart, samples = to_batch([result.chart]), to_batch([result.samples])
     shown = ui.PreviewImage(samples, cls=node_class).as_dict()
     return io.NodeOutput(str(lora), chart, samples, result.report, ui={**shown, "text": (line,)})
 
@@ -174,26 +169,12 @@ def _judged(dataset: str | None) -> str:
     from ...trainer.errors import UserError
     from ...trainer.preferences.dataset_pairs import DatasetPairs
 
-    if not dataset or not workspace.workspace().is_dir():
+    if not dataset or not settings.workspace().is_dir():
         return ""
     try:
-        return f"{workspace.workspace()} {DatasetPairs(workspace.store(), dataset).stamp()}"
+        return f"{settings.workspace()} {DatasetPairs(settings.store(), dataset).stamp()}"
     except UserError:  # it is said when the node is executed
         return ""
-
-
-def _lora_at(said: str) -> str | None:
-    """Where the LoRA is that somebody named: one of ComfyUI's list, or a path. Raises UserError where there is none."""
-    from ...trainer.errors import UserError
-
-    name = (said or "").strip().strip("\"'")
-    if not name:
-        return None
-    if name in host.files_of("loras"):
-        return str(lora_places.listed(name))
-    if not Path(name).is_absolute():
-        raise UserError(f"continue_from: there is no LoRA {name!r}: name one of ComfyUI's list, or the path of a file")
-    return str(lora_places.at(name))
 
 
 def _seen(place: Callable[[], str]) -> str:
@@ -219,7 +200,7 @@ def _inputs() -> list[io.Input]:
         io.Combo.Input(
             "preset",
             options=list(_PRESETS),
-            default=AUTOMATIC,
+            default=_AUTOMATIC,
             tooltip="How much memory to use, by the card's. Automatic: by the card that is there.",
         ),
         io.Int.Input(

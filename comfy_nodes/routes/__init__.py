@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from ..comfy_api import dataset_names, host, lora_files
-from ..comfy_api import settings as workspace
+from ..comfy_api import dataset_names, host, lora_files, settings
 from ..training import run_watcher
-from . import http as replies
-from . import runs
+from . import http, runs
 from .comparisons import comparison_routes
 from .judging import judging_routes
 from .page_files import page_file_routes
@@ -22,8 +20,8 @@ def add_routes() -> None:
         **comparison_routes(),
     } | runs.run_routes()
     for (method, path), handler in routes.items():
-        host.add_route(method, path, replies.guarded(handler))
+        host.add_route(method, path, http.guarded(handler))
     host.when_serving(dataset_names.look_again)
-    host.when_prompted(runs.tell_of_sharing)
+    host.when_prompted(runs.warn_of_sharing)
     watcher = run_watcher.Watcher(runs.RUNS, host.tell_pages, lora_files.install)
-    host.when_serving(lambda: run_watcher.begin(watcher, workspace.workspace, host.pages))
+    host.when_serving(lambda: run_watcher.begin(watcher, settings.workspace, host.pages))

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from aiohttp import web
 
-from . import http as replies
+from . import http
 
 
-def comparison_routes() -> dict[tuple[str, str], replies.Handler]:
+def comparison_routes() -> dict[tuple[str, str], http.Handler]:
     """(method, path) -> handler."""
     return {("GET", "/mapo/comparisons/{name}"): comparison}
 
@@ -16,4 +16,4 @@ async def comparison(request: web.Request) -> web.StreamResponse:
     """How a comparison stands, and its pairs. A share is said only when there are answers enough to say one."""
     from ..comparisons import report
 
-    return await replies.reply(lambda: report(request.match_info["name"]))
+    return await http.reply(lambda: report(request.match_info["name"]))

@@ -10,9 +10,8 @@ from typing import Any
 
 from aiohttp import web
 
-from ..comfy_api import host
-from ..comfy_api import settings as workspace
-from . import http as replies
+from ..comfy_api import host, settings
+from . import http
 
 _READ = ("next", "statistics", "groups")
 _WRITE = ("answers", "undo", "rankings")
@@ -21,7 +20,7 @@ _ELEMENT = Path(__file__).parents[2] / "web" / "judge"
 _FOR_EVER = {"Cache-Control": "private, max-age=31536000, immutable"}
 
 
-def judging_routes() -> dict[tuple[str, str], replies.Handler]:
+def judging_routes() -> dict[tuple[str, str], http.Handler]:
     """The contract below /mapo/api, and the element's files: (method, path) -> handler."""
     return {
         **{("GET", f"/mapo/api/{name}"): _reading(name) for name in _READ},
@@ -37,19 +36,19 @@ async def picture(request: web.Request) -> web.StreamResponse:
     def find() -> tuple[Path, str]:
         from ...trainer.errors import UserError
 
-        path = contract().picture(workspace.store(), request.match_info["sha256"])
+        path = contract().picture(settings.store(), request.match_info["sha256"])
         if path.suffix not in contract().PICTURE_TYPES:
             raise UserError("no browser shows this kind of picture")
         return path, contract().PICTURE_TYPES[path.suffix]
 
-    return await replies.file_reply(find, _FOR_EVER)
+    return await http.file_reply(find, _FOR_EVER)
 
 
 async def element_file(request: web.Request) -> web.StreamResponse:
     """A file of the judging element, the same that the studio shows. An upgrade shows at once."""
     name = request.match_info["file"]
     if not re.fullmatch(r"[a-z-]+\.js", name) or not (_ELEMENT / name).is_file():
-        return replies.refusal(404, "there is no such file")
+        return http.refusal(404, "there is no such file")
     return web.FileResponse(_ELEMENT / name, headers={"Content-Type": "text/javascript", "Cache-Control": "no-cache"})
 
 
@@ -60,32 +59,32 @@ def contract() -> ModuleType:
     return api
 
 
-def _reading(name: str) -> replies.Handler:
+def _reading(name: str) -> http.Handler:
     async def read(request: web.Request) -> web.StreamResponse:
         said, asking = dict(request.query), person(request)
 
         def ask() -> Any:
             asked, function = contract().READ[name]
-            return function(workspace.store(), contract().from_query(asked, said), asking())
+            return function(settings.store(), contract().from_query(asked, said), asking())
 
-        return await replies.reply(ask)
+        return await http.reply(ask)
 
     return read
 
 
-def _writing(name: str) -> replies.Handler:
+def _writing(name: str) -> http.Handler:
     async def write(request: web.Request) -> web.StreamResponse:
-        said, saying = await replies.body(request), person(request)
+        said, saying = await http.body(request), person(request)
 
         def keep() -> Any:
             asked, function = contract().WRITE[name]
-            return function(workspace.store(), asked.model_validate_json(said), saying())
+            return function(settings.store(), asked.model_validate_json(said), saying())
 
-        return await replies.reply(keep)
+        return await http.reply(keep)
 
     return write
 
 
 def person(request: web.Request) -> Callable[[], str]:
     """Who judges; to be asked in a thread, as the settings are in a file."""
-    return lambda: workspace.annotator(host.settings(request))
+    return lambda: settings.annotator(host.settings(request))

@@ -11,14 +11,14 @@ from pathlib import Path
 
 from aiohttp import web
 
-from . import http as replies
+from . import http
 
 _PACK = Path(__file__).parents[2].name
 _PAGE = (Path(__file__).parents[1] / "page").resolve()
 _TYPES = {".js": "text/javascript", ".css": "text/css", ".md": "text/markdown", ".png": "image/png"}
 
 
-def page_file_routes() -> dict[tuple[str, str], replies.Handler]:
+def page_file_routes() -> dict[tuple[str, str], http.Handler]:
     """(method, path) -> handler. ComfyUI's own folders are more exact paths, and are asked first."""
     return {("GET", "/extensions/{folder}/{file:.+}"): page_file}
 
@@ -29,5 +29,5 @@ async def page_file(request: web.Request) -> web.StreamResponse:
     file = (_PAGE / name).resolve()
     ours = folder in (_PACK, _PACK.split(".")[0]) and file.is_relative_to(_PAGE)
     if not ours or file.suffix not in _TYPES or not file.is_file():
-        return replies.refusal(404, "there is no such file")
+        return http.refusal(404, "there is no such file")
     return web.FileResponse(file, headers={"Content-Type": _TYPES[file.suffix], "Cache-Control": "no-cache"})

@@ -7,11 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
 
-from ..comfy_api import host
-from ..comfy_api import settings as workspace
+from ..comfy_api import host, settings
 from ..picks import PICKS, End, Pick, answered, ranked
-from . import http as replies
-from . import judging
+from . import http, judging
 
 if TYPE_CHECKING:
     from ...trainer.preferences.api import (
@@ -33,7 +31,7 @@ _OVER = {
 }
 
 
-def pick_routes() -> dict[tuple[str, str], replies.Handler]:
+def pick_routes() -> dict[tuple[str, str], http.Handler]:
     """(method, path) -> handler."""
     one = "/mapo/pick/{key}"
     return {
@@ -56,10 +54,10 @@ async def waiting(request: web.Request) -> web.StreamResponse:
     if 0 < len(page) <= 100:
         PICKS.showing(page)
     picks = [{**pick.told(), "gone": pick.question.page not in there} for pick in PICKS.waiting()]
-    return await replies.reply(lambda: {"picks": picks})
+    return await http.reply(lambda: {"picks": picks})
 
 
-def _asking(name: str, ask: Callable[[Pick, Any, str], Any]) -> replies.Handler:
+def _asking(name: str, ask: Callable[[Pick, Any, str], Any]) -> http.Handler:
     """ask: (pick, the contract's request, who asks) -> reply."""
 
     async def read(request: web.Request) -> web.StreamResponse:
@@ -72,16 +70,16 @@ def _asking(name: str, ask: Callable[[Pick, Any, str], Any]) -> replies.Handler:
             contract = judging.contract()
             return ask(pick, contract.from_query(contract.READ[name][0], said), person())
 
-        return await replies.reply(answer)
+        return await http.reply(answer)
 
     return read
 
 
-def _saying(name: str, keep: Callable[[Pick, Any, str], str | None]) -> replies.Handler:
+def _saying(name: str, keep: Callable[[Pick, Any, str], str | None]) -> http.Handler:
     """keep: (pick, submission, who says it) -> why it is refused, None where it is stored."""
 
     async def write(request: web.Request) -> web.StreamResponse:
-        said, person = await replies.body(request), judging.person(request)
+        said, person = await http.body(request), judging.person(request)
         pick = PICKS.find(request.match_info["key"])
         if pick is None:
             return _unknown()
@@ -99,27 +97,27 @@ def _saying(name: str, keep: Callable[[Pick, Any, str], str | None]) -> replies.
                     reply.refused.append(contract.Refused(sequence=one.sequence, why=why))
             return reply
 
-        return await replies.reply(decide)
+        return await http.reply(decide)
 
     return write
 
 
-def _ending(end: End | None) -> replies.Handler:
+def _ending(end: End | None) -> http.Handler:
     """Ends the pick with nothing stored; `how` says how it has ended. None: there is nothing to take back any more."""
 
     async def write(request: web.Request) -> web.StreamResponse:
-        await replies.body(request)
+        await http.body(request)
         pick = PICKS.find(request.match_info["key"])
         if pick is None:
             return _unknown()
         if end is None:
-            return await replies.reply(lambda: judging.contract().UndoReply(undone=False))
+            return await http.reply(lambda: judging.contract().UndoReply(undone=False))
 
         def decide() -> dict[str, str]:
             pick.end(end)
             return {"how": pick.ended.how if pick.ended else ""}
 
-        return await replies.reply(decide)
+        return await http.reply(decide)
 
     return write
 
@@ -145,14 +143,14 @@ def _groups(pick: Pick, has: GroupsRequest, annotator: str) -> GroupsReply:
 
 def _statistics(pick: Pick, _: Any, annotator: str) -> Any:
     contract = judging.contract()
-    return contract.statistics(workspace.store(), contract.StatisticsRequest(dataset=pick.question.dataset), annotator)
+    return contract.statistics(settings.store(), contract.StatisticsRequest(dataset=pick.question.dataset), annotator)
 
 
 def _keep_answer(pick: Pick, said: AnswerSaid, annotator: str) -> str | None:
     if said.pair != pick.question.pair:
         return f"pair {said.pair} is not the one that is asked about"
     contract = judging.contract()
-    reply = contract.answers(workspace.store(), contract.AnswersRequest(answers=[said]), annotator)
+    reply = contract.answers(settings.store(), contract.AnswersRequest(answers=[said]), annotator)
     if reply.refused:
         return reply.refused[0].why
     pick.end(answered(pick.question, said.answer, said.left, (said.client, said.sequence)))
@@ -164,7 +162,7 @@ def _keep_ranking(pick: Pick, said: RankingSaid, annotator: str) -> str | None:
     if said.prompt != pick.question.prompt or {name for tier in said.tiers for name in tier} != asked:
         return "these are not the pictures that are asked about"
     contract = judging.contract()
-    reply = contract.rankings(workspace.store(), contract.RankingsRequest(rankings=[said]), annotator)
+    reply = contract.rankings(settings.store(), contract.RankingsRequest(rankings=[said]), annotator)
     if reply.refused:
         return reply.refused[0].why
     pick.end(ranked(said.tiers, (said.client, said.sequence)))
@@ -184,4 +182,4 @@ def _shown(pick: Pick) -> list[Any]:
 
 
 def _unknown() -> web.Response:
-    return replies.refusal(404, "this pick is not known any more: ComfyUI was started again, or it is long over")
+    return http.refusal(404, "this pick is not known any more: ComfyUI was started again, or it is long over")

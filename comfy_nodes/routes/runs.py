@@ -9,27 +9,26 @@ from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
 
-from ..comfy_api import base_models, host, lora_files
-from ..comfy_api import settings as workspace
-from ..training import gpu_sharing, machine, run_watcher
+from ..comfy_api import base_models, host, lora_files, settings
+from ..training import gpu_sharing, run_watcher
+from ..training.gpu_sharing import TrainingDevice
 from ..training.run_list import RunList
-from . import http as replies
-from . import judging
+from . import http, judging
 
 if TYPE_CHECKING:
     from ...trainer.config.run_config import RunConfig
     from ...trainer.runs.run_folder import Run
 
-RUNS = RunList(lora_files.listed)
+RUNS = RunList(lora_files.installed_name)
 
 
-def run_routes() -> dict[tuple[str, str], replies.Handler]:
+def run_routes() -> dict[tuple[str, str], http.Handler]:
     """(method, path) -> handler."""
     return {
         ("GET", "/mapo/state"): state,
         ("GET", "/mapo/runs"): runs,
-        ("POST", "/mapo/runs/plan"): _asked_for(_plan),
-        ("POST", "/mapo/runs"): _asked_for(_begin),
+        ("POST", "/mapo/runs/plan"): _with_config(_plan),
+        ("POST", "/mapo/runs"): _with_config(_begin),
         ("POST", "/mapo/runs/{name}/stop"): _to_run(_stop),
         ("POST", "/mapo/runs/{name}/resume"): _to_run(_resume),
         ("POST", "/mapo/runs/{name}/install"): _to_run(lambda run: {"lora": lora_files.install(run)}),
@@ -46,87 +45,75 @@ async def state(request: web.Request) -> web.StreamResponse:
         from ...trainer.models.card_presets import preset_for
 
         try:
-            place = machine.place(request)
+            device = gpu_sharing.training_device(request)
         except UserError:  # a device that is not there is told of where one is needed
-            place = gpu_sharing.place_of(machine.machine())
-        preset = preset_for(place.memory)
+            device = gpu_sharing.choose_device(gpu_sharing.this_host())
+        preset = preset_for(device.memory)
         return {
-            "workspace": str(workspace.workspace()),
+            "workspace": str(settings.workspace()),
             "annotator": person(),
             "datasets": _datasets(person()),
             "checkpoints": base_models.names(),
-            "presets": [{"name": one.name, "title": one.title, "about": one.about} for one in presets()],
+            "presets": [{"name": each.name, "title": each.title, "about": each.about} for each in presets()],
             "preset": preset.name if preset else "",
-            "shares_card": place.shared,
+            "shares_card": device.shared,
             "queue": len(host.prompts()),
         }
 
-    return await replies.reply(look)
+    return await http.reply(look)
 
 
 async def runs(_: web.Request) -> web.StreamResponse:
     """All of the workspace's, the newest first."""
-    return await replies.reply(lambda: {"runs": [asdict(row) for row in RUNS.rows(workspace.workspace())]})
+    return await http.reply(lambda: {"runs": [asdict(row) for row in RUNS.rows(settings.workspace())]})
 
 
-def tell_of_sharing(graph: dict[str, Any]) -> None:
+def warn_of_sharing(graph: dict[str, Any]) -> None:
     """Tell the pages where what is queued will share the card with a training. Returns at once."""
     kinds = {node.get("class_type", "") for node in graph.values() if isinstance(node, dict)}
-    if not gpu_sharing.ahead({"": kinds}):
+    if not gpu_sharing.pending_prompts({"": kinds}):
         return
 
     def look() -> None:
         from ...trainer.errors import UserError
 
         try:
-            name = gpu_sharing.training_beside(workspace.workspace(), machine.machine())
+            name = gpu_sharing.concurrent_training(settings.workspace(), gpu_sharing.this_host())
         except UserError:  # a workspace or a run that cannot be read is told of where somebody looks at it
             return
         if name:
-            said = (
+            sentence = (
                 f"{name} is being trained on the card that ComfyUI paints with. Both need its memory: until it has "
                 "ended, painting may take long or fail."
             )
-            host.tell_pages("mapo.shares", {"run": name, "sentence": said})
+            host.tell_pages("mapo.shares", {"run": name, "sentence": sentence})
 
     threading.Thread(target=look, name="mapo-sharing", daemon=True).start()
 
 
-def _asked_for(answer: Callable[[RunConfig, str, gpu_sharing.Place], Any]) -> replies.Handler:
+def _with_config(answer: Callable[[RunConfig, str, TrainingDevice], Any]) -> http.Handler:
     """answer: (every setting of the training that is asked for, the preset's name, where it would be)."""
 
     async def handle(request: web.Request) -> web.StreamResponse:
-        said = await replies.body(request)
+        body = await http.body(request)
 
         def ask() -> Any:
-            from ..training.request import Asked, config_of
-            from ..training.run_requests import TrainingAsked
+            from ..training.request import TrainingRequest, config_of, paths_of
 
-            asked, place = TrainingAsked.model_validate_json(said), machine.place(request)
-            base = base_models.path_of(asked.checkpoint)
-            config = config_of(
-                workspace.store(),
-                Asked(
-                    **asked.model_dump(exclude={"checkpoint"}),
-                    base=base,
-                    tokenizers=base_models.tokenizers_of(base),
-                    memory=place.memory,
-                    loras=lora_files.folder(),
-                ),
-            )
-            training = config.training.model_copy(update={"device": place.device})
-            return answer(config.model_copy(update={"training": training}), asked.preset, place)
+            wanted, device = TrainingRequest.model_validate_json(body), gpu_sharing.training_device(request)
+            config = config_of(settings.store(), wanted, paths_of(wanted), device)
+            return answer(config, wanted.preset, device)
 
-        return await replies.reply(ask)
+        return await http.reply(ask)
 
     return handle
 
 
-def _plan(config: RunConfig, preset: str, place: gpu_sharing.Place) -> dict[str, Any]:
+def _plan(config: RunConfig, preset: str, device: TrainingDevice) -> dict[str, Any]:
     from ...trainer.services.training_proposal import needs
 
-    found = needs(workspace.store(), config)
-    warning = None if found.problems else _memory_warning(config.base, preset, place)
+    found = needs(settings.store(), config)
+    warning = None if found.problems else _memory_warning(config.base, preset, device)
     return {
         "name": config.name,
         "steps": config.training.steps,
@@ -135,24 +122,24 @@ def _plan(config: RunConfig, preset: str, place: gpu_sharing.Place) -> dict[str,
     }
 
 
-def _memory_warning(base: str, preset: str, place: gpu_sharing.Place) -> str | None:
+def _memory_warning(base: str, preset: str, device: TrainingDevice) -> str | None:
     from ...trainer.config.presets import AUTOMATIC, preset_named
     from ...trainer.models.card_presets import memory_warning, preset_for
     from ...trainer.models.open import family_at
 
-    taken = preset_for(place.memory) if preset == AUTOMATIC else preset_named(preset)
-    return memory_warning(taken, family_at(base), place.memory) if taken and base != base_models.TINY else None
+    taken = preset_for(device.memory) if preset == AUTOMATIC else preset_named(preset)
+    return memory_warning(taken, family_at(base), device.memory) if taken and base != base_models.TINY else None
 
 
-def _begin(config: RunConfig, _: str, place: gpu_sharing.Place) -> dict[str, Any]:
+def _begin(config: RunConfig, _: str, device: TrainingDevice) -> dict[str, Any]:
     from ...trainer.errors import UserError
     from ...trainer.jobs import job
     from ...trainer.services.training_proposal import needs
 
-    if problems := needs(workspace.store(), config).problems:
+    if problems := needs(settings.store(), config).problems:
         raise UserError(problems[0])
-    waits = _make_room() if place.shared else _what_waits(frozenset())
-    return {"name": job.start(workspace.workspace(), config).name, "waits": waits}
+    waits = _make_room() if device.shared else _wait_reason(frozenset())
+    return {"name": job.start(settings.workspace(), config).name, "waits": waits}
 
 
 def _stop(run: Run) -> dict[str, Any]:
@@ -171,57 +158,57 @@ def _resume(run: Run) -> dict[str, Any]:
 
     if job.status(run).phase not in ("stopped", "failed", "died"):
         raise UserError(f"{run.name} is at work already, or finished")
-    shared = gpu_sharing.uses(machine.machine(), run.config().training.device)
-    waits = _make_room() if shared else _what_waits(frozenset())
+    shared = gpu_sharing.is_shared(gpu_sharing.this_host(), run.config().training.device)
+    waits = _make_room() if shared else _wait_reason(frozenset())
     run_watcher.unattend(run)
     job.resume(run)
     return {"name": run.name, "waits": waits}
 
 
-def _to_run(act: Callable[[Run], Any]) -> replies.Handler:
+def _to_run(act: Callable[[Run], Any]) -> http.Handler:
     async def handle(request: web.Request) -> web.StreamResponse:
-        if await replies.body(request) not in (b"", b"{}"):
-            return replies.refusal(422, "nothing is to be said with this request")
+        if await http.body(request) not in (b"", b"{}"):
+            return http.refusal(422, "nothing is to be said with this request")
         name = request.match_info["name"]
 
         def find_and_act() -> Any:
             from ...trainer.errors import UserError
             from ...trainer.runs.run_folder import all_runs
 
-            run = next((run for run in all_runs(workspace.workspace()) if run.name == name), None)
+            run = next((run for run in all_runs(settings.workspace()) if run.name == name), None)
             if run is None:
                 raise UserError(f"there is no run named {name}")
             return act(run)
 
-        return await replies.reply(find_and_act)
+        return await http.reply(find_and_act)
 
     return handle
 
 
 def _make_room() -> str:
-    """Let what is started next wait until ComfyUI has painted and freed its memory. Says what it waits for."""
-    prompts = gpu_sharing.ahead(host.prompts())
-    waits = _what_waits(prompts)
-    gpu_sharing.hold_line(
-        workspace.workspace(),
+    """Let what is started next wait until ComfyUI has generated and freed its memory. Says what it waits for."""
+    prompts = gpu_sharing.pending_prompts(host.prompts())
+    waits = _wait_reason(prompts)
+    gpu_sharing.hold_gpu(
+        settings.workspace(),
         lambda: not prompts.isdisjoint(host.prompts()),
-        lambda: gpu_sharing.free(host.ask_to_free_memory, host.is_asked_to_free_memory),
+        lambda: gpu_sharing.free_memory(host.ask_to_free_memory, host.is_asked_to_free_memory),
     )
     return waits
 
 
-def _what_waits(prompts: frozenset[str]) -> str:
+def _wait_reason(prompts: frozenset[str]) -> str:
     from ...trainer.jobs.gpu_queue import job_title, queued
 
-    return gpu_sharing.what_waits(prompts, tuple(job_title(one) for one in queued(workspace.workspace())))
+    return gpu_sharing.wait_reason(prompts, tuple(job_title(one) for one in queued(settings.workspace())))
 
 
 def _datasets(person: str) -> list[dict[str, Any]]:
     from ...trainer.preferences.datasets import list_datasets
     from ...trainer.preferences.statistics import statistics_of
 
-    if not workspace.workspace().is_dir():  # looking must not make a workspace
+    if not settings.workspace().is_dir():  # looking must not make a workspace
         return []
-    with workspace.store().reading() as session:
+    with settings.store().reading() as session:
         said = [(one.name, statistics_of(session, one, person)) for one in list_datasets(session)]
     return [{"name": name, "judged": now.judged, "pairs": now.pairs, "waiting": now.waiting} for name, now in said]

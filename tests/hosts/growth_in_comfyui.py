@@ -38,15 +38,15 @@ for name, folder in (("mapo_here", ""), ("mapo_here.comfy_nodes", "comfy_nodes")
     package.__path__ = [str(Path(request["package"]) / folder)]
     sys.modules[name] = package
 
-from mapo_here.comfy_nodes import host_hooks  # noqa: E402
-from mapo_here.comfy_nodes.strength import annealed  # noqa: E402
+from mapo_here.comfy_nodes.comfy_api import lora_hooks  # noqa: E402
+from mapo_here.comfy_nodes.comfy_api.strength_schedule import strength_schedule  # noqa: E402
 from mapo_here.hosts import tiny_pack  # noqa: E402
 
 KEY = "diffusion_model.middle_block.1.transformer_blocks.0.attn1.to_q.weight"
-weights = host_hooks.weights_of(Path(request["lora"]))
+weights = lora_hooks.read_weights(Path(request["lora"]))
 base, clip, _, _ = tiny_pack.load()
 before = base.model.state_dict()[KEY].clone()
-full, _ = host_hooks.put_on(base, None, weights, 1.0)
+full, _ = lora_hooks.apply_lora(base, None, weights, 1.0)
 full.patch_model(torch.device("cpu"))
 direction = base.model.state_dict()[KEY].clone() - before
 full.unpatch_model(torch.device("cpu"))
@@ -66,10 +66,10 @@ def measured(said: dict[str, Any]) -> dict[str, Any]:
     model = base
     for _ in range(said.get("loras", 1)):
         if said["power"] is None:
-            model, _ = host_hooks.put_on(model, None, weights, said["strength"])
+            model, _ = lora_hooks.apply_lora(model, None, weights, said["strength"])
         else:
-            grow = partial(annealed, strength=said["strength"], power=said["power"])
-            model = host_hooks.growing_on(model, weights, grow)
+            grow = partial(strength_schedule, strength=said["strength"], power=said["power"])
+            model = lora_hooks.apply_scheduled_lora(model, weights, grow)
     seen: dict[float, float] = {}
     patched: list[int] = []
 
