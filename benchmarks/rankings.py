@@ -4,7 +4,7 @@
 
 On a CPU, the embedded tiny base, LoRA of rank 8: processor time of one forward and backward of the objective, of the
 ranking (each picture once) and of its pairs (each picture in k - 1 of them), in turns; medians. Both are our own step;
-tests/training/test_ranked.py shows that their gradients are the same.
+tests/training/test_gradient.py shows that their gradients are the same.
 """
 
 from __future__ import annotations
@@ -13,14 +13,13 @@ import argparse
 import json
 import statistics
 import time
-from dataclasses import replace
 from itertools import combinations
 
 import torch
 from mapo_studio.trainer.lora.adapter import LoraSettings, attach
 from mapo_studio.trainer.models.open import TINY, open_base
-from mapo_studio.trainer.training.batches import PairBatch
-from mapo_studio.trainer.training.gradient import add_gradient
+from mapo_studio.trainer.training.batches import ImageBatch, PairBatch
+from mapo_studio.trainer.training.gradient import accumulate_gradient
 from mapo_studio.trainer.training.objectives import MaPO
 
 CPU = torch.device("cpu")
@@ -50,27 +49,27 @@ def measure(pictures: int, rounds: int) -> dict[str, list[float]]:
     attach(unet, LoraSettings(rank=8), seed=0)
     unet.train()
     [text] = base.load_text(CPU, torch.float32)(["a red circle at the top left"])
-    places = tuple(combinations(range(pictures), 2))
-    cells = base.resolution // base.latent_factor
-    latents = torch.randn(pictures, 4, cells, cells)
+    pair_index = torch.tensor(list(combinations(range(pictures), 2))).T
+    cells, count = base.resolution // base.latent_factor, pair_index.shape[1]
     ranking = PairBatch(
-        pairs=(None,) * len(places),  # type: ignore[arg-type]
-        chosen=latents[[chosen for chosen, _ in places]],
-        rejected=latents[[rejected for _, rejected in places]],
-        noise=torch.randn(1, 4, cells, cells).expand(len(places), -1, -1, -1),
-        timestep=torch.full((len(places),), 500),
-        text={name: one.expand(len(places), *one.shape) for name, one in text.items()},
-        framing=torch.zeros(len(places), 6),
-        preference=torch.ones(len(places)),
-        weight=torch.ones(len(places)),
-        places=places,
+        pairs=(None,) * count,  # type: ignore[arg-type]
+        images=ImageBatch(
+            latents=torch.randn(pictures, 4, cells, cells),
+            noise=torch.randn(1, 4, cells, cells).expand(pictures, -1, -1, -1),
+            timestep=torch.full((pictures,), 500),
+            text={name: one.expand(pictures, *one.shape) for name, one in text.items()},
+            framing=torch.zeros(pictures, 6),
+        ),
+        pair_index=pair_index,
+        preference=torch.ones(count),
+        weight=torch.ones(count),
     )
-    ways = {"ranking": ranking, "pairs": replace(ranking, places=None)}
+    ways = {"ranking": ranking, "pairs": ranking.expanded()}
     seen: dict[str, list[float]] = {way: [] for way in ways}
     for _ in range(rounds + 1):
         for way, batch in ways.items():
             begun = time.process_time()
-            add_gradient(base, unet, batch, MaPO(), lambda loss: loss.backward(), way="together", seed=0)
+            accumulate_gradient(base, unet, batch, MaPO(), lambda loss: loss.backward(), mode="joint", seed=0)
             seen[way].append(time.process_time() - begun)
     return {way: seconds[1:] for way, seconds in seen.items()}
 

@@ -12,7 +12,7 @@ from mapo_studio.trainer.demo.shapes_world import captions, draw, dress, read, s
 from mapo_studio.trainer.latents.encode import EncodedPair
 from mapo_studio.trainer.models.base_model import BaseModel
 from mapo_studio.trainer.sampling.sampler import decode, sample
-from mapo_studio.trainer.training.batches import draw_pair, seeded, stack
+from mapo_studio.trainer.training.batches import draw_pair, stack
 from mapo_studio.trainer.training.pair_errors import pair_errors
 from PIL import Image
 from torch import Tensor, nn
@@ -59,11 +59,7 @@ class HeldOutErrors:
 
     def __init__(self, base: BaseModel, pairs: Sequence[EncodedPair]):
         self._base = base
-        rows = [
-            draw_pair(pair, torch.tensor([level]), seeded("study", pair.pair.id, level))
-            for pair in pairs
-            for level in _LEVELS
-        ]
+        rows = [draw_pair(pair, level, "study") for pair in pairs for level in _LEVELS]
         self._batches = [stack(rows[i : i + 24]) for i in range(0, len(rows), 24)]
         self.untouched = self.of(base.load_unet(CPU, torch.float32))
 

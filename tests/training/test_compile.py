@@ -142,7 +142,7 @@ def speed_of(device, **changes):
 
 def test_compiled_blocks_learn_the_same_and_are_not_compiled_for_every_size(settings, base, batches):
     recomputing = {"gradient_checkpointing": "on"}
-    sizes = {batches[number].chosen.shape for number in range(6)}
+    sizes = {batches[number].images.latents[0].shape for number in range(6)}
     plain_numbers, plain = learned(Learner(settings(training=recomputing), base, CPU), batches)
     torch._dynamo.reset()
     counters.clear()

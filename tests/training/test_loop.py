@@ -22,7 +22,7 @@ from mapo_studio.trainer.models.open import open_base
 from mapo_studio.trainer.models.sdxl import SDXL
 from mapo_studio.trainer.preferences.io.detect_layout import open_pairs
 from mapo_studio.trainer.runs.run_folder import Run
-from mapo_studio.trainer.training.batches import draw_pair, seeded, stack
+from mapo_studio.trainer.training.batches import draw, seeded, stack
 from mapo_studio.trainer.training.checkpoint import Origin, latest_step, load_state
 from mapo_studio.trainer.training.learner import Learner
 from mapo_studio.trainer.training.loop import train
@@ -228,8 +228,8 @@ def test_a_full_memory_is_said_with_its_mend(settings, tmp_path, monkeypatch, er
 
 def test_accumulated_batches_of_any_sizes_are_one_step(base, encoded, settings):
     """Every pair has the same share of a step, also where one of its batches is smaller than the others."""
-    rows = [draw_pair(pair, torch.tensor([500]), seeded(pair.pair.id)) for pair in encoded.pairs[:2]]
-    rows += [draw_pair(encoded.pairs[3], torch.tensor([100]), seeded("third"))]
+    rows = [draw([pair], 500, seeded(pair.pair.id)) for pair in encoded.pairs[:2]]
+    rows += [draw([encoded.pairs[3]], 100, seeded("third"))]
     rows = [row for row in rows if row.pairs[0].bucket == rows[0].pairs[0].bucket]
     assert len(rows) == 3
     numbers = [

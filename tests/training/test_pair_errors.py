@@ -6,7 +6,7 @@ import pytest
 import torch
 from mapo_studio.trainer.latents.encode import load_text
 from mapo_studio.trainer.lora import adapter
-from mapo_studio.trainer.training.batches import BatchSettings, PairBatches, draw_pair, seeded, stack
+from mapo_studio.trainer.training.batches import BatchSettings, PairBatches, draw, draw_pair, seeded, stack
 from mapo_studio.trainer.training.heldout_eval import HeldOut, wilson_interval
 from mapo_studio.trainer.training.objectives import DPO, SFT, MaPO
 from mapo_studio.trainer.training.pair_errors import pair_errors
@@ -39,17 +39,19 @@ def test_both_pictures_meet_the_same_noise_timestep_text_and_framing(base, unet,
         chosen, rejected = shared.chunk(2)
         assert torch.equal(chosen, rejected)
     alpha = base.schedule.alphas_cumprod[timestep].view(-1, 1, 1, 1)
-    noise = (noisy - alpha.sqrt() * torch.cat([batch.chosen, batch.rejected])) / (1 - alpha).sqrt()
-    assert torch.allclose(noise, torch.cat([batch.noise, batch.noise]), atol=1e-3)
+    noise = (noisy - alpha.sqrt() * batch.images.latents) / (1 - alpha).sqrt()
+    assert torch.allclose(*noise.chunk(2), atol=1e-3)
+    assert torch.allclose(noise, batch.images.noise, atol=1e-3)
 
 
 def test_errors_are_those_of_each_picture_alone(base, unet, batch):
     together = pair_errors(base, unet, batch, reference=False)
-    for side in ("chosen", "rejected"):
-        noisy = base.schedule.add_noise(getattr(batch, side), batch.noise, batch.timestep)
-        answer = base.predict(unet, noisy, batch.timestep, batch.text, batch.framing)
-        alone = (answer - batch.noise).square().mean(dim=(1, 2, 3))
-        assert torch.allclose(getattr(together, side), alone, rtol=1e-4)
+    for side, rows in zip(("chosen", "rejected"), batch.pair_index, strict=True):
+        alone = batch.images.take(rows)
+        noisy = base.schedule.add_noise(alone.latents, alone.noise, alone.timestep)
+        prediction = base.predict(unet, noisy, alone.timestep, alone.text, alone.framing)
+        error = (prediction - alone.noise).square().mean(dim=(1, 2, 3))
+        assert torch.allclose(getattr(together, side), error, rtol=1e-4)
 
 
 def test_the_reference_is_the_base_without_its_adapter(base, unet, batch):
@@ -108,24 +110,27 @@ def test_interval_is_honest_for_few_trials():
 
 
 def test_one_draw_of_a_pair_holds_one_noise(encoded):
-    row = draw_pair(encoded.pairs[0], torch.tensor([5]), seeded("x"))
-    assert row.noise.shape == row.chosen.shape == row.rejected.shape
-    assert len(row) == 1
+    row = draw_pair(encoded.pairs[0], 5, "x")
+    assert torch.equal(row.images.noise[0], row.images.noise[1])
+    assert not torch.equal(row.images.latents[0], row.images.latents[1])
+    assert (len(row), len(row.images), row.pair_index.tolist()) == (1, 2, [[0], [1]])
 
 
 def test_a_rejected_picture_is_asked_under_its_own_caption(base, unet, encoded, monkeypatch):
     """And pairs without one, in the same batch and alone, are computed on as ever."""
     own, plain = (replace(encoded.pairs[0], rejected_text=encoded.text("")), encoded.pairs[1])
-    rows = [draw_pair(pair, torch.tensor([400]), seeded(str(i))) for i, pair in enumerate((own, plain))]
-    before = [draw_pair(pair, torch.tensor([400]), seeded(str(i))) for i, pair in enumerate(encoded.pairs[:2])]
-    assert before[0].rejected_text is None
+    rows = [draw([pair], 400, seeded(str(i))) for i, pair in enumerate((own, plain))]
+    before = [draw([pair], 400, seeded(str(i))) for i, pair in enumerate(encoded.pairs[:2])]
+    assert not torch.equal(*rows[0].images.text["hidden"])
+    assert torch.equal(*before[0].images.text["hidden"])
     mixed, as_ever = (pair_errors(base, unet, stack(some), reference=True) for some in (rows, before))
     for name in ("chosen", "reference_chosen"):
         assert torch.equal(getattr(mixed, name), getattr(as_ever, name))
     for name in ("rejected", "reference_rejected"):
         assert not torch.equal(getattr(mixed, name)[0], getattr(as_ever, name)[0])
         assert torch.equal(getattr(mixed, name)[1], getattr(as_ever, name)[1])
-    asked = replace(before[0], text={k: v[None] for k, v in load_text(encoded.text("")).items()})
+    empty = {name: tensor.expand(2, *tensor.shape) for name, tensor in load_text(encoded.text("")).items()}
+    asked = replace(before[0], images=replace(before[0].images, text=empty))
     assert torch.allclose(mixed.rejected[:1], pair_errors(base, unet, asked, reference=False).rejected, rtol=1e-4)
     split = pair_errors(base, unet, stack(rows), reference=False, split=True)
     assert torch.allclose(split.rejected, mixed.rejected, rtol=1e-4)
@@ -134,4 +139,5 @@ def test_a_rejected_picture_is_asked_under_its_own_caption(base, unet, encoded, 
 def test_a_dropped_caption_is_dropped_for_both(encoded):
     pair = replace(encoded.pairs[0], rejected_text=encoded.text("red"))
     empty = load_text(encoded.text(""))
-    assert draw_pair(pair, torch.tensor([400]), seeded("x"), empty).rejected_text is None
+    dropped = draw([pair], 400, seeded("x"), empty).images.text
+    assert all(torch.equal(dropped[name][row], empty[name]) for name in empty for row in (0, 1))

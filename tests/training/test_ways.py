@@ -126,7 +126,7 @@ def test_in_four_steps_a_base_is_trained_at_four_noise_levels_and_paints_the_tas
 
     def listening(self, index):
         batch = draw_one(self, index)
-        drawn.update(batch.timestep.tolist())
+        drawn.update(batch.images.timestep.tolist())
         return batch
 
     monkeypatch.setattr(PairBatches, "__getitem__", listening)

@@ -23,7 +23,7 @@ from ..latents.encode import EncodedPair
 from ..models.base_model import BaseModel
 from ..models.memory_saving.vae_tiling import in_tiles
 from ..sampling.sampler import decoded, guided, pictures_at_once
-from ..training.batches import PairBatch
+from ..training.batches import ImageBatch, PairBatch, separate_index
 from ..training.learner import Learner
 from ..training.optimizer import LoraOptimizer
 from .meta_tracker import CARD, LiveStorage, as_on_cuda, size_of
@@ -144,16 +144,18 @@ def batch_of(
     or torch.randn where numbers matter.
     """
     framing = SizeConditioning(side, side, 0, 0, side, side)
-    nowhere, cells = Path(), side // base.latent_factor
-    latents = made(3, pairs, base.latent_channels, cells, cells, device=device)
+    nowhere, cells, images = Path(), side // base.latent_factor, 2 * pairs
+    latents = made(2, images, base.latent_channels, cells, cells, device=device)
     return PairBatch(
         pairs=(EncodedPair(None, (side, side), framing, nowhere, nowhere, nowhere),) * pairs,  # type: ignore[arg-type]
-        chosen=latents[0],
-        rejected=latents[1],
-        noise=latents[2],
-        timestep=torch.zeros(pairs, dtype=torch.long, device=device),
-        text={name: made(pairs, *shape, device=device) for name, shape in text.items()},
-        framing=torch.tensor([framing.as_list()] * pairs, dtype=torch.float32, device=device),
+        images=ImageBatch(
+            latents=latents[0],
+            noise=latents[1],
+            timestep=torch.zeros(images, dtype=torch.long, device=device),
+            text={name: made(images, *shape, device=device) for name, shape in text.items()},
+            framing=torch.tensor([framing.as_list()] * images, dtype=torch.float32, device=device),
+        ),
+        pair_index=separate_index(pairs),
         preference=torch.ones(pairs, device=device),
         weight=torch.ones(pairs, device=device),
     )

@@ -14,17 +14,15 @@ from ..config.presets import AUTOMATIC, NONE
 from ..config.run_config import RunConfig
 from ..device import memory_of, pick_device, release_memory
 from ..errors import UserError
-from ..images.crop import SizeConditioning
-from ..latents.encode import EncodedPair
 from ..models.base_model import BaseModel
 from ..models.meta_models import shapes_like, shapes_of
 from ..models.open import TINY, open_base
 from ..preferences.pairs import Pair
 from ..text import format_duration
-from ..training.batches import PairBatch, seeded
+from ..training.batches import PairBatch
 from ..training.learner import Learner
 from ..training.prepare_data import divided, pairs_of
-from .estimate import Count
+from .estimate import Count, batch_of
 from .fit_preset import Fit, card_of, fitted
 
 _TIMED = 3
@@ -101,21 +99,8 @@ def _noise_batch(base: BaseModel, config: RunConfig, pair: Pair, device: torch.d
     del encoder
     release_memory(device)
     side = config.data.resolution or base.resolution
-    pairs, cells = config.training.batch_size, side // base.latent_factor
-    nowhere = Path()
-    encoded = EncodedPair(pair, (side, side), SizeConditioning(side, side, 0, 0, side, side), nowhere, nowhere, nowhere)
-    noise = torch.randn(3, pairs, base.latent_channels, cells, cells, generator=seeded("plan"))
-    return PairBatch(
-        pairs=(encoded,) * pairs,
-        chosen=noise[0],
-        rejected=noise[1],
-        noise=noise[2],
-        timestep=torch.full((pairs,), base.schedule.timesteps // 2),
-        text={name: tensor.expand(pairs, *tensor.shape) for name, tensor in text.items()},
-        framing=torch.tensor([encoded.framing.as_list()] * pairs, dtype=torch.float32),
-        preference=torch.ones(pairs),
-        weight=torch.ones(pairs),
-    ).to(device)
+    shapes = {name: tuple(tensor.shape) for name, tensor in text.items()}
+    return batch_of(config.training.batch_size, side, base, shapes, device, torch.randn)
 
 
 def _time_steps(learner: Learner, batch: PairBatch, config: RunConfig, device: torch.device) -> float:

@@ -1,8 +1,9 @@
-"""How does the gradient of a batch of pairs get onto the LoRA: of both pictures at once, or of one after the other?
+"""The gradient of a batch of pairs: forward, loss and backward, of all images at once or of one part after another.
 
-An objective is a function of two numbers a pair, the errors of the chosen and of the rejected picture. So the chain
-rule asks for the two pictures together only once: d loss / d error needs both errors. What a picture adds to the LoRA's
-gradient is its own error's gradient times that number, and the activations of one picture are enough to compute it.
+An objective is a function of two numbers a pair, the errors of the chosen and of the rejected image. So the chain rule
+asks for the two images together only once: d loss / d error needs both errors. What an image adds to the LoRA's
+gradient is its own error's gradient times the sum of that number over its pairs, and the activations of one image are
+enough to compute it.
 """
 
 from __future__ import annotations
@@ -14,195 +15,118 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from ..lora import adapter
 from ..models.base_model import BaseModel
 from .batches import PairBatch
 from .objectives import Judged, Objective, PairErrors
-from .pair_errors import (
-    each_once,
-    for_rejected,
-    mean_square,
-    pair_errors,
-    reference_errors,
-    residuals,
-    residuals_together,
-    shared_errors,
-)
+from .pair_errors import mean_square, on_device, reference_errors, residuals
 from .safeguard import let_through
 
-Way = Literal["together", "one by one", "kept apart"]
-"""together: both pictures in one forward of twice the size.
-one by one: a picture's activations are gone before those of the other are made; a third more forwards.
-kept apart: two forwards, and two backwards after both; for activations that wait outside of the device's memory."""
+GradientMode = Literal["joint", "recompute", "split"]
+"""joint: both images of a pair in one forward.
+recompute: a part's activations are gone before those of the next are made; a third more forwards.
+split: two forwards, and two backwards after both; for activations that wait outside of the device's memory."""
 
 
-def way_of(split_pair: bool, gradient_checkpointing: str) -> Way:
-    """The way that these settings ask for: what is kept on the host anyway need not be computed a third time."""
+def gradient_mode(split_pair: bool, gradient_checkpointing: str) -> GradientMode:
+    """The mode that these settings ask for: what is kept on the host anyway need not be computed a third time."""
     if not split_pair:
-        return "together"
-    return "kept apart" if gradient_checkpointing == "offload" else "one by one"
+        return "joint"
+    return "split" if gradient_checkpointing == "offload" else "recompute"
 
 
-def add_gradient(
+def accumulate_gradient(
     base: BaseModel,
     unet: nn.Module,
     batch: PairBatch,
     objective: Objective,
     backward: Callable[[Tensor], None],
     *,
-    way: Way,
+    mode: GradientMode,
     seed: int,
-    guard: float | None = None,
-    most: int | None = None,
+    safeguard: float | None = None,
+    max_images: int | None = None,
 ) -> tuple[Judged, PairErrors]:
     """Add the gradient of the mean loss over `batch` to the parameters' `.grad`; nothing waits for the device.
 
-    backward: what is called with a scalar in place of its `.backward()`, once or (separately) twice; scaling it scales
-    the gradient. seed: of LoRA dropout where the pictures go separately; the masks of the two are drawn independently,
-    as they are where both go together, but they are other draws. Without dropout all ways give the same gradient, up
-    to the rounding of sums. guard: mu of loser_guard.py, which lets through only a part of the rejected pictures'
-    gradient. most: pictures at once, of those that several pairs share; where a ranking has more, they go through in
-    parts whatever the way. The errors that are returned carry no gradient.
+    All parts but the first go through without a graph (split: with one), the first with the graph that its backward
+    needs; then the others again, with a graph. Each part has a backward of its own: in one of all, the LoRA's gradient
+    of the first would wait for the others, weight by weight, beside the one that all are added to.
+
+    backward: what is called with a scalar in place of its `.backward()`, once for each part; scaling it scales the
+    gradient. seed: of LoRA dropout; each part draws from its own, so a mode draws other masks than another. Without
+    dropout all modes give the same gradient, up to the rounding of sums. safeguard: mu of safeguard.py, which lets
+    through only a part of the rejected images' gradient. max_images: in one forward, of those that several pairs
+    share; a ranking of more goes through in parts whatever the mode. What is returned carries no gradient.
     """
-    if batch.places is not None:
-        return _shared(base, unet, batch, objective, backward, seed, guard, most, kept=way == "kept apart")
-    if way != "together":
-        return _apart(base, unet, batch, objective, backward, seed, guard, kept=way == "kept apart")
-    if guard is not None:
-        return _together_guarded(base, unet, batch, objective, backward, guard)
-    errors = pair_errors(base, unet, batch, reference=objective.needs_reference)
-    judged = objective(errors)
-    backward(judged.loss.to(errors.chosen.device))
-    return judged, errors
+    parts = batch.images.split(_part_count(batch, mode, max_images))
+    keep_graph = mode == "split" and len(parts) <= 2  # more would keep more than the two images of a pair do
+    reference: tuple[Tensor | None, Tensor | None] = (None, None)
+    if objective.needs_reference:
+        reference = reference_errors(base, unet, parts, batch.pair_index)
+
+    def forward(i: int) -> Tensor:
+        torch.manual_seed(seed + i)  # the same masks again where a part is recomputed
+        return residuals(base, unet, parts[i])
+
+    part_errors: list[Tensor] = []
+    part_residuals: list[Tensor] = []
+    for i in reversed(range(len(parts))):
+        with torch.set_grad_enabled(keep_graph or i == 0):
+            residual = forward(i)
+            part_errors.insert(0, mean_square(residual))
+            if safeguard is not None:
+                part_residuals.insert(0, residual.detach())
+            del residual  # no graph may outlive its backward
+
+    index = on_device(batch.pair_index, part_errors[0].device)
+    errors = PairErrors(*torch.cat(part_errors)[index], *reference, batch.preference, batch.weight)
+    if len(parts) == 1 and safeguard is None and not batch.shares_images:
+        # Every error has its graph and goes into the loss as it is: autograd does the rest, in float64 to the errors.
+        loss_output = objective(errors)
+        backward(loss_output.loss)
+        return loss_output, _detached(errors)
+
+    errors = _detached(errors)
+    loss_output, slopes = _slopes(objective, errors, safeguard, part_residuals, index)
+    part_residuals.clear()
+    has_slope = torch.zeros(len(batch.images), dtype=torch.bool)
+    weights = errors.chosen.new_zeros(len(batch.images))
+    for side, slope in enumerate(slopes):
+        if slope is not None:
+            has_slope[batch.pair_index[side]] = True
+            weights = weights.index_add(0, index[side], slope)
+    sizes = [len(part) for part in parts]
+    for i, (weight, needed) in enumerate(zip(weights.split(sizes), has_slope.split(sizes), strict=True)):
+        error = part_errors.pop(0)
+        if not needed.any():
+            continue
+        if not error.requires_grad:
+            error = mean_square(forward(i))
+        backward((error * weight).sum())
+        del error
+    return loss_output, errors
 
 
-def _together_guarded(
-    base: BaseModel,
-    unet: nn.Module,
-    batch: PairBatch,
-    objective: Objective,
-    backward: Callable[[Tensor], None],
-    guard: float,
-) -> tuple[Judged, PairErrors]:
-    references = reference_errors(base, unet, batch, split=False) if objective.needs_reference else (None, None)
-    of_chosen, of_rejected = residuals_together(base, unet, batch)
-    chosen, rejected = mean_square(of_chosen), mean_square(of_rejected)
-    errors = PairErrors(chosen.detach(), rejected.detach(), *references, batch.preference, batch.weight)
-    judged, slopes = _slopes(objective, errors, of_chosen.detach(), of_rejected.detach(), guard)
-    backward(
-        sum((error * slope).sum() for error, slope in zip((chosen, rejected), slopes, strict=True) if slope is not None)
-    )
-    return judged, errors
+def _part_count(batch: PairBatch, mode: GradientMode, max_images: int | None) -> int:
+    if not batch.shares_images:
+        return 1 if mode == "joint" else 2  # the chosen images, then the rejected ones
+    return 1 if max_images is None else -(-len(batch.images) // max_images)
 
 
 def _slopes(
-    objective: Objective, errors: PairErrors, of_chosen: Tensor, of_rejected: Tensor, guard: float | None
+    objective: Objective, errors: PairErrors, safeguard: float | None, part_residuals: list[Tensor], index: Tensor
 ) -> tuple[Judged, list[Tensor | None]]:
-    """What the objective says, and how much of each picture's own gradient is to be added: d loss / d error, (pairs,).
-
-    None where the loss does not depend on an error. of_chosen, of_rejected: residuals, for the guard.
-    """
-    ends = errors.chosen.detach().requires_grad_(), errors.rejected.detach().requires_grad_()
-    judged = objective(replace(errors, chosen=ends[0], rejected=ends[1]))
-    pull, push = torch.autograd.grad(judged.loss, ends, allow_unused=True)
-    if guard is not None and pull is not None and push is not None:
-        overlap = (of_chosen * of_rejected).mean(dim=(1, 2, 3))
-        push = push * let_through(pull, push, errors.chosen, overlap, guard)
-    return judged, [pull, push]
-
-
-def _apart(
-    base: BaseModel,
-    unet: nn.Module,
-    batch: PairBatch,
-    objective: Objective,
-    backward: Callable[[Tensor], None],
-    seed: int,
-    guard: float | None,
-    *,
-    kept: bool,
-) -> tuple[Judged, PairErrors]:
-    """Rejected without a graph; chosen with the graph that its backward needs; then rejected again, with a graph.
-
-    Two of the three forwards are needed anyway. Where the loss does not depend on the rejected picture, as in SFT, the
-    graph of the objective says so, and the third is left out. kept: rejected with a graph at once, and no third. Even
-    so each picture has a backward of its own: in one of both, the LoRA's gradient of the first would wait for the
-    second, weight by weight, beside the one that both are added to.
-    """
-    references = reference_errors(base, unet, batch, split=True) if objective.needs_reference else (None, None)
-
-    def off(batch: PairBatch, picture: Tensor, seed: int) -> Tensor:
-        torch.manual_seed(seed)  # twice for the rejected picture: what is judged is what is corrected
-        return residuals(base, unet, batch, picture)
-
-    with torch.set_grad_enabled(kept):
-        rejected_off = off(for_rejected(batch), batch.rejected, seed + 1)
-        rejected = mean_square(rejected_off)
-    rejected_off = rejected_off.detach()  # no graph may live on after its backward by what the guard looks at
-    chosen_off = off(batch, batch.chosen, seed)
-    chosen = mean_square(chosen_off)
-    chosen_off = chosen_off.detach()
-
-    errors = PairErrors(chosen.detach(), rejected.detach(), *references, batch.preference, batch.weight)
-    judged, (of_chosen, of_rejected) = _slopes(objective, errors, chosen_off, rejected_off, guard)
-    del chosen_off, rejected_off
-    if of_chosen is not None:
-        backward((chosen * of_chosen).sum())
-    del chosen
-    if of_rejected is not None:
-        again = rejected if kept else mean_square(off(for_rejected(batch), batch.rejected, seed + 1))
-        backward((again * of_rejected).sum())
-    return judged, errors
+    """The loss, and d loss / d error of the chosen and of the rejected image of each pair, (pairs,), or what the
+    safeguard leaves of it; None where the loss does not depend on an error."""
+    chosen, rejected = errors.chosen.detach().requires_grad_(), errors.rejected.detach().requires_grad_()
+    loss_output = objective(replace(errors, chosen=chosen, rejected=rejected))
+    grad_chosen, grad_rejected = torch.autograd.grad(loss_output.loss, (chosen, rejected), allow_unused=True)
+    if safeguard is not None and grad_chosen is not None and grad_rejected is not None:
+        residual = torch.cat(part_residuals)
+        overlap = (residual[index[0]] * residual[index[1]]).mean(dim=(1, 2, 3))
+        grad_rejected = grad_rejected * let_through(grad_chosen, grad_rejected, errors.chosen, overlap, safeguard)
+    return loss_output, [grad_chosen, grad_rejected]
 
 
-def _shared(
-    base: BaseModel,
-    unet: nn.Module,
-    batch: PairBatch,
-    objective: Objective,
-    backward: Callable[[Tensor], None],
-    seed: int,
-    guard: float | None,
-    most: int | None,
-    *,
-    kept: bool,
-) -> tuple[Judged, PairErrors]:
-    """Of pictures that are in several pairs: a picture's gradient is its error's, times what all of its pairs say.
-
-    All parts but the first without a graph; the first with the graph that its backward needs; then the others again,
-    with a graph. kept: see `_apart`; more than two parts would keep more than both pictures of a pair do.
-    """
-    pictures = each_once(batch, most)
-    kept = kept and len(pictures.parts) <= 2
-    references: tuple[Tensor | None, Tensor | None] = (None, None)
-    if objective.needs_reference:
-        with torch.no_grad(), adapter.disabled(unet):
-            references = shared_errors(base, unet, pictures)
-
-    def off(number: int) -> Tensor:
-        torch.manual_seed(seed + number)  # twice but for the first: what is judged is what is corrected
-        return residuals(base, unet, *pictures.parts[number])
-
-    waiting: dict[int, Tensor] = {}
-    seen: dict[int, Tensor] = {}
-    for number in reversed(range(len(pictures.parts))):
-        with torch.set_grad_enabled(kept or number == 0):
-            found = off(number)
-            waiting[number], seen[number] = mean_square(found), found.detach()
-            del found
-    all_off = torch.cat([seen.pop(number) for number in range(len(pictures.parts))])
-    chosen, rejected = mean_square(all_off)[pictures.places]
-    errors = PairErrors(chosen, rejected, *references, batch.preference, batch.weight)
-    judged, slopes = _slopes(objective, errors, *(all_off[places] for places in pictures.places), guard)
-    wanted = all_off.new_zeros(len(all_off))
-    for places, slope in zip(pictures.places, slopes, strict=True):
-        if slope is not None:
-            wanted = wanted.index_add(0, places, slope)
-    del all_off
-    for number, of_part in enumerate(wanted.split([len(error) for _, error in sorted(waiting.items())])):
-        known = waiting.pop(number)
-        error = known if known.requires_grad else mean_square(off(number))
-        del known
-        backward((error * of_part).sum())
-        del error
-    return judged, errors
+def _detached(errors: PairErrors) -> PairErrors:
+    return replace(errors, chosen=errors.chosen.detach(), rejected=errors.rejected.detach())

@@ -12,7 +12,7 @@ from ..distributed import SINGLE, World
 from ..intervals import wilson_interval
 from ..latents.encode import EncodedPair
 from ..models.base_model import BaseModel
-from .batches import PairBatch, draw_pair, seeded, stack
+from .batches import PairBatch, draw_pair, stack
 from .objectives import Objective
 from .pair_errors import pair_errors
 
@@ -106,9 +106,6 @@ class HeldOut:
         return torch.cat(seen, dim=1).mean(dim=1)
 
     def _batches(self, encoded: EncodedPair) -> list[PairBatch]:
-        rows = [
-            draw_pair(encoded, torch.tensor([level]), seeded("held-out", encoded.pair.id, level))
-            for level in self._levels
-        ]
+        rows = [draw_pair(encoded, level, "held-out") for level in self._levels]
         most = self._batch_size
         return [stack(rows[i : i + most]) for i in range(0, len(rows), most)]

@@ -18,7 +18,7 @@ from ..models.memory_saving import activation_checkpointing
 from ..models.memory_saving import compile as speed
 from .batches import PairBatch, seeded
 from .checkpoint import Origin, State
-from .gradient import add_gradient, way_of
+from .gradient import accumulate_gradient, gradient_mode
 from .objectives import Judged, PairErrors
 from .optimizer import build_optimizer, lr_factor
 
@@ -33,9 +33,9 @@ class Learner:
         self.objective = config.objective.build()
         self.settings, initial = lora_settings(config)
         self.precision = pick_precision(training.precision, device)
-        self.way = way_of(training.split_pair, training.gradient_checkpointing)
+        self.mode = gradient_mode(training.split_pair, training.gradient_checkpointing)
         pairs_at_once = min(training.batch_size, training.pairs_at_once or training.batch_size)
-        self._pictures_at_once = (2 if self.way == "together" else 1) * pairs_at_once
+        self._max_images = (2 if self.mode == "joint" else 1) * pairs_at_once
         self.between_steps = True  # not where an error came out of the optimizer, which may have moved a part by then
         self._config = config
         self._world = world
@@ -66,20 +66,19 @@ class Learner:
         pairs = sum(map(len, batches))
         numbers = []
         for place, batch in _parts(batches, config.training.pairs_at_once):
-            share = len(batch) / pairs if batch.share is None else batch.share
+            share = len(batch) / pairs if batch.loss_weight is None else batch.loss_weight
             # LoRA dropout draws from the global generators; seeding them makes a batch a function of its number.
-            seed = seeded(config.training.seed, "dropout", batch.number, place).initial_seed()
-            torch.manual_seed(seed)
-            judged, errors = add_gradient(
+            seed = seeded(config.training.seed, "dropout", batch.index, place).initial_seed()
+            judged, errors = accumulate_gradient(
                 self.base,
                 self.unet,
                 batch,
                 self.objective,
                 lambda loss: self._optimizer.scaled(loss * share).backward(),  # noqa: B023 (it is called right here)
-                way=self.way,
+                mode=self.mode,
                 seed=seed,
-                guard=config.objective.loser_guard,
-                most=self._pictures_at_once,
+                safeguard=config.objective.loser_guard,
+                max_images=self._max_images,
             )
             numbers.append(share * _numbers(judged, errors))
         gradient, means = self._optimizer.gradient(), torch.stack(numbers).sum(0)

@@ -79,10 +79,7 @@ def measure_margins(
     unet.eval()
     with adapter.disabled(unet):
         for _, same_size in groupby(sorted(world.shard(drawn)), key=lambda one: pairs[one[0]].bucket):
-            rows = [
-                draw_pair(pairs[place], torch.tensor([level]), seeded("calibration", pairs[place].pair.id, level))
-                for place, level in same_size
-            ]
+            rows = [draw_pair(pairs[place], level, "calibration") for place, level in same_size]
             for start in range(0, len(rows), batch_size):
                 batch = stack(rows[start : start + batch_size]).to(device)
                 errors = pair_errors(base, unet, batch, reference=False, split=split).double()
