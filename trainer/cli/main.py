@@ -15,6 +15,7 @@ import tyro
 
 from ..errors import UserError
 from .arguments import Json, Workspace, asked_of, default_workspace, parse, preset_here, settings_of
+from .fast_start import load_model_libraries
 
 if TYPE_CHECKING:
     from ..distributed import World
@@ -55,6 +56,7 @@ def _demo(words: list[str]) -> int:
         json: Json = False
 
     asked = parse(Demo, words, "demo", Demo(default_workspace()))
+    load_model_libraries()
     from ..cancellation import Cancelled
     from ..demo.show import show
     from .progress_bar import watching
@@ -72,6 +74,7 @@ def _demo(words: list[str]) -> int:
 
 def _train(words: list[str]) -> int:
     asked = asked_of(words, "train", "Train a LoRA from judged pairs.")
+    load_model_libraries()
     from ..distributed import init_distributed
     from ..runs.run_folder import Run
 
@@ -102,6 +105,7 @@ def _resume(words: list[str]) -> int:
         json: Json = False
 
     asked = parse(Resume, words, "resume", Resume(tyro.MISSING, default_workspace()))
+    load_model_libraries()
     from ..distributed import init_distributed
     from ..runs.run_folder import Run
 
@@ -111,6 +115,7 @@ def _resume(words: list[str]) -> int:
 
 def _encode(words: list[str]) -> int:
     config, asked = settings_of(words, "encode", "Encode the pictures and captions of judged pairs into the cache.")
+    load_model_libraries()
     from ..cancellation import StopRequest
     from ..distributed import init_distributed
     from ..training.prepare_data import prepare
@@ -295,6 +300,7 @@ def _doctor(words: list[str]) -> int:
 def _task(words: list[str]) -> int:
     if len(words) != 1:
         raise UserError("say `mapo task FOLDER`")
+    load_model_libraries()
     from ..jobs.worker import perform
 
     return perform(Path(words[0]))
