@@ -1,4 +1,4 @@
-"""How does the studio start, and how does it end?"""
+"""`mapo studio`: start of the web server, its socket, address and passwords, and its end."""
 
 from __future__ import annotations
 
@@ -26,53 +26,53 @@ if TYPE_CHECKING:
     from starlette.types import ASGIApp
 
     from .server.login import Passwords
-    from .server.security import Hosts
+    from .server.security import AllowedHosts
 
 PORT = 7860
-MOST_UPLOAD = 2 * 1024**3
+MAX_UPLOAD = 2 * 1024**3
 """Bytes of one upload request."""
 
 
-def main(words: Sequence[str]) -> int:
+def main(argv: Sequence[str]) -> int:
     """`mapo studio`: serve the studio until Ctrl-C. Raises UserError for what the person can mend."""
-    asked = _parser().parse_args(words)
-    if asked.hash_password:
+    args = _parser().parse_args(argv)
+    if args.hash_password:
         from .server.login import hashed
 
-        _say(f"{asked.hash_password}:{hashed(_asked_password())}")
+        _say(f"{args.hash_password}:{hashed(_typed_password())}")
         return 0
-    workspace = asked.workspace.expanduser().resolve()
+    workspace = args.workspace.expanduser().resolve()
     with explain_disk_full(workspace):
         workspace.mkdir(parents=True, exist_ok=True)
     if find_spec("gradio") is None:
         raise UserError("the studio needs Gradio: pip install 'mapo-studio[web]'")
-    roots = tuple(_root(folder) for folder in asked.root)
-    passwords = _passwords(asked.auth_file, asked.listen)
-    listening = _listen(asked.listen or "127.0.0.1", asked.port)
-    port = listening.getsockname()[1]
+    roots = tuple(_root(folder) for folder in args.root)
+    passwords = _passwords(args.auth_file, args.listen)
+    listener = _listen(args.listen or "127.0.0.1", args.port)
+    port = listener.getsockname()[1]
     _say("starting the studio ...")
 
     # Gradio keeps what is uploaded and shown in one folder: here one of this start's own, gone at its end.
-    passing = tempfile.mkdtemp(prefix="mapo-studio-")
-    os.environ.update(GRADIO_TEMP_DIR=passing, GRADIO_ANALYTICS_ENABLED="False", HF_HUB_DISABLE_TELEMETRY="1")
+    temp_folder = tempfile.mkdtemp(prefix="mapo-studio-")
+    os.environ.update(GRADIO_TEMP_DIR=temp_folder, GRADIO_ANALYTICS_ENABLED="False", HF_HUB_DISABLE_TELEMETRY="1")
     # What an event returns may be a path, and Gradio lets those below the current folder pass.
     os.chdir(workspace)
     try:
-        from .server.security import Hosts
+        from .server.security import AllowedHosts
 
-        own = [asked.listen, *asked.host_name, *([socket.gethostname()] if asked.listen else [])]
-        hosts = Hosts.of([name for name in own if name], port)
+        own = [args.listen, *args.host_name, *([socket.gethostname()] if args.listen else [])]
+        hosts = AllowedHosts.of([name for name in own if name], port)
         app = studio_app(workspace, hosts, roots, passwords)
-        _serve(app, listening, _address(asked.listen, port), open_browser=not asked.no_browser)
+        _serve(app, listener, _address(args.listen, port), open_browser=not args.no_browser)
     finally:
-        listening.close()
+        listener.close()
         os.chdir(tempfile.gettempdir())
-        shutil.rmtree(passing, ignore_errors=True)
+        shutil.rmtree(temp_folder, ignore_errors=True)
     return 0
 
 
 def studio_app(
-    workspace: Path, hosts: Hosts, roots: tuple[Path, ...] = (), passwords: Passwords | None = None
+    workspace: Path, hosts: AllowedHosts, roots: tuple[Path, ...] = (), passwords: Passwords | None = None
 ) -> ASGIApp:
     """The studio of a workspace as an ASGI app: Gradio's page and our routes behind the same guard and login.
 
@@ -87,11 +87,11 @@ def studio_app(
     from .server.login import Login
     from .server.preferences_file import SettingsFile
     from .server.run_files import run_files
-    from .server.security import Guard
-    from .theme.theme import CSS, Look, studio_theme
+    from .server.security import RequestGuard
+    from .theme.theme import CSS, ThemeRedirect, studio_theme
 
     store, settings = open_store(workspace), SettingsFile(workspace / "settings.json")
-    settings.read()  # a damaged file is told of now, not at the first click
+    settings.read()  # a damaged file is reported now, not at the first click
 
     def annotator_of(request: Request) -> str:
         return request.scope.get("mapo_user") or settings.read().annotator
@@ -111,7 +111,7 @@ def studio_app(
         footer_links=[],
         run_history=False,
         show_error=False,
-        max_file_size=MOST_UPLOAD,
+        max_file_size=MAX_UPLOAD,
         allowed_paths=[],
         blocked_paths=[str(workspace / name) for name in ("preferences.db", "settings.json")],
         ssr_mode=False,
@@ -121,13 +121,13 @@ def studio_app(
         css_paths=CSS,
         head=HEAD,
     )
-    inner: ASGIApp = Look(app, settings)
+    inner: ASGIApp = ThemeRedirect(app, settings)
     if passwords:
         inner = Login(inner, passwords, hosts.port)
-    return Guard(inner, hosts, MOST_UPLOAD)
+    return RequestGuard(inner, hosts, MAX_UPLOAD)
 
 
-def _serve(app: ASGIApp, listening: socket.socket, address: str, open_browser: bool) -> None:
+def _serve(app: ASGIApp, listener: socket.socket, address: str, open_browser: bool) -> None:
     import uvicorn
 
     config = uvicorn.Config(
@@ -140,7 +140,7 @@ def _serve(app: ASGIApp, listening: socket.socket, address: str, open_browser: b
     )
     server = uvicorn.Server(config)
 
-    def tell() -> None:
+    def announce() -> None:
         while not server.started:
             if server.should_exit:
                 return
@@ -149,10 +149,10 @@ def _serve(app: ASGIApp, listening: socket.socket, address: str, open_browser: b
         if open_browser:
             webbrowser.open(address)
 
-    threading.Thread(target=tell, daemon=True).start()
+    threading.Thread(target=announce, daemon=True).start()
     logging.getLogger("uvicorn.error").addFilter(lambda record: "timeout graceful" not in record.getMessage())
     with contextlib.suppress(KeyboardInterrupt):  # uvicorn ends cleanly, and then passes it on
-        server.run(sockets=[listening])
+        server.run(sockets=[listener])
     _say("the studio has ended; trainings that run go on")
 
 
@@ -162,12 +162,12 @@ def _listen(host: str, port: int | None) -> socket.socket:
         raise UserError(f"there is no port {port}: take one from 1024 to 65535")
     problem = ""
     for candidate in range(PORT, PORT + 100) if port is None else (port,):
-        made = _bound(host, candidate)
-        if isinstance(made, socket.socket):
-            return made
-        problem = made.strerror or str(made)
+        bound = _bound(host, candidate)
+        if isinstance(bound, socket.socket):
+            return bound
+        problem = bound.strerror or str(bound)
     if port is None:
-        raise UserError(f"none of the ports {PORT} to {PORT + 99} can be had on {host} ({problem}): say which --port")
+        raise UserError(f"none of the ports {PORT} to {PORT + 99} is free on {host} ({problem}): say which --port")
     raise UserError(f"cannot listen on port {port} of {host} ({problem}): take another --port")
 
 
@@ -191,7 +191,7 @@ def _bound(host: str, port: int) -> socket.socket | OSError:
 
 
 def _address(listen: str | None, port: int) -> str:
-    """What to open. A server on all addresses is told by this machine's name."""
+    """The URL to open. A server on all addresses is reached by this machine's name."""
     host = listen or "127.0.0.1"
     if host in ("0.0.0.0", "::"):
         host = socket.gethostname()
@@ -206,7 +206,7 @@ def _passwords(auth_file: Path | None, listen: str | None) -> Passwords | None:
     shared = os.environ.get("MAPO_STUDIO_PASSWORD", "")
     if not shared and listen and sys.stdin.isatty():
         _say("Others will reach the studio over the network. A password for them:")
-        shared = _asked_password()
+        shared = _typed_password()
     if shared:
         return Passwords(shared=shared)
     if listen:
@@ -217,7 +217,7 @@ def _passwords(auth_file: Path | None, listen: str | None) -> Passwords | None:
     return None
 
 
-def _asked_password() -> str:
+def _typed_password() -> str:
     first = getpass.getpass("password: ")
     if not first:
         raise UserError("an empty password lets everyone in: give one")

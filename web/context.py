@@ -1,4 +1,4 @@
-"""What is every tab of the studio given?"""
+"""Page context: the workspace and the parts of the page that every tab of the studio is given."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ if TYPE_CHECKING:
     from ..trainer.preferences.store import Store
 
 TABS = ("collect", "judge", "train", "compare", "library")
-"""The ids of the tabs, in order: an event that returns `gr.Tabs(selected="judge")` to `studio.tabs` goes there."""
+"""The ids of the tabs, in order: an event that returns `gr.Tabs(selected="judge")` to `context.tabs` goes there."""
 
 
 @dataclass(frozen=True)
-class Studio:
+class PageContext:
     """One workspace, and the parts of the page that all tabs share. Nothing in it belongs to one browser or person.
 
     workspace: absolute. settings: `settings.read()` gives them as they are now. allowed_roots: the folders of this
-    machine, absolute and resolved, that the page may read pictures from. page: `page.load` tells that a browser opened
+    machine, absolute and resolved, that the page may read pictures from. page: `page.load` fires when a browser opens
     it. dataset: the picker in the header; its value is the name of the dataset that all tabs work on, or None, and
-    `dataset.change` tells of another. tabs: see TABS. continued: None, or what the next training goes on from, as
+    `dataset.change` fires for another. tabs: see TABS. continued: None, or what the next training goes on from, as
     {"base": ..., "lora": ...}: the library sets it, Train takes it.
     """
 
@@ -40,7 +40,7 @@ class Studio:
     continued: gr.State
 
     def annotator_of(self, request: gr.Request | None) -> str:
-        """Whose judgements and pictures these are: the person who logged in, else the name in the settings."""
+        """Whose judgements and images these are: the person who logged in, else the name in the settings."""
         return getattr(request, "username", None) or self.settings.read().annotator
 
     def bases(self) -> list[Choice]:

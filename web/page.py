@@ -10,8 +10,8 @@ import gradio as gr
 from ..trainer.errors import UserError
 from ..trainer.preferences.datasets import create_dataset, list_datasets
 from ..trainer.preferences.store import Store
-from .context import TABS, Studio
-from .server.errors import in_sentences
+from .context import TABS, PageContext
+from .server.errors import show_errors
 from .server.preferences_file import SettingsFile
 
 HEAD = '<script type="module" src="/mapo/static/judge/mapo-judge.js"></script>'
@@ -33,26 +33,26 @@ def build_page(store: Store, settings: SettingsFile, allowed_roots: tuple[Path, 
             if has_login:
                 gr.HTML('<form method="post" action="/logout"><button>Log out</button></form>', elem_id="logout")
         tabs = gr.Tabs(render=False)
-        studio = Studio(store.workspace, store, settings, allowed_roots, page, dataset, tabs, gr.State(None))
-        _new_dataset(studio, new)
-        _settings(studio, gear, has_login)
+        context = PageContext(store.workspace, store, settings, allowed_roots, page, dataset, tabs, gr.State(None))
+        _new_dataset(context, new)
+        _settings(context, gear, has_login)
         tabs.render()
         with tabs:
             for name in TABS:
                 with gr.Tab(name.capitalize(), id=name):
-                    _tab(studio, name)
-        page.load(in_sentences(lambda chosen: _opened(studio, chosen)), dataset, dataset, show_progress="hidden")
+                    _tab(context, name)
+        page.load(show_errors(lambda chosen: _opened(context, chosen)), dataset, dataset, show_progress="hidden")
     return page
 
 
-def _tab(studio: Studio, name: str) -> None:
+def _tab(context: PageContext, name: str) -> None:
     module = importlib.import_module(f".tabs.{name}", __package__)
-    getattr(module, f"{name}_tab")(studio)
+    getattr(module, f"{name}_tab")(context)
 
 
-def _opened(studio: Studio, chosen: str | None) -> gr.Dropdown:
+def _opened(context: PageContext, chosen: str | None) -> gr.Dropdown:
     """The datasets of today: the one that was chosen before the page was loaded again, else the newest."""
-    with studio.store.reading() as session:
+    with context.store.reading() as session:
         there = list_datasets(session)
     newest = max(there, key=lambda dataset: dataset.created, default=None)
     names = [dataset.name for dataset in there]
@@ -61,7 +61,7 @@ def _opened(studio: Studio, chosen: str | None) -> gr.Dropdown:
     return gr.Dropdown(choices=names, value=newest and newest.name)
 
 
-def _new_dataset(studio: Studio, button: gr.Button) -> None:
+def _new_dataset(context: PageContext, button: gr.Button) -> None:
     shown = gr.State(False)
     with gr.Row(visible=False, elem_id="new-dataset") as row:
         name = gr.Textbox(
@@ -69,20 +69,20 @@ def _new_dataset(studio: Studio, button: gr.Button) -> None:
         )
         make = gr.Button("Create", variant="primary", scale=0, min_width=100)
 
-    @in_sentences
+    @show_errors
     def create(given: str):
         given = " ".join(given.split())
         if not given:
             raise UserError("give the dataset a name")
-        with studio.store.writing() as session:
+        with context.store.writing() as session:
             create_dataset(session, given)
-        return studio.picker(given), gr.Row(visible=False), False, ""
+        return context.picker(given), gr.Row(visible=False), False, ""
 
     button.click(lambda is_shown: (gr.Row(visible=not is_shown), not is_shown), shown, [row, shown], queue=False)
-    gr.on([make.click, name.submit], create, name, [studio.dataset, row, shown, name], show_progress="hidden")
+    gr.on([make.click, name.submit], create, name, [context.dataset, row, shown, name], show_progress="hidden")
 
 
-def _settings(studio: Studio, gear: gr.Button, has_login: bool) -> None:
+def _settings(context: PageContext, gear: gr.Button, has_login: bool) -> None:
     shown = gr.State(False)
     with gr.Column(visible=False, elem_id="settings") as panel:
         with gr.Row():
@@ -95,14 +95,14 @@ def _settings(studio: Studio, gear: gr.Button, has_login: bool) -> None:
             save = gr.Button("Save", variant="primary", scale=0, min_width=100)
     fields = {"comfyui": comfyui, "webui": webui, "loras": loras, "annotator": annotator, "look": look}
 
-    @in_sentences
+    @show_errors
     def toggle(is_shown: bool):
-        now = studio.settings.read()
+        now = context.settings.read()
         return gr.Column(visible=not is_shown), not is_shown, *(getattr(now, name) for name in fields)
 
-    @in_sentences
+    @show_errors
     def keep(*given: str):
-        studio.settings.change(**{name: value or "" for name, value in zip(fields, given, strict=True)})
+        context.settings.change(**{name: value or "" for name, value in zip(fields, given, strict=True)})
         gr.Info("Kept.", duration=2)
         return gr.Column(visible=False), False
 

@@ -15,7 +15,7 @@ from mapo_studio.trainer.preferences.store import open_store
 from mapo_studio.web.app import studio_app
 from mapo_studio.web.server.login import Passwords
 from mapo_studio.web.server.preferences_file import SettingsFile
-from mapo_studio.web.server.security import Hosts
+from mapo_studio.web.server.security import AllowedHosts
 from PIL import Image, PngImagePlugin
 from starlette.testclient import TestClient
 
@@ -39,7 +39,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 @pytest.fixture(scope="module")
 def client(place: Path) -> Iterator[TestClient]:
     """The page is built once: that takes seconds. Each test has a dataset of its own."""
-    app = studio_app(place / "workspace", Hosts.of([], 7860), (place / "outputs",))
+    app = studio_app(place / "workspace", AllowedHosts.of([], 7860), (place / "outputs",))
     with TestClient(app, base_url=OWN) as client:
         yield client
     open_store(place / "workspace").close()
@@ -311,7 +311,7 @@ def test_only_folders_that_were_opened_at_the_start_are_read(client, roots, plac
 
 
 def test_too_many_files_at_once_are_refused(client, monkeypatch):
-    monkeypatch.setattr("mapo_studio.web.tabs.collect.MOST_FILES", 1)
+    monkeypatch.setattr("mapo_studio.web.tabs.collect.MAX_FILES", 1)
     files = [upload(client, f"{colour}.png", painted(colour)) for colour in ("red", "blue")]
     assert "drop 1 at most" in bring(client, files, prompt="a cat")
 
@@ -385,7 +385,7 @@ def test_a_mistake_in_a_query_is_a_sentence(client, query):
 
 def test_two_people_who_judge_the_first_pictures_at_once_are_told_apart(place, tmp_path, monkeypatch):
     monkeypatch.setitem(globals(), "CATS", None)  # nothing is chosen: the first pictures make the first dataset
-    app = studio_app(tmp_path / "team", Hosts.of([], 7860), (), Passwords(shared="secret"))
+    app = studio_app(tmp_path / "team", AllowedHosts.of([], 7860), (), Passwords(shared="secret"))
     with TestClient(app, base_url=OWN) as anna:
         ben = TestClient(app, base_url=OWN)
         for person, name in ((anna, "anna"), (ben, "ben")):

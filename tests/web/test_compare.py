@@ -14,7 +14,7 @@ from mapo_studio.trainer.preferences.judgements import Answer, answer
 from mapo_studio.trainer.preferences.schema import Candidate, Pair, Picture
 from mapo_studio.trainer.preferences.store import open_store
 from mapo_studio.web.app import studio_app
-from mapo_studio.web.server.security import Hosts
+from mapo_studio.web.server.security import AllowedHosts
 from mapo_studio.web.tabs import compare
 from PIL import Image
 from playwright.sync_api import expect
@@ -167,7 +167,7 @@ def test_a_name_is_found_that_is_free(studio, begin):
 
 @pytest.fixture
 def address(studio, serve):
-    return serve(lambda port: studio_app(studio.workspace, Hosts.of([], port)))
+    return serve(lambda port: studio_app(studio.workspace, AllowedHosts.of([], port)))
 
 
 @pytest.mark.slow

@@ -11,7 +11,7 @@ from mapo_studio.trainer.preferences.dataset_pairs import DatasetPairs
 from mapo_studio.trainer.preferences.datasets import list_datasets
 from mapo_studio.trainer.preferences.store import open_store
 from mapo_studio.web.app import studio_app
-from mapo_studio.web.server.security import Hosts
+from mapo_studio.web.server.security import AllowedHosts
 from PIL import Image
 from playwright.sync_api import expect
 
@@ -31,7 +31,7 @@ def wanted(tmp_path):
 
 @pytest.fixture
 def address(tmp_path, wanted, serve):
-    return serve(lambda port: studio_app(tmp_path / "workspace", Hosts.of([], port), (tmp_path / "outputs",)))
+    return serve(lambda port: studio_app(tmp_path / "workspace", AllowedHosts.of([], port), (tmp_path / "outputs",)))
 
 
 @pytest.fixture

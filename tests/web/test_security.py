@@ -10,7 +10,7 @@ import pytest
 from mapo_studio.trainer.errors import UserError
 from mapo_studio.web.server import login
 from mapo_studio.web.server.login import Login, Passwords, hashed, read_passwords
-from mapo_studio.web.server.security import MOST_BODY, Guard, Hosts
+from mapo_studio.web.server.security import MAX_BODY, AllowedHosts, RequestGuard
 from starlette.applications import Starlette
 from starlette.responses import PlainTextResponse
 from starlette.routing import Route, WebSocketRoute
@@ -18,7 +18,7 @@ from starlette.testclient import TestClient, WebSocketDenialResponse
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 OWN = "http://127.0.0.1:7860"
-MOST_UPLOAD = 3 * MOST_BODY
+MAX_UPLOAD = 3 * MAX_BODY
 
 
 async def inside(request) -> PlainTextResponse:
@@ -38,8 +38,8 @@ def page() -> Starlette:
 
 @pytest.fixture
 def client() -> TestClient:
-    hosts = Hosts.of(["studio.example", "fe80::1"], 7860)
-    return TestClient(Guard(page(), hosts, MOST_UPLOAD), base_url=OWN)
+    hosts = AllowedHosts.of(["studio.example", "fe80::1"], 7860)
+    return TestClient(RequestGuard(page(), hosts, MAX_UPLOAD), base_url=OWN)
 
 
 @pytest.mark.parametrize(
@@ -80,7 +80,7 @@ def test_two_host_headers_are_refused(client):
 
 
 def test_the_address_of_this_machine_that_was_called_is_its_own_name_but_no_other_number():
-    hosts = Hosts.of([], 7860)
+    hosts = AllowedHosts.of([], 7860)
     assert hosts.knows("192.168.1.5:7860", "192.168.1.5")
     assert hosts.knows("[fe80::1]:7860", "fe80:0::1")
     assert not hosts.knows("192.168.1.6:7860", "192.168.1.5")
@@ -161,9 +161,9 @@ def test_what_gradio_can_do_besides_is_closed(client, path):
 
 
 def test_a_body_is_bounded_announced_or_not(client):
-    assert client.post("/mapo/api/answers", content=bytes(MOST_BODY)).text.startswith(f"inside {MOST_BODY}")
-    assert client.post("/mapo/api/answers", content=bytes(MOST_BODY + 1)).status_code == 413
-    pieces = (bytes(MOST_BODY // 2) for _ in range(3))
+    assert client.post("/mapo/api/answers", content=bytes(MAX_BODY)).text.startswith(f"inside {MAX_BODY}")
+    assert client.post("/mapo/api/answers", content=bytes(MAX_BODY + 1)).status_code == 413
+    pieces = (bytes(MAX_BODY // 2) for _ in range(3))
     answer = client.post("/mapo/api/answers", content=pieces)
     assert answer.status_code == 413
     assert "more than the studio takes at once (4 MB)" in answer.json()["error"]
@@ -172,8 +172,8 @@ def test_a_body_is_bounded_announced_or_not(client):
 
 
 def test_an_upload_may_be_larger_but_is_bounded_as_well(client):
-    assert client.post("/gradio_api/upload", content=bytes(MOST_UPLOAD)).status_code == 200
-    assert client.post("/gradio_api/upload", content=(bytes(MOST_BODY) for _ in range(4))).status_code == 413
+    assert client.post("/gradio_api/upload", content=bytes(MAX_UPLOAD)).status_code == 200
+    assert client.post("/gradio_api/upload", content=(bytes(MAX_BODY) for _ in range(4))).status_code == 413
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1:7860", "evil.example"])
@@ -201,7 +201,7 @@ def no_waiting(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 
 
 def guarded(passwords: Passwords) -> Callable[[], TestClient]:
-    app = Guard(Login(page(), passwords, 7860), Hosts.of([], 7860), MOST_UPLOAD)
+    app = RequestGuard(Login(page(), passwords, 7860), AllowedHosts.of([], 7860), MAX_UPLOAD)
     return lambda: TestClient(app, base_url=OWN, follow_redirects=False)
 
 

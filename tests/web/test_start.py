@@ -91,7 +91,8 @@ def test_open_to_a_network_it_asks_who_is_there(started):
 def test_no_model_library_is_loaded_to_show_the_page(tmp_path):
     code = (
         "import sys; from pathlib import Path; from mapo_studio.web.app import studio_app; "
-        "from mapo_studio.web.server.security import Hosts; studio_app(Path(sys.argv[1]), Hosts.of([], 7860)); "
+        "from mapo_studio.web.server.security import AllowedHosts; "
+        "studio_app(Path(sys.argv[1]), AllowedHosts.of([], 7860)); "
         "print([name for name in ('torch', 'diffusers', 'transformers') if name in sys.modules])"
     )
     env = {**os.environ, "GRADIO_TEMP_DIR": str(tmp_path / "passing")}

@@ -14,15 +14,15 @@ from ...trainer.evaluation.comparison_begin import begin as begin_comparison
 from ...trainer.evaluation.generate_comparison import known_prompts
 from ...trainer.jobs.tasks import start
 from ...trainer.sampling.task_settings import cleaned
-from ..context import Studio
-from ..server.errors import in_sentences
+from ..context import PageContext
+from ..server.errors import show_errors
 
 _SHEET_ROWS = 3
 _QUIET = {"show_progress": "hidden"}
 
 
 @dataclass(frozen=True)
-class Form:
+class ComparisonForm:
     """The parts that the tab listens to. Both buttons begin a task; `begun` then holds its name."""
 
     begun: gr.State
@@ -32,12 +32,12 @@ class Form:
     choices: list[gr.Dropdown]
 
 
-def comparison_form(studio: Studio) -> Form:
+def comparison_form(context: PageContext) -> ComparisonForm:
     """Which LoRA, against what, on which prompts; the rest is what the run was trained with."""
     begun = gr.State("")
-    lora = gr.Dropdown(_loras(studio), value="", label="LoRA", allow_custom_value=True)
-    against = gr.Dropdown(_others(studio), value="", label="Compared with", allow_custom_value=True)
-    base = gr.Dropdown(studio.bases(), value="tiny", label="Painted with the base", allow_custom_value=True)
+    lora = gr.Dropdown(_loras(context), value="", label="LoRA", allow_custom_value=True)
+    against = gr.Dropdown(_others(context), value="", label="Compared with", allow_custom_value=True)
+    base = gr.Dropdown(context.bases(), value="tiny", label="Painted with the base", allow_custom_value=True)
     prompts = gr.Textbox(label="Prompts, one a line", lines=5, max_lines=5, placeholder="what it was not trained on")
     seeds = gr.Slider(1, 8, value=1, step=1, label="Pairs for each prompt")
     note = gr.Markdown("", elem_classes="quiet", container=False)
@@ -68,10 +68,10 @@ def comparison_form(studio: Studio) -> Form:
     }
     only_comparing = {"against": against, "strength": strength, "seeds": seeds, "name": name}
 
-    @in_sentences
+    @show_errors
     def picked(chosen: str, typed: str):
         """Fill in what the LoRA's run knows."""
-        run = run_of(studio.workspace, chosen)
+        run = run_of(context.workspace, chosen)
         if run is None:
             return gr.skip(), gr.skip(), "Write prompts that the LoRA was not trained on." if chosen else ""
         held_out = known_prompts(run).held_out
@@ -81,31 +81,31 @@ def comparison_form(studio: Studio) -> Form:
         these = "This prompt was" if len(shown) == 1 else f"These {len(shown)} prompts were"
         return run.config().base, "\n".join(shown), f"{these} held out: the LoRA was not trained on them."
 
-    @in_sentences
+    @show_errors
     def count(typed: str, each: float):
         pairs = len(cleaned(typed.splitlines())) * int(each)
         return gr.Button(f"Compare ({pairs} pairs)" if pairs > 1 else "Compare")
 
-    @in_sentences
+    @show_errors
     def begin(chosen: str, typed: str, *given: Any):
         wanted = cleaned(typed.splitlines())
         settings = _given({**painting, **only_comparing}, given)
-        begun = begin_comparison(studio.workspace, {**settings, "lora": chosen, "prompts": wanted})
+        begun = begin_comparison(context.workspace, {**settings, "lora": chosen, "prompts": wanted})
         if begun.trained_on:
             gr.Warning(
                 f"{begun.trained_on} of {len(wanted)} prompts were trained on: there the LoRA shows what it remembers."
             )
         return begun.task.name
 
-    @in_sentences
+    @show_errors
     def try_strengths(chosen: str, typed: str, *given: Any):
         if not chosen:
             raise UserError("choose the LoRA to try")
         settings = _given(painting, given)
-        known = known_of(run_of(studio.workspace, chosen), settings.get("base"))
+        known = known_of(run_of(context.workspace, chosen), settings.get("base"))
         settings |= {one: known[one] for one in ("prediction", "tokenizers") if one in known}
         rows = cleaned(typed.splitlines())[:_SHEET_ROWS]
-        return start(studio.workspace, "sweep", {**settings, "lora": chosen, "prompts": rows}).name
+        return start(context.workspace, "sweep", {**settings, "lora": chosen, "prompts": rows}).name
 
     lora.change(picked, [lora, prompts], [base, prompts, note])
     gr.on([prompts.change, seeds.change], count, [prompts, seeds], compare, queue=False, **_QUIET)
@@ -113,18 +113,18 @@ def comparison_form(studio: Studio) -> Form:
     sweep.click(try_strengths, [lora, prompts, *painting.values()], begun)
 
     def refresh() -> tuple[Any, ...]:
-        choices = (_loras(studio), _others(studio), studio.bases())
+        choices = (_loras(context), _others(context), context.bases())
         return tuple(gr.Dropdown(choices=some) for some in choices)
 
-    return Form(begun, lora, refresh, [lora, against, base])
+    return ComparisonForm(begun, lora, refresh, [lora, against, base])
 
 
-def _loras(studio: Studio) -> list[tuple[str, str]]:
-    return [("choose one", ""), *studio.loras()]
+def _loras(context: PageContext) -> list[tuple[str, str]]:
+    return [("choose one", ""), *context.loras()]
 
 
-def _others(studio: Studio) -> list[tuple[str, str]]:
-    return [("the base alone", ""), *studio.loras()]
+def _others(context: PageContext) -> list[tuple[str, str]]:
+    return [("the base alone", ""), *context.loras()]
 
 
 def _given(fields: dict[str, Any], values: tuple[Any, ...]) -> dict[str, Any]:

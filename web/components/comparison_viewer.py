@@ -1,4 +1,4 @@
-"""How are the pictures of a comparison looked at once it is known which is which?"""
+"""Comparison viewer: an unblinded pair under a slider, the LoRA's image to the right of its handle."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from ...trainer.errors import UserError
 from ...trainer.evaluation.comparison import Duel, about, duels
 from ...trainer.preferences.datasets import find_dataset
 from ...trainer.preferences.images import picture_path
-from ..context import Studio
-from ..server.errors import in_sentences
+from ..context import PageContext
+from ..server.errors import show_errors
 
 _SMALLEST_SIDE = 512
 """Smaller pictures are enlarged by a whole factor, pixels square: the slider would blur them."""
@@ -21,14 +21,14 @@ _QUIET = {"show_progress": "hidden"}
 
 
 @dataclass(frozen=True)
-class Look:
+class ComparisonViewer:
     """A panel to unblind; `of` holds the name of the comparison that it shows, empty for none."""
 
     panel: gr.Column
     of: gr.State
 
 
-def comparison_look(studio: Studio) -> Look:
+def comparison_viewer(context: PageContext) -> ComparisonViewer:
     """One pair at a time, the other picture to the left of a handle and the LoRA's to its right."""
     of = gr.State("")
     with gr.Column(visible=False) as panel:
@@ -42,25 +42,25 @@ def comparison_look(studio: Studio) -> Look:
         )
     view = [number, caption, slider]
 
-    @in_sentences
-    def show(name: str, wanted: float):
+    @show_errors
+    def show(name: str, number: float):
         if not name:
             return gr.Slider(value=1), "", None
-        with studio.store.reading() as session:
+        with context.store.reading() as session:
             comparison = find_dataset(session, name)
-            other, there = about(comparison).other, duels(session, comparison)
-        if not there:
-            raise UserError(f"no pair of {name} is painted yet")
-        place = min(max(int(wanted), 1), len(there))
-        duel = there[place - 1]
-        pictures = tuple(_shown(studio, picture) for picture in (duel.other, duel.lora))
-        return gr.Slider(maximum=max(2, len(there)), value=place), _caption(duel, other), pictures
+            other, pairs = about(comparison).other, duels(session, comparison)
+        if not pairs:
+            raise UserError(f"no pair of {name} is generated yet")
+        index = min(max(int(number), 1), len(pairs))
+        duel = pairs[index - 1]
+        pictures = tuple(_shown(context, picture) for picture in (duel.other, duel.lora))
+        return gr.Slider(maximum=max(2, len(pairs)), value=index), _caption(duel, other), pictures
 
     of.change(lambda name: show(name, 1), of, view, **_QUIET)
     number.release(show, [of, number], view, **_QUIET)
     back.click(lambda name, at: show(name, at - 1), [of, number], view, **_QUIET)
     on.click(lambda name, at: show(name, at + 1), [of, number], view, **_QUIET)
-    return Look(panel, of)
+    return ComparisonViewer(panel, of)
 
 
 def _caption(duel: Duel, other: str) -> str:
@@ -74,8 +74,8 @@ def _caption(duel: Duel, other: str) -> str:
     return f"<p>{html.escape(duel.prompt)}</p><p>{html.escape(' · '.join(parts))}</p>"
 
 
-def _shown(studio: Studio, picture) -> Image.Image:
-    with Image.open(picture_path(studio.store, picture)) as opened:
+def _shown(context: PageContext, picture) -> Image.Image:
+    with Image.open(picture_path(context.store, picture)) as opened:
         image = opened.convert("RGB")
     factor = _SMALLEST_SIDE // max(image.size)
     if factor < 2:

@@ -1,4 +1,4 @@
-"""Which candidates are painted, and with what, from the page?"""
+"""Generate panel: prompts, base, LoRA and settings of the candidates to generate, and the buttons of the task."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ from typing import Any
 import gradio as gr
 
 from ...trainer.demo.shapes_world import captions
-from ..context import Studio
-from ..server.errors import in_sentences
-from .generate_task import PaintingTask, base_and_lora
+from ..context import PageContext
+from ..server.errors import show_errors
+from .generate_task import GenerateTask, base_and_lora
 
 _EXAMPLES = 12
 
 
-def painting_panel(studio: Studio, dataset_for: Callable[[str | None], str], changed: gr.State) -> None:
-    """Prompts, base and LoRA, and the buttons of the task that paints.
+def generate_panel(context: PageContext, dataset_for: Callable[[str | None], str], changed: gr.State) -> None:
+    """Prompts, base and LoRA, and the buttons of the task.
 
-    dataset_for: the name of the dataset to paint for, given the picker's. changed: is given another value whenever
-    there are new pictures.
+    dataset_for: the name of the dataset to generate for, given the picker's. changed: is given another value whenever
+    there are new images.
     """
     prompts = gr.Textbox(
         label="Prompts, one a line (empty: those of the dataset)",
@@ -28,7 +28,7 @@ def painting_panel(studio: Studio, dataset_for: Callable[[str | None], str], cha
         placeholder="portrait of a woman in soft window light\na cat asleep on a red sofa",
     )
     examples = gr.Button("Fill in example prompts", size="sm", elem_classes="link")
-    base, lora = base_and_lora(studio, (180, 140))
+    base, lora = base_and_lora(context, (180, 140))
     count = gr.Slider(2, 16, value=4, step=1, label="Pictures for each prompt")
     with gr.Accordion("More", open=False):
         with gr.Row():
@@ -42,9 +42,9 @@ def painting_panel(studio: Studio, dataset_for: Callable[[str | None], str], cha
             mixed = gr.Checkbox(False, label="Every second picture without the LoRA", min_width=160)
         negative = gr.Textbox(label="Negative prompt", lines=1)
     with gr.Row(elem_classes="acts"):
-        paint = gr.Button("Paint", variant="primary", min_width=90)
+        generate = gr.Button("Paint", variant="primary", min_width=90)
         pause = gr.Button("Pause", visible=False, min_width=90)
-        task = PaintingTask(studio, "generate", paint, pause, changed)
+        task = GenerateTask(context, "generate", generate, pause, changed)
     task.shows()
     fields = {
         "base": base,
@@ -60,7 +60,7 @@ def painting_panel(studio: Studio, dataset_for: Callable[[str | None], str], cha
         "negative": negative,
     }
 
-    @in_sentences
+    @show_errors
     def begin(chosen: str | None, text: str, *given: Any):
         settings = dict(zip(fields, given, strict=True)) | {"prompts": text.splitlines()}
         if not settings["lora"]:
@@ -69,10 +69,10 @@ def painting_panel(studio: Studio, dataset_for: Callable[[str | None], str], cha
 
     quiet = {"show_progress": "hidden"}
     examples.click(lambda: ("\n".join(_examples()), "tiny"), None, [prompts, base], queue=False, **quiet)
-    paint.click(begin, [studio.dataset, prompts, *fields.values()], [studio.dataset, *task.view], **quiet)
+    generate.click(begin, [context.dataset, prompts, *fields.values()], [context.dataset, *task.view], **quiet)
 
 
 def _examples() -> list[str]:
     """Prompts of the tiny world, of every colour, shape and place."""
-    every = captions()
-    return [every[(number * 37) % len(every)] for number in range(_EXAMPLES)]
+    prompts = captions()
+    return [prompts[(number * 37) % len(prompts)] for number in range(_EXAMPLES)]

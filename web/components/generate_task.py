@@ -14,8 +14,8 @@ from ...trainer.errors import UserError
 from ...trainer.jobs.tasks import Status, Task, all_tasks, start
 from ...trainer.reports.html import text as words
 from ...trainer.text import format_duration
-from ..context import Studio
-from ..server.errors import in_sentences
+from ..context import PageContext
+from ..server.errors import show_errors
 
 _WORDS = {
     "waiting": "waits for its turn",
@@ -28,11 +28,11 @@ _WORDS = {
 }
 
 
-def base_and_lora(studio: Studio, widths: tuple[int, int]) -> tuple[gr.Dropdown, gr.Dropdown]:
-    """What to paint with, offered anew whenever the page or a tab is opened. widths: the least of each, in px."""
+def base_and_lora(context: PageContext, widths: tuple[int, int]) -> tuple[gr.Dropdown, gr.Dropdown]:
+    """What to generate with, offered anew whenever the page or a tab is opened. widths: the least of each, in px."""
     with gr.Row():
         base = gr.Dropdown(
-            studio.bases(),
+            context.bases(),
             value="tiny",
             label="Base",
             allow_custom_value=True,
@@ -40,7 +40,7 @@ def base_and_lora(studio: Studio, widths: tuple[int, int]) -> tuple[gr.Dropdown,
             elem_classes="choice",
         )
         lora = gr.Dropdown(
-            [("none", ""), *studio.loras()],
+            [("none", ""), *context.loras()],
             value="",
             label="LoRA",
             allow_custom_value=True,
@@ -48,26 +48,28 @@ def base_and_lora(studio: Studio, widths: tuple[int, int]) -> tuple[gr.Dropdown,
             elem_classes="choice",
         )
 
-    @in_sentences
+    @show_errors
     def offered():
-        return gr.Dropdown(choices=studio.bases()), gr.Dropdown(choices=[("none", ""), *studio.loras()])
+        return gr.Dropdown(choices=context.bases()), gr.Dropdown(choices=[("none", ""), *context.loras()])
 
-    gr.on([studio.page.load, studio.tabs.change], offered, None, [base, lora], show_progress="hidden")
+    gr.on([context.page.load, context.tabs.change], offered, None, [base, lora], show_progress="hidden")
     return base, lora
 
 
-class PaintingTask:
+class GenerateTask:
     """The buttons of the newest task of one kind, and what is seen of it."""
 
-    def __init__(self, studio: Studio, kind: str, paint: gr.Button, pause: gr.Button | None, changed: gr.State):
-        """To be made inside the row of buttons, right behind `paint`; `shows` ends it below that row.
+    def __init__(
+        self, context: PageContext, kind: str, start_button: gr.Button, pause: gr.Button | None, changed: gr.State
+    ):
+        """To be made inside the row of buttons, right behind `start_button`; `shows` ends it below that row.
 
         pause: None where the task is only stopped. changed: is given another value whenever there are new pictures.
         """
-        self._studio, self._kind, self._pause = studio, kind, pause
+        self._context, self._kind, self._pause = context, kind, pause
         self._go_on = gr.Button("Go on", visible=False, min_width=90)
         self._stop = gr.Button("Stop", visible=False, min_width=90)
-        self._paint, self._changed = paint, changed
+        self._start, self._changed = start_button, changed
         self.view: list[Any] = []
         """What is shown anew whenever the task may stand otherwise; empty before `shows`."""
 
@@ -76,14 +78,14 @@ class PaintingTask:
         timer = gr.Timer(1.0, active=False)
         pauses = [self._pause] if self._pause else []
         line = gr.HTML("", elem_classes="task-pane")
-        self.view = [line, self._paint, *pauses, self._go_on, self._stop, timer, self._changed]
+        self.view = [line, self._start, *pauses, self._go_on, self._stop, timer, self._changed]
         quiet = {"show_progress": "hidden"}
         for button, ask in ((self._pause, Task.pause), (self._go_on, Task.go_on), (self._stop, Task.stop)):
             if button:
                 button.click(self._told(ask), None, self.view, **quiet)
         look = self._told(lambda _: None)
         timer.tick(look, None, self.view, **quiet)
-        gr.on([self._studio.page.load, self._studio.tabs.change], look, None, self.view, **quiet)
+        gr.on([self._context.page.load, self._context.tabs.change], look, None, self.view, **quiet)
 
     def begin(self, settings: Mapping[str, Any], dataset: Callable[[], str]) -> tuple[Any, ...]:
         """Begin it, and say what the dataset's picker and the view show then.
@@ -93,16 +95,16 @@ class PaintingTask:
         """
         given = {name: value for name, value in settings.items() if value not in (None, "")}
         if not given.get("base"):
-            raise UserError("choose the base to paint with")
+            raise UserError("choose the base to generate with")
         task = self._latest()
         if task and task.status().is_open:
             raise UserError("pictures are being painted already: stop that first, or wait until they are there")
         name = dataset()
-        start(self._studio.workspace, self._kind, {**given, "dataset": name})
-        return self._studio.picker(name), *self._state()
+        start(self._context.workspace, self._kind, {**given, "dataset": name})
+        return self._context.picker(name), *self._state()
 
     def _told(self, ask: Callable[[Task], None]) -> Callable[[], tuple[Any, ...]]:
-        @in_sentences
+        @show_errors
         def tell():
             if task := self._latest():
                 ask(task)
@@ -111,7 +113,7 @@ class PaintingTask:
         return tell
 
     def _latest(self) -> Task | None:
-        return next((task for task in all_tasks(self._studio.workspace) if task.kind == self._kind), None)
+        return next((task for task in all_tasks(self._context.workspace) if task.kind == self._kind), None)
 
     def _state(self) -> tuple[Any, ...]:
         """The line, the buttons, the timer, and a value that tells of new pictures."""

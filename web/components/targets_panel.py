@@ -1,4 +1,4 @@
-"""How do wanted pictures get rejected ones beside them, from the page?"""
+"""Targets panel: rejected images are generated for a folder of images that a person wants more of."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from typing import Any
 import gradio as gr
 
 from ...trainer.errors import UserError
-from ..context import Studio
-from ..server.errors import in_sentences
+from ..context import PageContext
+from ..server.errors import show_errors
 from ..server.uploads import folder_below
-from .generate_task import PaintingTask, base_and_lora
+from .generate_task import GenerateTask, base_and_lora
 
 
-def targets_panel(studio: Studio, dataset_for: Callable[[str | None], str], changed: gr.State) -> None:
-    """The folder of wanted pictures, what paints the rejected ones, and the buttons of the task.
+def targets_panel(context: PageContext, dataset_for: Callable[[str | None], str], changed: gr.State) -> None:
+    """The folder of wanted images, what generates the rejected ones, and the buttons of the task.
 
     dataset_for: the name of the dataset they go into, given the picker's. changed: is given another value whenever
     there are new pairs.
@@ -28,30 +28,30 @@ def targets_panel(studio: Studio, dataset_for: Callable[[str | None], str], chan
     )
     folder = gr.Textbox(
         label="Folder of the pictures, on this machine",
-        interactive=bool(studio.allowed_roots),
-        placeholder="below " + " or ".join(map(str, studio.allowed_roots))
-        if studio.allowed_roots
+        interactive=bool(context.allowed_roots),
+        placeholder="below " + " or ".join(map(str, context.allowed_roots))
+        if context.allowed_roots
         else "none is open to this page: start the studio with --root FOLDER",
         elem_id="targets-folder",
     )
-    base, lora = base_and_lora(studio, (160, 120))
+    base, lora = base_and_lora(context, (160, 120))
     with gr.Row():
         rejects = gr.Slider(1, 4, value=1, step=1, label="Rejected for each", min_width=160)
         steps = gr.Number(28, label="Steps", precision=0, minimum=1, maximum=1000, min_width=70)
         guidance = gr.Number(5.0, label="Guidance", minimum=1, maximum=100, min_width=70)
     with gr.Row(elem_classes="acts"):
-        paint = gr.Button("Paint what to reject", variant="primary", min_width=120, elem_id="targets-paint")
-        task = PaintingTask(studio, "targets", paint, None, changed)
+        generate = gr.Button("Paint what to reject", variant="primary", min_width=120, elem_id="targets-paint")
+        task = GenerateTask(context, "targets", generate, None, changed)
     task.shows()
     fields = {"base": base, "lora": lora, "rejects": rejects, "steps": steps, "guidance": guidance}
 
-    @in_sentences
+    @show_errors
     def begin(chosen: str | None, typed: str, *given: Any):
         if not typed.strip():
             raise UserError("say in which folder the pictures are")
-        place = folder_below(studio.allowed_roots, typed)
-        settings = dict(zip(fields, given, strict=True)) | {"folder": str(place)}
+        wanted = folder_below(context.allowed_roots, typed)
+        settings = dict(zip(fields, given, strict=True)) | {"folder": str(wanted)}
         return task.begin(settings, lambda: dataset_for(chosen))
 
-    inputs = [studio.dataset, folder, *fields.values()]
-    paint.click(begin, inputs, [studio.dataset, *task.view], show_progress="hidden")
+    inputs = [context.dataset, folder, *fields.values()]
+    generate.click(begin, inputs, [context.dataset, *task.view], show_progress="hidden")

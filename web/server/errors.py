@@ -1,4 +1,4 @@
-"""How do errors reach the page? As a sentence; what a person cannot mend goes to the log, with its traceback."""
+"""Errors of event handlers: a sentence on the page; what a person cannot mend goes to the log, with its traceback."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Handler = TypeVar("Handler", bound=Callable[..., Any])
 UNEXPECTED = "That did not work, for a reason of the studio's own. The terminal it was started in says more."
 
 
-def in_sentences(handler: Handler) -> Handler:
+def show_errors(handler: Handler) -> Handler:
     """A Gradio event handler (plain or generator) that shows a UserError's sentence, and UNEXPECTED for other errors.
 
     Its signature stays, so Gradio still fills in gr.Request and gr.Progress.
@@ -29,32 +29,32 @@ def in_sentences(handler: Handler) -> Handler:
     if inspect.isgeneratorfunction(handler):
 
         @wraps(handler)
-        def speaking(*args: Any, **kwargs: Any) -> Any:
-            with _said():
+        def guarded(*args: Any, **kwargs: Any) -> Any:
+            with _as_gradio_errors():
                 yield from handler(*args, **kwargs)
     else:
 
         @wraps(handler)
-        def speaking(*args: Any, **kwargs: Any) -> Any:
-            with _said():
+        def guarded(*args: Any, **kwargs: Any) -> Any:
+            with _as_gradio_errors():
                 return handler(*args, **kwargs)
 
-    return speaking  # type: ignore[return-value]
+    return guarded  # type: ignore[return-value]
 
 
 @contextmanager
-def _said() -> Iterator[None]:
+def _as_gradio_errors() -> Iterator[None]:
     try:
         yield
     except UserError as error:
-        raise _shown(str(error)) from None
+        raise _gradio_error(str(error)) from None
     except gr.Error:
         raise
     except Exception:
         log.exception("an event of the page failed")
-        raise _shown(UNEXPECTED) from None
+        raise _gradio_error(UNEXPECTED) from None
 
 
-def _shown(sentence: str) -> gr.Error:
+def _gradio_error(sentence: str) -> gr.Error:
     # The page takes a message for HTML, and a sentence may hold the name of a file from elsewhere.
     return gr.Error(words(sentence[:1].upper() + sentence[1:]), print_exception=False)

@@ -1,4 +1,4 @@
-"""Which requests are let in?
+"""Request guard: host, origin and size checks against DNS rebinding, foreign pages and huge bodies.
 
 A page on 127.0.0.1 can be reached by every other page of the same browser: a foreign site may post to it, and a name
 that its owner lets point to 127.0.0.1 (DNS rebinding) may even read it. So every request, for Gradio's routes as for
@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-MOST_BODY = 4 * 1024**2
+MAX_BODY = 4 * 1024**2
 """Bytes of any request but an upload: prompts, answers, settings."""
 
 LOCAL_NAMES = ("localhost", "127.0.0.1", "[::1]")
@@ -45,14 +45,14 @@ _HEADERS = {
 
 
 @dataclass(frozen=True)
-class Hosts:
+class AllowedHosts:
     """The names that this server answers to. names: lower case, IPv6 in brackets; port: the one it listens on."""
 
     names: frozenset[str]
     port: int
 
     @classmethod
-    def of(cls, names: Collection[str], port: int) -> Hosts:
+    def of(cls, names: Collection[str], port: int) -> AllowedHosts:
         return cls(frozenset(_bracketed(name.lower()) for name in (*LOCAL_NAMES, *names) if name), port)
 
     def knows(self, host: str, arrived_at: str = "") -> bool:
@@ -67,14 +67,14 @@ class Hosts:
         return int(match[2]) == self.port if match[2] else match[1] not in LOCAL_NAMES or self.port == 80
 
 
-class Guard:
+class RequestGuard:
     """ASGI middleware: refuses what does not come from the studio's own page, and bounds what a request may carry."""
 
-    def __init__(self, app: ASGIApp, hosts: Hosts, most_upload: int) -> None:
-        """most_upload: bytes of one upload request, all its files together."""
+    def __init__(self, app: ASGIApp, hosts: AllowedHosts, max_upload: int) -> None:
+        """max_upload: bytes of one upload request, all its files together."""
         self.app = app
         self.hosts = hosts
-        self.most_upload = most_upload
+        self.max_upload = max_upload
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] not in ("http", "websocket"):
@@ -85,8 +85,8 @@ class Guard:
             return await refuse(scope, send, 403, refusal)
         if scope["type"] == "websocket":
             return await self.app(scope, receive, send)
-        most = self.most_upload if _UPLOAD.fullmatch(scope["path"]) else MOST_BODY
-        return await _bounded(self.app, most, headers, scope, receive, _with_headers(send))
+        max_bytes = self.max_upload if _UPLOAD.fullmatch(scope["path"]) else MAX_BODY
+        return await _bounded(self.app, max_bytes, headers, scope, receive, _with_headers(send))
 
     def _refusal(self, scope: Scope, headers: dict[str, list[str]]) -> str | None:
         """Why this request is not let in, or None."""
@@ -134,57 +134,57 @@ async def refuse(scope: Scope, send: Send, status: int, sentence: str) -> None:
 
 
 async def _bounded(
-    app: ASGIApp, most: int, headers: dict[str, list[str]], scope: Scope, receive: Receive, send: Send
+    app: ASGIApp, max_bytes: int, headers: dict[str, list[str]], scope: Scope, receive: Receive, send: Send
 ) -> None:
-    """Run `app`, which gets at most `most` bytes of body: announced or, in pieces, counted as they come."""
-    too_large = f"This is more than the studio takes at once ({most / 1024**2:.0f} MB)."
+    """Run `app`, which gets at most `max_bytes` bytes of body: announced or, in pieces, counted as they come."""
+    too_large = f"This is more than the studio takes at once ({max_bytes / 1024**2:.0f} MB)."
     announced = headers.get("content-length", ["0"])
-    if len(announced) != 1 or not announced[0].isdecimal() or int(announced[0]) > most:
+    if len(announced) != 1 or not announced[0].isdecimal() or int(announced[0]) > max_bytes:
         return await refuse(scope, send, 413, too_large)
-    seen, over, begun = 0, False, False
+    received, too_much, answered = 0, False, False
 
     async def counted() -> Message:
-        nonlocal seen, over
-        if over:
+        nonlocal received, too_much
+        if too_much:
             return {"type": "http.disconnect"}
         message = await receive()
-        seen += len(message.get("body", b""))
-        over = seen > most
-        return {"type": "http.disconnect"} if over else message
+        received += len(message.get("body", b""))
+        too_much = received > max_bytes
+        return {"type": "http.disconnect"} if too_much else message
 
-    async def unless_over(message: Message) -> None:
-        nonlocal begun
-        if over and not begun:
+    async def unless_too_much(message: Message) -> None:
+        nonlocal answered
+        if too_much and not answered:
             return
-        begun = True
+        answered = True
         await send(message)
 
     try:
-        await app(scope, counted, unless_over)
+        await app(scope, counted, unless_too_much)
     except Exception:
-        if not over:
+        if not too_much:
             raise
-    if over and not begun:
+    if too_much and not answered:
         await refuse(scope, send, 413, too_large)
     return None
 
 
 def _with_headers(send: Send) -> Send:
-    async def sending(message: Message) -> None:
+    async def send_with_headers(message: Message) -> None:
         if message["type"] == "http.response.start":
             there = {name.lower() for name, _ in message.get("headers", [])}
             added = [(n.encode(), v.encode()) for n, v in _HEADERS.items() if n.lower().encode() not in there]
             message = {**message, "headers": [*message.get("headers", []), *added]}
         await send(message)
 
-    return sending
+    return send_with_headers
 
 
 def _headers(scope: Scope) -> dict[str, list[str]]:
-    found: dict[str, list[str]] = {}
+    headers: dict[str, list[str]] = {}
     for name, value in scope["headers"]:
-        found.setdefault(name.decode("latin-1").lower(), []).append(value.decode("latin-1"))
-    return found
+        headers.setdefault(name.decode("latin-1").lower(), []).append(value.decode("latin-1"))
+    return headers
 
 
 def _same_number(host: str, address: str) -> bool:

@@ -24,12 +24,12 @@ from ...trainer.atomic_files import explain_disk_full
 from ...trainer.errors import UserError
 from ...trainer.preferences.io.infotext import read_text
 
-MOST_FILES = 1000
+MAX_FILES = 1000
 """Files that are dropped at once."""
 
-PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".avif")
-_BESIDE_PICTURES = (".txt", ".caption", ".json", ".jsonl", ".csv", ".parquet")
-_BESIDE = (".txt", ".caption", ".json", ".jsonl", ".parquet")
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".avif")
+_ZIPPED_BESIDE = (".txt", ".caption", ".json", ".jsonl", ".csv", ".parquet")
+_DROPPED_BESIDE = (".txt", ".caption", ".json", ".jsonl", ".parquet")
 _ARCHIVES = (".zip", ".rar", ".7z", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".zst")
 _LEFTOVERS = re.compile(r"(__MACOSX/|(.*/)?(\.DS_Store|Thumbs\.db|desktop\.ini|\._[^/]*)$)", re.IGNORECASE)
 _PIECE = 1024 * 1024
@@ -48,7 +48,7 @@ class Limits:
 
 
 @dataclass(frozen=True)
-class Brought:
+class StagedUpload:
     """Something to import: a file or folder, and how to name it to the person."""
 
     path: Path
@@ -78,28 +78,28 @@ def unpacked(archive: Path, label: str, limits: Limits = Limits()) -> Iterator[P
 
 
 @contextmanager
-def laid_out(files: Sequence[Path], prompt: str = "") -> Iterator[tuple[list[Brought], list[str]]]:
+def stage_uploads(files: Sequence[Path], prompt: str = "") -> Iterator[tuple[list[StagedUpload], list[str]]]:
     """What dropped files hold, ready to be imported, and the names of those of no use here.
 
-    Each zip is unpacked; all other files are laid beside each other, as they lay where they came from, so that
+    Each zip is unpacked; all other files are staged beside each other, as they lay where they came from, so that
     captions find their pictures. A picture that says nothing of its prompt gets `prompt`, if there is one.
     Raises UserError for a zip that is not safe. All of it is gone afterwards.
     """
     with ExitStack() as kept:
-        brought: list[Brought] = []
+        staged: list[StagedUpload] = []
         single: list[Path] = []
         useless: list[str] = []
         for file in files:
             if is_zip(file):
-                brought.append(Brought(kept.enter_context(unpacked(file, file.name)), file.name))
-            elif file.suffix.lower() in (*PICTURES, *_BESIDE):
+                staged.append(StagedUpload(kept.enter_context(unpacked(file, file.name)), file.name))
+            elif file.suffix.lower() in (*IMAGE_SUFFIXES, *_DROPPED_BESIDE):
                 single.append(file)
             else:
                 useless.append(file.name)
         if single:
-            folder = kept.enter_context(_beside_each_other(single, prompt))
-            brought.append(Brought(folder, "what you dropped"))
-        yield brought, useless
+            folder = kept.enter_context(_staged_together(single, prompt))
+            staged.append(StagedUpload(folder, "what you dropped"))
+        yield staged, useless
 
 
 def folder_below(roots: Sequence[Path], typed: str) -> Path:
@@ -134,28 +134,28 @@ def discard(uploads: Sequence[Path]) -> None:
 
 
 @contextmanager
-def _beside_each_other(files: Sequence[Path], prompt: str) -> Iterator[Path]:
+def _staged_together(files: Sequence[Path], prompt: str) -> Iterator[Path]:
     folder = Path(tempfile.mkdtemp(prefix="dropped-", dir=os.environ.get("GRADIO_TEMP_DIR")))
     try:
         with explain_disk_full(folder):
             for file in files:
-                _link(file, _free(folder / file.name))
+                _link(file, _free_path(folder / file.name))
             for picture in sorted(folder.iterdir()) if prompt.strip() else ():
                 caption = picture.with_suffix(".txt")
-                if picture.suffix.lower() in PICTURES and not caption.exists() and not read_text(picture).prompt:
+                if picture.suffix.lower() in IMAGE_SUFFIXES and not caption.exists() and not read_text(picture).prompt:
                     caption.write_text(prompt, encoding="utf-8")
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _free(path: Path) -> Path:
+def _free_path(path: Path) -> Path:
     """Of files with the same name, dropped from several folders, each keeps its own."""
-    number, free = 2, path
-    while free.exists():
-        free = path.with_name(f"{path.stem} ({number}){path.suffix}")
+    number, candidate = 2, path
+    while candidate.exists():
+        candidate = path.with_name(f"{path.stem} ({number}){path.suffix}")
         number += 1
-    return free
+    return candidate
 
 
 def _link(source: Path, target: Path) -> None:
@@ -171,16 +171,16 @@ def _unpack(archive: Path, label: str, folder: Path, limits: Limits) -> None:
             members = opened.infolist()
             if len(members) > limits.members:
                 raise UserError(f"{label} holds {len(members)} files; the most is {limits.members}: bring it in parts")
-            room = _Room(label, limits, archive.stat().st_size)
-            taken: set[str] = set()
+            budget = _Budget(label, limits, archive.stat().st_size)
+            names: set[str] = set()
             for member in members:
                 path = _path_in(member, label)
                 if path is None:
                     continue
-                if str(path).lower() in taken:  # on some disks a and A are the same file
+                if str(path).lower() in names:  # on some disks a and A are the same file
                     raise UserError(f"{label} holds {path} twice; pack it anew")
-                taken.add(str(path).lower())
-                _write(opened, member, folder / path, room)
+                names.add(str(path).lower())
+                _write(opened, member, folder / path, budget)
     except _DAMAGE as error:
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EACCES):
             raise  # the disk's, not the zip's
@@ -203,7 +203,7 @@ def _path_in(member: zipfile.ZipInfo, label: str) -> PurePosixPath | None:
         raise UserError(f"{label} holds a file with a name that is not safe ({_shown(name)}); it was not opened")
     if path.suffix.lower() in _ARCHIVES:
         raise UserError(f"{label} holds another archive ({_shown(name)}); unpack that first")
-    return path if path.suffix.lower() in PICTURES + _BESIDE_PICTURES else None
+    return path if path.suffix.lower() in IMAGE_SUFFIXES + _ZIPPED_BESIDE else None
 
 
 def _is_plain(part: str) -> bool:
@@ -213,34 +213,34 @@ def _is_plain(part: str) -> bool:
 
 
 @dataclass
-class _Room:
-    """How much of a zip may still come out."""
+class _Budget:
+    """How much of a zip may still be unpacked."""
 
     label: str
     limits: Limits
     packed: int
-    seen: int = 0
+    unpacked: int = 0
 
     def take(self, size: int, of_member: int, member: zipfile.ZipInfo) -> None:
-        self.seen += size
+        self.unpacked += size
         too_dense = of_member > 16 * _PIECE and of_member > self.limits.ratio * max(member.compress_size, 1)
         # Members may share the same packed bytes, so the whole is looked at as well.
-        if too_dense or (self.seen > 64 * _PIECE and self.seen > self.limits.ratio * self.packed):
+        if too_dense or (self.unpacked > 64 * _PIECE and self.unpacked > self.limits.ratio * self.packed):
             raise UserError(f"{self.label} unpacks to far more than pictures do; it was not opened")
-        if self.seen > self.limits.bytes:
+        if self.unpacked > self.limits.bytes:
             most = self.limits.bytes / 1024**3
             raise UserError(f"{self.label} unpacks to more than {most:.3g} GiB: bring it in parts")
 
 
-def _write(opened: zipfile.ZipFile, member: zipfile.ZipInfo, path: Path, room: _Room) -> None:
+def _write(opened: zipfile.ZipFile, member: zipfile.ZipInfo, path: Path, budget: _Budget) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     size = 0
     with opened.open(member) as source, path.open("xb") as target:
         while piece := source.read(_PIECE):
             if not size and piece[:4] == b"PK\x03\x04":
-                raise UserError(f"{room.label} holds another archive ({_shown(member.filename)}); unpack that first")
+                raise UserError(f"{budget.label} holds another archive ({_shown(member.filename)}); unpack that first")
             size += len(piece)
-            room.take(len(piece), size, member)
+            budget.take(len(piece), size, member)
             target.write(piece)
 
 

@@ -1,1 +1,1 @@
-"""The studio's tabs, one file each: `NAME_tab(studio)` builds its components inside the open tab."""
+"""The studio's tabs, one file each: `NAME_tab(context)` builds its components inside the open tab."""

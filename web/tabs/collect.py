@@ -15,18 +15,18 @@ from ...trainer.preferences.api import StatisticsRequest, statistics
 from ...trainer.preferences.datasets import create_dataset, find_dataset, list_datasets
 from ...trainer.preferences.io.importer import ImportReport, import_pairs
 from ...trainer.preferences.io.output_folders import NO_PROMPT
-from ..components.generate_panel import painting_panel
+from ..components.generate_panel import generate_panel
 from ..components.import_progress import watched
 from ..components.targets_panel import targets_panel
-from ..context import Studio
-from ..server.errors import in_sentences
-from ..server.uploads import MOST_FILES, Brought, discard, folder_below, laid_out
+from ..context import PageContext
+from ..server.errors import show_errors
+from ..server.uploads import MAX_FILES, StagedUpload, discard, folder_below, stage_uploads
 
 _FIRST = "my taste"
 """The name of the first dataset, where pictures are brought before any was made."""
 
 
-def collect_tab(studio: Studio) -> None:
+def collect_tab(context: PageContext) -> None:
     """Two ways side by side, bringing pictures and painting them, below what the dataset holds so far."""
     changed = gr.State("")
     with gr.Row(elem_id="collected"):
@@ -35,29 +35,29 @@ def collect_tab(studio: Studio) -> None:
     with gr.Row(equal_height=False):
         with gr.Column(min_width=340, elem_classes="card"):
             gr.Markdown("#### Bring pictures", container=False)
-            _bringing(studio, changed)
+            _upload_panel(context, changed)
             with gr.Accordion("Only pictures that you want more of?", open=False):
-                targets_panel(studio, lambda chosen: _dataset_for(studio, chosen), changed)
+                targets_panel(context, lambda chosen: _dataset_for(context, chosen), changed)
         with gr.Column(min_width=340, elem_classes="card"):
             gr.Markdown("#### Paint candidates", container=False)
-            painting_panel(studio, lambda chosen: _dataset_for(studio, chosen), changed)
+            generate_panel(context, lambda chosen: _dataset_for(context, chosen), changed)
 
-    @in_sentences
+    @show_errors
     def count(chosen: str | None, request: gr.Request):
-        sentence, can_judge = _counted(studio, chosen, studio.annotator_of(request))
+        sentence, can_judge = _counted(context, chosen, context.annotator_of(request))
         return sentence, gr.Button(visible=can_judge)
 
-    triggers = [studio.dataset.change, changed.change, studio.tabs.change]
-    gr.on(triggers, count, studio.dataset, [counts, judge], show_progress="hidden")
-    judge.click(lambda: gr.Tabs(selected="judge"), None, studio.tabs, queue=False, show_progress="hidden")
+    triggers = [context.dataset.change, changed.change, context.tabs.change]
+    gr.on(triggers, count, context.dataset, [counts, judge], show_progress="hidden")
+    judge.click(lambda: gr.Tabs(selected="judge"), None, context.tabs, queue=False, show_progress="hidden")
 
 
-def _bringing(studio: Studio, changed: gr.State) -> None:
+def _upload_panel(context: PageContext, changed: gr.State) -> None:
     files = gr.File(label="Drop pictures, zips or a parquet", file_count="multiple", height=170, elem_id="drop")
     folder = gr.Textbox(
         label="or a folder on this machine",
-        placeholder=_folder_hint(studio.allowed_roots),
-        interactive=bool(studio.allowed_roots),
+        placeholder=_folder_hint(context.allowed_roots),
+        interactive=bool(context.allowed_roots),
     )
     prompt = gr.Textbox(
         label="Prompt, for pictures that do not carry their own", placeholder="what they were painted for", max_lines=3
@@ -65,23 +65,23 @@ def _bringing(studio: Studio, changed: gr.State) -> None:
     add = gr.Button("Add to the dataset", variant="primary", elem_classes="act")
     report = gr.Markdown("", elem_classes="quiet", container=False)
 
-    @in_sentences
+    @show_errors
     def bring(
         chosen: str | None, dropped: Sequence[str] | None, typed: str, said: str, request: gr.Request
     ) -> Iterator[tuple[Any, ...]]:
         paths = [Path(path) for path in dropped or ()]
-        if len(paths) > MOST_FILES:
-            raise UserError(f"these are {len(paths)} files; drop {MOST_FILES} at most, or one zip of them")
+        if len(paths) > MAX_FILES:
+            raise UserError(f"these are {len(paths)} files; drop {MAX_FILES} at most, or one zip of them")
         if not paths and not typed.strip():
             raise UserError("drop some pictures first, or say in which folder they are")
-        place = folder_below(studio.allowed_roots, typed) if typed.strip() else None
-        name, annotator = chosen or _first(studio), studio.annotator_of(request)
+        place = folder_below(context.allowed_roots, typed) if typed.strip() else None
+        name, annotator = chosen or _first(context), context.annotator_of(request)
         told: list[str] = []
         waits_for_prompt = False
-        with laid_out(paths, said) as (brought, useless):
+        with stage_uploads(paths, said) as (staged, useless):
             told += [f"{_plain(file)}: no picture, caption, zip or parquet, so it was left out" for file in useless]
-            for one in [*brought, *([Brought(place, str(place))] if place else [])]:
-                lines = watched(partial(import_pairs, studio.store, name, one.path, annotator=annotator))
+            for one in [*staged, *([StagedUpload(place, str(place))] if place else [])]:
+                lines = watched(partial(import_pairs, context.store, name, one.path, annotator=annotator))
                 for line in (report := _Returned(lines)):
                     yield gr.skip(), _paragraphs([*told, line]), gr.skip(), gr.skip()
                 told.append(f"**{_plain(one.name)}**: {_plain(str(report.value))}")
@@ -91,12 +91,12 @@ def _bringing(studio: Studio, changed: gr.State) -> None:
         else:
             discard(paths)
         kept = gr.skip() if waits_for_prompt else None
-        yield studio.picker(name), _paragraphs(told), kept, f"brought {time.time()}"
+        yield context.picker(name), _paragraphs(told), kept, f"brought {time.time()}"
 
     add.click(lambda: gr.Button(interactive=False), None, add, queue=False, show_progress="hidden").then(
         bring,
-        [studio.dataset, files, folder, prompt],
-        [studio.dataset, report, files, changed],
+        [context.dataset, files, folder, prompt],
+        [context.dataset, report, files, changed],
         show_progress="hidden",
     ).then(lambda: gr.Button(interactive=True), None, add, queue=False, show_progress="hidden")
 
@@ -112,18 +112,18 @@ class _Returned:
         self.value = yield from self._lines
 
 
-def _first(studio: Studio) -> str:
+def _first(context: PageContext) -> str:
     """The name of the dataset that pictures go into where none was chosen: a first one, if there is none at all."""
-    with studio.store.reading() as session:
+    with context.store.reading() as session:
         if list_datasets(session):
             raise UserError("choose a dataset first, at the top")
     return _FIRST
 
 
-def _dataset_for(studio: Studio, chosen: str | None) -> str:
+def _dataset_for(context: PageContext, chosen: str | None) -> str:
     """The dataset to paint for, which is there afterwards."""
-    name = chosen or _first(studio)
-    with studio.store.writing() as session:
+    name = chosen or _first(context)
+    with context.store.writing() as session:
         return (find_dataset if chosen else create_dataset)(session, name).name
 
 
@@ -131,11 +131,11 @@ def _paragraphs(lines: Sequence[str]) -> str:
     return "\n\n".join(line.replace("\n", "  \n") for line in lines)
 
 
-def _counted(studio: Studio, chosen: str | None, annotator: str) -> tuple[str, bool]:
+def _counted(context: PageContext, chosen: str | None, annotator: str) -> tuple[str, bool]:
     """What the dataset holds, in a sentence; and whether there is something to judge."""
     if not chosen:
         return "Bring pictures or paint some: two or more for each prompt make pairs to judge.", False
-    found = statistics(studio.store, StatisticsRequest(dataset=chosen), annotator)
+    found = statistics(context.store, StatisticsRequest(dataset=chosen), annotator)
     if not found.pairs:
         return "There are no pairs yet. Two or more pictures of the same prompt make one.", False
     prompts = "prompt" if found.prompts == 1 else "prompts"

@@ -17,10 +17,10 @@ from ...trainer.evaluation.win_rate import FEW
 from ...trainer.jobs.tasks import Status, Task, all_tasks
 from ...trainer.preferences.datasets import find_dataset, list_datasets
 from ..components.comparison_form import comparison_form
-from ..components.comparison_viewer import comparison_look
+from ..components.comparison_viewer import comparison_viewer
 from ..components.generate_task import task_html
-from ..context import Studio
-from ..server.errors import in_sentences
+from ..context import PageContext
+from ..server.errors import show_errors
 
 _NEW = ("New comparison", "")
 _QUIET = {"show_progress": "hidden"}
@@ -49,7 +49,7 @@ say which you like better. The result comes with how sure it is.</p>
 _WAITING = '<div class="compare-intro"><p>Pairs can be judged as soon as they are painted.</p></div>'
 
 
-def compare_tab(studio: Studio) -> None:
+def compare_tab(context: PageContext) -> None:
     """To the left what is compared and what came of it; to the right the pictures."""
     revealed = gr.State("")
     scene = gr.State(("new", ""))
@@ -62,7 +62,7 @@ def compare_tab(studio: Studio) -> None:
                 go_on = gr.Button("Go on", visible=False, min_width=80)
                 stop = gr.Button("Stop", visible=False, min_width=80)
             with gr.Column() as new:
-                form = comparison_form(studio)
+                form = comparison_form(context)
             result = gr.HTML("", elem_id="compare-result")
             with gr.Column(visible=False) as afterwards:
                 reveal = gr.Button("Show which is which")
@@ -87,18 +87,18 @@ def compare_tab(studio: Studio) -> None:
                 js_on_load=_TELL,
                 apply_default_css=False,
             )
-            look = comparison_look(studio)
+            viewer = comparison_viewer(context)
     timer = gr.Timer(1.5, active=False)
     watched = [shown, pause, go_on, stop, result, afterwards, reveal, scene, timer]
 
-    @in_sentences
+    @show_errors
     def watch(name: str, uncovered: str):
-        return _watched(studio, name or "", uncovered)
+        return _watched(context, name or "", uncovered)
 
-    @in_sentences
+    @show_errors
     def choose(name: str):
         """What a comparison shows once, when it is chosen."""
-        with studio.store.reading() as session:
+        with context.store.reading() as session:
             datasets = [one.name for one in list_datasets(session)]
             there = {one.name: one for one in list_datasets(session, "comparison")}
         trained = about(there[name]).dataset if name in there else ""
@@ -106,51 +106,53 @@ def compare_tab(studio: Studio) -> None:
         targets = gr.Dropdown(choices=datasets, value=default)
         return gr.Column(visible=not name), gr.Column(visible=bool(datasets)), targets
 
-    @in_sentences
+    @show_errors
     def arrange(now: tuple[str, str]):
         """Which pictures are on the right."""
         kind, what = now
         return (
             gr.HTML(_INTRODUCTION if kind == "new" else _WAITING, visible=kind in ("new", "waiting")),
-            gr.Image(value=_sheet(studio, what), visible=True) if kind == "sheet" else gr.Image(visible=False),
+            gr.Image(value=_sheet(context, what), visible=True) if kind == "sheet" else gr.Image(visible=False),
             gr.HTML(what, visible=True) if kind == "judge" else gr.HTML("", visible="hidden"),
             gr.Column(visible=kind == "look"),
             what if kind == "look" else "",
         )
 
-    @in_sentences
+    @show_errors
     def started(task: str):
         """A comparison is shown as soon as it is begun; a sheet of strengths fills beside the form."""
         if not task:
             return gr.skip()
-        begun = Task.open(studio.workspace, task)
-        return _choices(studio, begun.settings()["name"] if begun.kind == "compare" else "")
+        begun = Task.open(context.workspace, task)
+        return _choices(context, begun.settings()["name"] if begun.kind == "compare" else "")
 
     def told(ask: Callable[[Task], None]) -> Callable[..., Any]:
-        @in_sentences
+        @show_errors
         def tell(name: str, uncovered: str):
-            task = _task(studio, name or "")
+            task = _task(context, name or "")
             if task:
                 ask(task)
-            return _watched(studio, name or "", uncovered)
+            return _watched(context, name or "", uncovered)
 
         return tell
 
-    @in_sentences
+    @show_errors
     def add(name: str, dataset: str | None):
         if not dataset:
             raise UserError("choose the dataset that they are added to")
-        with studio.store.writing() as session:
+        with context.store.writing() as session:
             added = feed_back(session, find_dataset(session, name), find_dataset(session, dataset))
         gr.Info(f"{added} judgements added to {html.escape(dataset)}." if added else "They were there already.")
 
     seen = [chosen, revealed]
-    gr.on([studio.page.load, studio.tabs.change], lambda name: _refreshed(studio, name or ""), chosen, chosen, **_QUIET)
-    gr.on([studio.page.load, studio.tabs.change], in_sentences(form.refresh), None, form.choices, **_QUIET)
-    gr.on([studio.page.load, studio.tabs.change, timer.tick, revealed.change], watch, seen, watched, **_QUIET)
+    gr.on(
+        [context.page.load, context.tabs.change], lambda name: _refreshed(context, name or ""), chosen, chosen, **_QUIET
+    )
+    gr.on([context.page.load, context.tabs.change], show_errors(form.refresh), None, form.choices, **_QUIET)
+    gr.on([context.page.load, context.tabs.change, timer.tick, revealed.change], watch, seen, watched, **_QUIET)
     form.begun.change(started, form.begun, chosen, **_QUIET).then(watch, seen, watched, **_QUIET)
     chosen.change(choose, chosen, [new, feeding, target], **_QUIET).then(watch, seen, watched, **_QUIET)
-    scene.change(arrange, scene, [introduction, sheet, pane, look.panel, look.of], **_QUIET)
+    scene.change(arrange, scene, [introduction, sheet, pane, viewer.panel, viewer.of], **_QUIET)
     reveal.click(lambda name, uncovered: "" if uncovered == name else name, seen, revealed, queue=False, **_QUIET)
     pause.click(told(Task.pause), seen, watched, **_QUIET)
     go_on.click(told(Task.go_on), seen, watched, **_QUIET)
@@ -158,11 +160,11 @@ def compare_tab(studio: Studio) -> None:
     feed.click(add, [chosen, target], None, **_QUIET)
 
 
-def _watched(studio: Studio, name: str, uncovered: str) -> tuple[Any, ...]:
+def _watched(context: PageContext, name: str, uncovered: str) -> tuple[Any, ...]:
     """The line of the task, its buttons, the result, what is on the right, and whether to look again."""
-    task = _task(studio, name)
+    task = _task(context, name)
     status = task.status() if task else None
-    now = _standing(studio, name)
+    now = _standing(context, name)
     is_open = status is not None and status.is_open
     if not name:
         scene = ("sheet", f"{task.name} {status.done}") if task and status and status.done else ("new", "")
@@ -176,7 +178,7 @@ def _watched(studio: Studio, name: str, uncovered: str) -> tuple[Any, ...]:
         gr.Button(visible=is_open),
         gr.Button(visible=status is not None and status.can_go_on),
         gr.Button(visible=is_open),
-        _result(studio, name, now, status),
+        _result(context, name, now, status),
         gr.Column(visible=now is not None and now.judged > 0),
         gr.Button("Judge blind" if uncovered == name else "Show which is which"),
         scene,
@@ -184,10 +186,10 @@ def _watched(studio: Studio, name: str, uncovered: str) -> tuple[Any, ...]:
     )
 
 
-def _result(studio: Studio, name: str, now: Standing | None, status: Status | None) -> str:
+def _result(context: PageContext, name: str, now: Standing | None, status: Status | None) -> str:
     if now is None or not now.pairs:
         return ""
-    with studio.store.reading() as session:
+    with context.store.reading() as session:
         told = about(find_dataset(session, name))
     lora = told.lora.removesuffix(".safetensors")
     lines = [f"<p>{now.judged} of {now.pairs} pairs judged</p>"]
@@ -210,41 +212,41 @@ def _result(studio: Studio, name: str, now: Standing | None, status: Status | No
     return "".join(lines)
 
 
-def _standing(studio: Studio, name: str) -> Standing | None:
+def _standing(context: PageContext, name: str) -> Standing | None:
     """None while nothing of the comparison is painted."""
-    with studio.store.reading() as session:
+    with context.store.reading() as session:
         there = {one.name: one for one in list_datasets(session, "comparison")}
         return standing(session, there[name]) if name in there else None
 
 
-def _choices(studio: Studio, name: str) -> gr.Dropdown:
+def _choices(context: PageContext, name: str) -> gr.Dropdown:
     """All comparisons; `name` is chosen if it is there."""
-    names = _names(studio)
+    names = _names(context)
     return gr.Dropdown(choices=[_NEW, *names], value=name if name in names else "")
 
 
-def _refreshed(studio: Studio, name: str) -> gr.Dropdown:
+def _refreshed(context: PageContext, name: str) -> gr.Dropdown:
     """All comparisons. A choice that still holds is not sent back: what was chosen meanwhile would be undone by it."""
-    names = _names(studio)
+    names = _names(context)
     return gr.Dropdown(choices=[_NEW, *names], **({} if name in ("", *names) else {"value": ""}))
 
 
-def _names(studio: Studio) -> list[str]:
+def _names(context: PageContext) -> list[str]:
     """The newest first, those not painted yet before them."""
-    with studio.store.reading() as session:
+    with context.store.reading() as session:
         there = [one.name for one in sorted(list_datasets(session, "comparison"), key=lambda one: -one.created)]
-    waiting = [compared for _, compared in _tasks(studio) if compared and compared not in there]
+    waiting = [compared for _, compared in _tasks(context) if compared and compared not in there]
     return list(dict.fromkeys([*waiting, *there]))
 
 
-def _task(studio: Studio, name: str) -> Task | None:
+def _task(context: PageContext, name: str) -> Task | None:
     """The task that paints a comparison; for none, the newest that tries strengths."""
-    return next((task for task, compared in _tasks(studio) if compared == name), None)
+    return next((task for task, compared in _tasks(context) if compared == name), None)
 
 
-def _tasks(studio: Studio) -> Iterator[tuple[Task, str]]:
+def _tasks(context: PageContext) -> Iterator[tuple[Task, str]]:
     """Those of this tab, the newest first, with the comparison that each paints: none where it tries strengths."""
-    for task in all_tasks(studio.workspace):
+    for task in all_tasks(context.workspace):
         if task.kind == "sweep":
             yield task, ""
         elif task.kind == "compare":
@@ -252,8 +254,8 @@ def _tasks(studio: Studio) -> Iterator[tuple[Task, str]]:
                 yield task, str(task.settings().get("name"))
 
 
-def _sheet(studio: Studio, what: str) -> Image.Image | None:
-    file = sheet_of(Task.open(studio.workspace, what.split()[0]))
+def _sheet(context: PageContext, what: str) -> Image.Image | None:
+    file = sheet_of(Task.open(context.workspace, what.split()[0]))
     if not file.is_file():
         return None
     with Image.open(file) as opened:

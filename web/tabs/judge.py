@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gradio as gr
 
-from ..context import Studio
+from ..context import PageContext
 
 _VIEWS = [("Pairs", "pairs"), ("Rank four", "rank")]
 _ORDERS = [("Spread over prompts", "spread"), ("Most useful first", "useful")]
@@ -22,7 +22,7 @@ watch("value", tell);
 """
 
 
-def judge_tab(studio: Studio) -> None:
+def judge_tab(context: PageContext) -> None:
     """The judging element for the header's dataset; another dataset, view or order changes its attributes in place."""
     with gr.Row(elem_id="judge-options"):
         view = gr.Radio(_VIEWS, value="pairs", show_label=False, container=False, elem_classes="segments")
@@ -35,9 +35,9 @@ def judge_tab(studio: Studio) -> None:
         apply_default_css=False,
     )
     gr.on(
-        [studio.dataset.change, view.change, order.change],
+        [context.dataset.change, view.change, order.change],
         None,
-        [studio.dataset, view, order],
+        [context.dataset, view, order],
         pane,
         js="(dataset, view, order) => ({dataset: dataset || '', view, order})",
     )

@@ -16,8 +16,8 @@ from ...trainer.services import lora_library
 from ...trainer.text import format_size
 from ..components.model_choices import copy_label, copy_to_hosts
 from ..components.run_panel import PHASES, agreement_html, curves_html, links_html, strip_html
-from ..context import Studio
-from ..server.errors import in_sentences
+from ..context import PageContext
+from ..server.errors import show_errors
 from ..server.run_files import address
 
 _MOST = 200
@@ -32,7 +32,7 @@ element.addEventListener("click", (event) => {
 """
 
 
-def library_tab(studio: Studio) -> None:
+def library_tab(context: PageContext) -> None:
     """Cards of all runs; below them, the one that was chosen."""
     chosen = gr.State(None)
     cards = gr.HTML("", js_on_load=_CHOOSE)
@@ -58,7 +58,7 @@ def library_tab(studio: Studio) -> None:
     view = [chosen, cards, detail, head, strip, links, facts, name_field, copy, go_on, curves, sure]
 
     def shown(name: str | None) -> list[Any]:
-        runs = all_runs(studio.workspace)[:_MOST]
+        runs = all_runs(context.workspace)[:_MOST]
         run = next((run for run in runs if run.name == name), None)
         if run is None:
             return [None, _cards(runs, None), gr.Column(visible=False), *[gr.skip()] * 8, gr.Row(visible=False)]
@@ -72,7 +72,7 @@ def library_tab(studio: Studio) -> None:
             links_html(run),
             _facts(run),
             run.name,
-            gr.Button(copy_label(studio.settings.read()), visible=has_lora),
+            gr.Button(copy_label(context.settings.read()), visible=has_lora),
             gr.Button(visible=has_lora),
             curves_html(summary),
             gr.Row(visible=False),
@@ -81,9 +81,9 @@ def library_tab(studio: Studio) -> None:
     def found(name: str | None) -> Run:
         if not name:
             raise UserError("choose a LoRA first")
-        return Run.open(studio.workspace, name)
+        return Run.open(context.workspace, name)
 
-    @in_sentences
+    @show_errors
     def look(name: str | None):
         now = shown(name)
         if now[0] != name:  # it is gone
@@ -92,15 +92,15 @@ def library_tab(studio: Studio) -> None:
         stays = (chosen, detail, name_field, sure)
         return [gr.skip() if part in stays else value for part, value in zip(view, now, strict=True)]
 
-    @in_sentences
+    @show_errors
     def choose(event: gr.EventData):
         return shown(str(event._data.get("value")))
 
-    @in_sentences
+    @show_errors
     def give_name(name: str | None, given: str):
         return shown(lora_library.rename(found(name), " ".join(given.split())).name)
 
-    @in_sentences
+    @show_errors
     def ask(name: str | None):
         run = found(name)
         if job.is_alive(run):
@@ -108,29 +108,29 @@ def library_tab(studio: Studio) -> None:
         said = "Its LoRA, pictures and state go; judgements and copies elsewhere stay. It cannot be taken back."
         return gr.Row(visible=True), said
 
-    @in_sentences
+    @show_errors
     def remove(name: str | None):
         lora_library.delete(found(name))
         gr.Info("Deleted.", duration=2)
         return shown(None)
 
-    @in_sentences
+    @show_errors
     def copied(name: str | None):
-        gr.Info(escape(copy_to_hosts(found(name), studio.settings.read())), duration=5)
+        gr.Info(escape(copy_to_hosts(found(name), context.settings.read())), duration=5)
 
-    @in_sentences
+    @show_errors
     def continued(name: str | None):
         run = found(name)
         return {"base": run.config().base, "lora": str(run.lora_file)}, gr.Tabs(selected="train")
 
-    gr.on([studio.page.load, studio.tabs.change], look, chosen, view, **_QUIET)
+    gr.on([context.page.load, context.tabs.change], look, chosen, view, **_QUIET)
     cards.select(choose, None, view, **_QUIET)
     gr.on([rename.click, name_field.submit], give_name, [chosen, name_field], view, **_QUIET)
     delete.click(ask, chosen, [sure, question], **_QUIET)
     no.click(lambda: gr.Row(visible=False), None, sure, queue=False, **_QUIET)
     yes.click(remove, chosen, view, **_QUIET)
     copy.click(copied, chosen, None, **_QUIET)
-    go_on.click(continued, chosen, [studio.continued, studio.tabs], **_QUIET)
+    go_on.click(continued, chosen, [context.continued, context.tabs], **_QUIET)
 
 
 def _cards(runs: list[Run], chosen: str | None) -> str:

@@ -21,8 +21,8 @@ from ...trainer.services.training_proposal import Needs, needs, propose
 from ..components.model_choices import copy_to_hosts
 from ..components.run_panel import RunPanel, ask_for_more, is_asked
 from ..components.settings_form import SettingsForm
-from ..context import Studio
-from ..server.errors import in_sentences
+from ..context import PageContext
+from ..server.errors import show_errors
 
 Plain = dict[str, Any]
 """A config as JSON has it."""
@@ -31,15 +31,15 @@ _MOST_RUNS = 100
 _QUIET = {"show_progress": "hidden"}
 
 
-def train_tab(studio: Studio) -> None:
+def train_tab(context: PageContext) -> None:
     """What to train on the left, a run on the right: the one at work, or whichever is chosen."""
-    continued = studio.continued
+    continued = context.continued
     # On the page rather than a gr.State, whose newest value would meet fields that the page has not filled yet: empty
     # ones would count as what the person typed.
     proposed = gr.JSON(None, visible="hidden")
     with gr.Row(equal_height=False):
         with gr.Column(scale=2, min_width=320):
-            base = gr.Dropdown(studio.bases(), value=TINY, label="Base", allow_custom_value=True)
+            base = gr.Dropdown(context.bases(), value=TINY, label="Base", allow_custom_value=True)
             train = gr.Button("Train", variant="primary", size="lg", interactive=False, elem_id="train-button")
             needed = gr.HTML("", elem_classes="needs")
             queue = gr.HTML("", elem_classes="needs")
@@ -50,7 +50,7 @@ def train_tab(studio: Studio) -> None:
     with gr.Accordion("Details: every setting", open=False):
         form = SettingsForm(elsewhere=("base", "data.pairs"))
     timer, stamp = gr.Timer(1.0, active=False), gr.State(None)
-    asked, given = [studio.dataset, base, proposed], form.components
+    asked, given = [context.dataset, base, proposed], form.components
     offer = [needed, train]
     view = [*panel.outputs, queue, timer, stamp]
 
@@ -59,61 +59,66 @@ def train_tab(studio: Studio) -> None:
             raise UserError("choose or make a dataset first, at the top")
         return form.config(parse_config({**before, "base": (base or "").strip()}, "the proposal"), given)
 
-    @in_sentences
+    @show_errors
     def prepare(dataset: str | None, base: str | None, before: Plain | None, goes_on: Any, *given: Any):
         """Another dataset or base: another proposal, with what the person had changed in the last one."""
         if not dataset:
             no_dataset = Needs((), ("No dataset is chosen: choose or make one at the top.",))
             return None, *_offer(no_dataset), *([gr.skip()] * len(given))
-        config = propose(studio.store, dataset, (base or "").strip(), _tokenizers(studio), card_memory())
+        config = propose(context.store, dataset, (base or "").strip(), _tokenizers(context), card_memory())
         shown = form.with_edits(config, parse_config(before, "the proposal"), given) if before else config
         if goes_on:
             adapter = shown.adapter.model_copy(update={"continue_from": goes_on["lora"]})
             shown = shown.model_copy(update={"adapter": adapter})
-        return config.model_dump(mode="json"), *_offer(needs(studio.store, shown)), *form.shown(shown)
+        return config.model_dump(mode="json"), *_offer(needs(context.store, shown)), *form.shown(shown)
 
-    @in_sentences
+    @show_errors
     def check(_dataset: str | None, base: str | None, before: Plain | None, *given: Any):
         try:
-            return _offer(needs(studio.store, chosen(before, base, given)))
+            return _offer(needs(context.store, chosen(before, base, given)))
         except UserError as error:
             return _offer(Needs((), (str(error),)))
 
-    @in_sentences
+    @show_errors
     def begin(_dataset: str | None, base: str | None, before: Plain | None, *given: Any):
         config = chosen(before, base, given)
-        in_the_way = needs(studio.store, config).problems
+        in_the_way = needs(context.store, config).problems
         if in_the_way:
             raise UserError(in_the_way[0])
-        run = job.start(studio.workspace, config)
-        return _choices(studio, run.name), None, *_view(run)
+        run = job.start(context.workspace, config)
+        return _choices(context, run.name), None, *_view(run)
 
     def _view(run: Run | None, before: Any = None) -> list[Any]:
-        line = queued(studio.workspace)
-        now = (panel.stamp(run), line, str(studio.settings.read()))
+        line = queued(context.workspace)
+        now = (panel.stamp(run), line, str(context.settings.read()))
         if before == now:
             return [gr.skip()] * len(view)
-        return [*panel.shown(run, studio.settings.read()), _line(line), gr.Timer(active=bool(line) or _stirs(run)), now]
+        return [
+            *panel.shown(run, context.settings.read()),
+            _line(line),
+            gr.Timer(active=bool(line) or _stirs(run)),
+            now,
+        ]
 
-    @in_sentences
+    @show_errors
     def look(name: str | None, before: Any):
-        return _view(_found(studio, name), before)
+        return _view(_found(context, name), before)
 
-    @in_sentences
+    @show_errors
     def choose(name: str | None):
-        return _view(_found(studio, name))
+        return _view(_found(context, name))
 
-    @in_sentences
+    @show_errors
     def arrive(name: str | None):
         """Coming to the tab: the run at work is shown, else the one that was, else the newest."""
-        working = next((folder.name for folder in queued(studio.workspace) if folder.parent.name == "runs"), None)
-        run = _found(studio, working or name) or next(iter(all_runs(studio.workspace)), None)
-        return gr.Dropdown(choices=studio.bases()), _choices(studio, run and run.name), *_view(run)
+        working = next((folder.name for folder in queued(context.workspace) if folder.parent.name == "runs"), None)
+        run = _found(context, working or name) or next(iter(all_runs(context.workspace)), None)
+        return gr.Dropdown(choices=context.bases()), _choices(context, run and run.name), *_view(run)
 
     def told(act: Callable[[Run], Any]) -> Callable[..., Any]:
-        @in_sentences
+        @show_errors
         def tell(name: str | None):
-            run = _found(studio, name)
+            run = _found(context, name)
             if run is None:
                 raise UserError("choose a run first")
             act(run)
@@ -122,17 +127,19 @@ def train_tab(studio: Studio) -> None:
         return tell
 
     def copy(run: Run) -> None:
-        gr.Info(escape(copy_to_hosts(run, studio.settings.read())), duration=5)
+        gr.Info(escape(copy_to_hosts(run, context.settings.read())), duration=5)
 
     shown = [proposed, *offer, *given]
-    gr.on([studio.dataset.change, base.change, continued.change], prepare, [*asked, continued, *given], shown, **_QUIET)
-    gr.on([studio.page.load, studio.tabs.change], prepare, [*asked, continued, *given], shown, **_QUIET)
+    gr.on(
+        [context.dataset.change, base.change, continued.change], prepare, [*asked, continued, *given], shown, **_QUIET
+    )
+    gr.on([context.page.load, context.tabs.change], prepare, [*asked, continued, *given], shown, **_QUIET)
     gr.on([field.input for field in given], check, [*asked, *given], offer, trigger_mode="always_last", **_QUIET)
     train.click(begin, [*asked, *given], [which, continued, *view], **_QUIET).success(
         prepare, [*asked, continued, *given], shown, **_QUIET
     )
     continued.change(lambda goes_on: goes_on["base"] if goes_on else gr.skip(), continued, base, **_QUIET)
-    gr.on([studio.page.load, studio.tabs.change], arrive, which, [base, which, *view], **_QUIET)
+    gr.on([context.page.load, context.tabs.change], arrive, which, [base, which, *view], **_QUIET)
     which.input(choose, which, view, **_QUIET)
     timer.tick(look, [which, stamp], view, **_QUIET)
     panel.stop.click(told(job.stop), which, view, **_QUIET)
@@ -164,17 +171,17 @@ def _stirs(run: Run | None) -> bool:
     return run is not None and (job.status(run).phase in ("waiting", "running") or is_asked(run))
 
 
-def _found(studio: Studio, name: str | None) -> Run | None:
-    return next((run for run in all_runs(studio.workspace) if run.name == name), None)
+def _found(context: PageContext, name: str | None) -> Run | None:
+    return next((run for run in all_runs(context.workspace) if run.name == name), None)
 
 
-def _choices(studio: Studio, name: str | None) -> gr.Dropdown:
-    names = [run.name for run in all_runs(studio.workspace)][:_MOST_RUNS]
+def _choices(context: PageContext, name: str | None) -> gr.Dropdown:
+    names = [run.name for run in all_runs(context.workspace)][:_MOST_RUNS]
     return gr.Dropdown(choices=names, value=name if name in names else None, visible=len(names) > 1)
 
 
-def _tokenizers(studio: Studio) -> Path | None:
+def _tokenizers(context: PageContext) -> Path | None:
     """ComfyUI brings CLIP's tokenizer, which single files lack."""
-    comfyui = studio.settings.read().comfyui
+    comfyui = context.settings.read().comfyui
     folder = Path(comfyui, "comfy", "sd1_tokenizer")
     return folder if comfyui and folder.is_dir() else None

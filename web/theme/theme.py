@@ -1,4 +1,4 @@
-"""How does the studio look? Dark and quiet, so that the pictures are what one sees."""
+"""Theme of the studio: dark and quiet, so that the images are what one sees; and the redirect to dark or light."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ def studio_theme() -> Base:
     )
 
 
-class Look:
+class ThemeRedirect:
     """ASGI middleware: opens the page dark or light as the settings say. Gradio only knows it from the address."""
 
     def __init__(self, app: ASGIApp, settings: SettingsFile) -> None:
