@@ -43,7 +43,6 @@ STILL = {
     "trainer/jobs/tasks.py imports trainer/evaluation/rejected_from_base.py",
     "trainer/jobs/tasks.py imports trainer/evaluation/strength_sweep.py",
     "trainer/evaluation/learning_curve.py imports trainer/reports/report.py",
-    "trainer/evaluation/learning_curve.py imports trainer/services/lora_library.py",
     "trainer/evaluation/scorers/score.py imports trainer/reports/report.py",
     "trainer/config/run_config.py imports trainer/preferences/pairs.py",
     "trainer/config/run_config.py imports trainer/training/objectives.py",

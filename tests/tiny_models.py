@@ -253,6 +253,16 @@ def write_sparse(path: Path, shapes: Mapping[str, tuple[int, ...]], metadata: Ma
     return path
 
 
+def write_null_metadata(source: Path, target: Path) -> Path:
+    """`source` with the header entry `"__metadata__": null`, as some tools write it. Returns `target`."""
+    data = source.read_bytes()
+    body = 8 + int.from_bytes(data[:8], "little")
+    header = json.dumps({**json.loads(data[8:body]), "__metadata__": None}).encode()
+    header += b" " * (-len(header) % 8)
+    target.write_bytes(len(header).to_bytes(8, "little") + header + data[body:])
+    return target
+
+
 def _ldm_resnet(name: str) -> str:
     for ours, ldm in (
         ("norm1", "in_layers.0"),

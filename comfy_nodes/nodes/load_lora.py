@@ -160,11 +160,11 @@ def _check_compatible(model: Any, clip: Any, file: Path, weights: Weights) -> No
     from ...trainer.errors import UserError
     from ...trainer.lora.file import family_in_metadata
     from ...trainer.models.registry import family_title
-    from ...trainer.services.lora_library import metadata
+    from ...trainer.models.safetensors_file import read_header
     from ..comfy_api import lora_hooks
 
     family, kind = lora_hooks.family_of(model)
-    named = family_in_metadata(metadata(file)) if file.suffix == ".safetensors" else None
+    named = family_in_metadata(read_header(file).metadata) if file.suffix == ".safetensors" else None
     if named is not None and named != family:
         raise UserError(
             f"{file.name} is a LoRA for {family_title(named)}, the model is {family_title(family) or kind}: "

@@ -15,12 +15,12 @@ from mapo_studio.trainer.config import presets
 from mapo_studio.trainer.config.run_config import RunConfig
 from mapo_studio.trainer.demo.judge import write_pairs
 from mapo_studio.trainer.jobs import job
+from mapo_studio.trainer.models.safetensors_file import read_header
 from mapo_studio.trainer.preferences.io.importer import import_pairs
 from mapo_studio.trainer.preferences.judgements import Answer, answer
 from mapo_studio.trainer.preferences.schema import Pair, Picture
 from mapo_studio.trainer.preferences.store import open_store
 from mapo_studio.trainer.runs.run_folder import Run, all_runs
-from mapo_studio.trainer.services.lora_library import metadata
 from PIL import Image
 from sqlalchemy import select
 
@@ -128,7 +128,7 @@ def test_a_training_gives_a_lora_pictures_and_words(comfy, first):
     entry, _ = first
     lora = Path(text(entry, "path"))
     assert lora == comfy.folder / "models" / "loras" / "mapo" / "shapes-1.safetensors"
-    assert metadata(lora)["mapo.steps"] == "4"
+    assert read_header(lora).metadata["mapo.steps"] == "4"
     assert "mapo/shapes-1.safetensors" in comfy.get("/models/loras")
     [chart], [samples] = (comfy.pictures(entry, node) for node in ("chart", "samples"))
     assert chart.size == (1024, 512)
@@ -198,7 +198,7 @@ def test_interrupted_killed_and_found_again(comfy):
     assert (stopped.phase, job.is_alive(run)) == ("stopped", False)
     assert told["phase"] == "stopped"
     assert str(run.lora_file) in told["sentence"]
-    assert metadata(run.lora_file)["mapo.steps"] == str(stopped.step)
+    assert read_header(run.lora_file).metadata["mapo.steps"] == str(stopped.step)
     assert not (comfy.folder / "models" / "loras" / "mapo" / run.lora_file.name).exists()
 
     with comfy.listen(PAGE) as page:
@@ -268,7 +268,7 @@ def test_a_failure_is_an_error_with_the_last_lines_of_the_log(comfy, first):
         comfy.run(graph(continue_from=str(broken), steps=3), PAGE, SECONDS)
     said = str(failed.value)
     assert "failed: " in said
-    assert "is not a safetensors file" in said
+    assert "is not a whole safetensors file" in said
     assert "The last lines of" in said
     assert "log.txt" in said
     assert page.wait_for("mapo.ended", lambda data: data["phase"] == "failed")["name"] == the_run(comfy, 3).name

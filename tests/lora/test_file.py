@@ -13,6 +13,7 @@ import safetensors.torch
 import torch
 from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
 from diffusers.utils import convert_unet_state_dict_to_peft
+from mapo_studio.tests.tiny_models import write_null_metadata
 from mapo_studio.trainer.errors import UserError
 from mapo_studio.trainer.lora.adapter import LoraSettings, attach, load_state, state
 from mapo_studio.trainer.lora.file import _dotted, host_name, read_lora, write_lora
@@ -303,11 +304,20 @@ def test_pickles_cut_off_and_absent_files_are_refused(tmp_path):
     with pytest.raises(UserError, match="there is no file"):
         read_lora(path)
     torch.save(kohya(), path)
-    with pytest.raises(UserError, match="not a safetensors file"):
+    with pytest.raises(UserError, match="not a whole safetensors file"):
         read_lora(path)
     path.write_bytes(whole.read_bytes()[:-100])
-    with pytest.raises(UserError, match="cut off"):
+    with pytest.raises(UserError, match="the last 100 bytes are missing"):
         read_lora(path)
+
+
+def test_metadata_that_are_null_are_none(tmp_path):
+    """Allowed by no specification, written by some tools."""
+    whole, path = tmp_path / "whole.safetensors", tmp_path / "null.safetensors"
+    safetensors.torch.save_file(kohya(), whole)
+    write_null_metadata(whole, path)
+    assert read_lora(path).metadata == {}
+    assert set(read_lora(path).state) == set(read_lora(whole).state)
 
 
 def test_description_counts_and_measures_what_the_file_does(tmp_path, trained):

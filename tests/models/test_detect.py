@@ -151,8 +151,19 @@ def test_a_truncated_checkpoint_says_how_much_is_missing(tmp_path):
     path = write_sparse(tmp_path / "model.safetensors", real_shapes("sd15"))
     with path.open("rb+") as file:
         file.truncate(path.stat().st_size - 3 * 2**20)
-    with pytest.raises(UserError, match=r"the last 3\.0 MiB are missing"):
+    with pytest.raises(UserError, match=r"the last 3\.1 MB are missing"):
         open_base(path)
+
+
+def test_a_checkpoint_whose_metadata_are_null_is_opened(tmp_path):
+    whole = write_sparse(tmp_path / "whole.safetensors", real_shapes("sd15"))
+    header = whole.read_bytes()[: 8 + int.from_bytes(whole.open("rb").read(8), "little")]
+    null = json.dumps({"__metadata__": None, **json.loads(header[8:])}).encode()
+    path = tmp_path / "null.safetensors"
+    with path.open("wb") as file:
+        file.write(len(null).to_bytes(8, "little") + null)
+        file.truncate(8 + len(null) + whole.stat().st_size - len(header))
+    assert open_base(path).schedule.prediction == "epsilon"
 
 
 def test_a_missing_path_is_said_to_be_missing(tmp_path):

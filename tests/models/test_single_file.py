@@ -10,8 +10,9 @@ import torch
 from mapo_studio.tests.tiny_models import END, ldm_names, write_sparse, write_tokenizer
 from mapo_studio.trainer.errors import UserError
 from mapo_studio.trainer.models import safetensors_file, tokenizer
-from mapo_studio.trainer.models.detect import family_of
+from mapo_studio.trainer.models.detect import detect_family
 from mapo_studio.trainer.models.open import open_base
+from mapo_studio.trainer.models.registry import FAMILIES
 from mapo_studio.trainer.models.safetensors_file import read_header
 from mapo_studio.trainer.models.sd15 import SD15
 from mapo_studio.trainer.models.sdxl import SDXL
@@ -47,8 +48,8 @@ def both(request, tmp_path):
     save_file({name: tensor.clone().contiguous() for name, tensor in named.items()}, path)
     write_tokenizer(tmp_path / "tokenizers", END)
     file = read_header(path)
-    assert family_of(file) == request.param
-    return source, SingleFile(file, request.param, tokenizers=tmp_path / "tokenizers", configs=folder)
+    assert detect_family(file) == FAMILIES[request.param]
+    return source, SingleFile(file, FAMILIES[request.param], tokenizers=tmp_path / "tokenizers", configs=folder)
 
 
 def test_every_weight_is_the_folders(both):
@@ -83,7 +84,7 @@ def test_a_text_encoder_comes_out_whole_from_either_generation_of_names(both, tm
     folder, single = both
     weights = load_file(single.path)
     save_file({name.replace("transformer.text_model.", "transformer."): t for name, t in weights.items()}, single.path)
-    bare = SingleFile(read_header(single.path), _family(folder), configs=folder.path)
+    bare = SingleFile(read_header(single.path), FAMILIES[_family(folder)], configs=folder.path)
     torch.testing.assert_close(
         load(bare, "text_encoder").state_dict(), load(folder, "text_encoder").state_dict(), rtol=0, atol=0
     )
@@ -92,9 +93,9 @@ def test_a_text_encoder_comes_out_whole_from_either_generation_of_names(both, tm
 def test_only_the_tensors_of_the_part_are_read(both, monkeypatch):
     _, single = both
     asked = []
-    whole = safetensors_file.Checkpoint.read
+    whole = safetensors_file.SafetensorsFile.read
     monkeypatch.setattr(
-        safetensors_file.Checkpoint, "read", lambda self, prefix: asked.append(prefix) or whole(self, prefix)
+        safetensors_file.SafetensorsFile, "read", lambda self, prefix: asked.append(prefix) or whole(self, prefix)
     )
     load(single, "text_encoder")
     load(single, "vae")
@@ -124,7 +125,7 @@ def test_a_missing_or_misshapen_weight_is_an_error_and_not_a_random_start(change
         if change == "cut":
             weights[name] = weight[:-3].clone()
         save_file(weights, single.path)
-        fresh = SingleFile(read_header(single.path), _family(folder), configs=folder.path)
+        fresh = SingleFile(read_header(single.path), FAMILIES[_family(folder)], configs=folder.path)
         with pytest.raises(UserError, match=r"lacks|has other shapes|cannot be read in full"):
             load(fresh, part)
 
@@ -144,7 +145,7 @@ def test_without_a_tokenizer_the_command_that_fetches_it_is_named(both, tmp_path
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", offline)
     folder, single = both
-    bare = SingleFile(read_header(single.path), _family(folder), configs=folder.path)
+    bare = SingleFile(read_header(single.path), FAMILIES[_family(folder)], configs=folder.path)
     with pytest.raises(UserError, match=r"hf download openai/clip-vit-large-patch14 vocab\.json"):
         bare.tokenizer("tokenizer")
     with pytest.raises(UserError, match="holds no CLIP tokenizer"):
@@ -163,7 +164,7 @@ def test_the_tokenizer_comes_from_the_hub_cache(both, sd15_folder, tmp_path, mon
 def test_a_slimmed_variant_is_named_as_such(tmp_path):
     from mapo_studio.tests.tiny_models import ldm_unet
 
-    one = SingleFile(read_header(_sparse_unet(tmp_path, ldm_unet)), "sdxl")
+    one = SingleFile(read_header(_sparse_unet(tmp_path, ldm_unet)), FAMILIES["sdxl"])
     with pytest.raises(UserError, match="SSD-1B"):
         one.unet(CPU, torch.float16)
 

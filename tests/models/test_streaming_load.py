@@ -10,7 +10,7 @@ from diffusers import UNet2DConditionModel
 from mapo_studio.tests.tiny_models import ldm_unet
 from mapo_studio.trainer.errors import UserError
 from mapo_studio.trainer.models.memory_saving.quantize import shell
-from mapo_studio.trainer.models.safetensors_file import read_header
+from mapo_studio.trainer.models.safetensors_file import SafetensorsFile, read_header
 from mapo_studio.trainer.models.sources import Folder, SingleFile
 from safetensors.torch import load_file, save_file
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -134,6 +134,6 @@ def test_a_weight_of_another_shape_is_named_before_any_is_read(how, wide, tmp_pa
     (tmp_path / "unet").mkdir()
     save_file(weights, tmp_path / "unet" / "diffusion_pytorch_model.safetensors")
     (tmp_path / "unet" / "config.json").write_text((wide[0].path / "unet" / "config.json").read_text())
-    monkeypatch.setattr("mapo_studio.trainer.models.safetensors_file.Checkpoint.tensor", lambda *_: pytest.fail("read"))
+    monkeypatch.setattr(SafetensorsFile, "tensor", lambda *_: pytest.fail("read"))
     with pytest.raises(UserError, match=r"other shapes for 1 weights \(the first: conv_in.weight\)"):
         Folder(tmp_path).unet(CPU, torch.float32, how)

@@ -6,10 +6,12 @@ import pytest
 import safetensors.torch
 import torch
 from filelock import FileLock
+from mapo_studio.tests.tiny_models import write_null_metadata
 from mapo_studio.trainer.config.run_config import RunConfig
 from mapo_studio.trainer.errors import UserError
 from mapo_studio.trainer.lora.file import read_lora, write_lora
 from mapo_studio.trainer.lora.inspect import describe
+from mapo_studio.trainer.models.safetensors_file import read_header
 from mapo_studio.trainer.runs.run_folder import Run, all_runs
 from mapo_studio.trainer.services import lora_library
 
@@ -63,6 +65,13 @@ def test_what_goes_on_from_a_renamed_lora_still_finds_it(made):
     second = made("second", continue_from=str(first.lora_file))
     new = lora_library.rename(first, "other")
     assert second.config().adapter.continue_from == str(new.lora_file)
+
+
+def test_a_lora_whose_metadata_are_null_can_be_renamed(made, tiny_lora):
+    run = made("cats")
+    write_null_metadata(tiny_lora, run.lora_file)
+    new = lora_library.rename(run, "dogs")
+    assert read_header(new.lora_file).metadata["modelspec.title"] == "dogs"
 
 
 @pytest.mark.parametrize("name", HOSTILE)
@@ -138,10 +147,10 @@ def test_a_run_at_work_or_needed_by_another_is_not_deleted(made):
 
 def test_metadata_is_read_without_the_tensors_and_a_cut_file_is_named(made):
     run = made("cats")
-    assert lora_library.metadata(run.lora_file)["mapo.family"] == "sdxl"
+    assert read_header(run.lora_file).metadata["mapo.family"] == "sdxl"
     run.lora_file.write_bytes(run.lora_file.read_bytes()[:-10])
     with pytest.raises(UserError, match="not a whole safetensors file"):
-        lora_library.metadata(run.lora_file)
+        read_header(run.lora_file)
 
 
 @pytest.fixture
@@ -166,7 +175,7 @@ def test_the_copy_of_a_stopped_run_is_replaced_by_what_it_became(written, tmp_pa
     further = {"base_hash": "b", "pairs_hash": "p", "seed": 0, "objective_knobs": "MaPO()", "steps": 4}
     write_lora(run.lora_file, lora.state, lora.settings, "sdxl", further)
     copy = lora_library.copy_to(run, host)
-    assert lora_library.metadata(copy)["mapo.steps"] == "4"
+    assert read_header(copy).metadata["mapo.steps"] == "4"
 
 
 @pytest.mark.parametrize(

@@ -175,12 +175,12 @@ def _config(run: Run, config: RunConfig, pairs: int, steps: int) -> RunConfig:
 
 def _of_run(run: Run, config: RunConfig, steps: int) -> str | None:
     """What the run itself came to, where it was trained on these very pairs and as long; else None."""
-    from ..services.lora_library import metadata
+    from ..models.safetensors_file import read_header
     from ..training.prepare_data import pairs_of
 
     with suppress(UserError, OSError):
         pairs = pairs_of(config, run.workspace)
-        if metadata(run.lora_file).get("mapo.pairs_hash") == pairs.fingerprint:
+        if read_header(run.lora_file).metadata.get("mapo.pairs_hash") == pairs.fingerprint:
             return _measured_at(run, steps)
     return None
 

@@ -1,4 +1,4 @@
-"""How does one cache entry reach the disk so that it can be trusted afterwards?
+"""Tensor cache: entries on the disk that can be trusted after a crash.
 
 An entry is a safetensors file named by its key, <kind>/ab/abcdef....safetensors. It is written beside its place and
 moved there whole, so a killed process leaves no half entry under a true name; its metadata hold a checksum, so one that
@@ -20,6 +20,7 @@ from pathlib import Path
 from torch import Tensor
 
 from ..errors import UserError
+from ..models.safetensors_file import parse_header
 
 _STALE_AFTER_S = 3600
 
@@ -35,7 +36,8 @@ def write(path: Path, tensors: Mapping[str, Tensor]) -> None:
     from safetensors.torch import save
 
     whole = {name: tensor.contiguous() for name, tensor in tensors.items()}
-    checksum = zlib.crc32(_content(save(whole)))
+    data = save(whole)
+    checksum = zlib.crc32(memoryview(data)[parse_header(data).body :])
     beside = path.with_name(f"{path.name}.{os.getpid()}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -77,19 +79,9 @@ def sweep(cache: Path) -> None:
 def _sound(path: Path) -> bytes | None:
     try:
         data = path.read_bytes()
-        header = json.loads(data[8 : 8 + _header_size(data)])
-        ends = [one["data_offsets"][1] for name, one in header.items() if name != "__metadata__"]
-        content = _content(data)
-        if len(content) == max(ends) and str(zlib.crc32(content)) == header["__metadata__"]["crc32"]:
-            return data
-    except (OSError, ValueError, KeyError, TypeError, IndexError, AttributeError):
-        pass
-    return None
-
-
-def _header_size(data: bytes) -> int:
-    return int.from_bytes(data[:8], "little")
-
-
-def _content(data: bytes) -> memoryview:
-    return memoryview(data)[8 + _header_size(data) :]
+        header = parse_header(data)
+    except (OSError, ValueError):
+        return None
+    content = memoryview(data)[header.body :]
+    whole = header.entries and header.end == len(data) and str(zlib.crc32(content)) == header.metadata.get("crc32")
+    return data if whole else None

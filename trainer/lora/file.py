@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from ..atomic_files import atomic_write
 from ..errors import UserError
 from ..models.registry import FAMILIES, Family, titles
+from ..models.safetensors_file import parse_header, read_header
 from .adapter import LoraSettings, state
 
 _PREFIX = "lora_unet_"
@@ -81,15 +82,13 @@ def write_lora(
     if path.suffix != ".safetensors":
         raise UserError(f"{path} must end in .safetensors: hosts do not list other files")
     blob = safetensors.torch.save(_host_tensors(source, settings, dtype))
-    start = 8 + int.from_bytes(blob[:8], "little")
-    header, body = json.loads(blob[8:start]), memoryview(blob)[start:]
+    header = parse_header(blob)
+    body = memoryview(blob)[header.body :]
     # The hash goes into the header, so the header can be made only now; the body is not copied for it.
-    header["__metadata__"] = _metadata(path.stem, settings, family, metadata or {}, hashlib.sha256(body).hexdigest())
-    encoded = json.dumps(header, separators=(",", ":")).encode()
-    encoded += b" " * (-len(encoded) % 8)  # the format aligns the body to 8 bytes
+    facts = _metadata(path.stem, settings, family, metadata or {}, hashlib.sha256(body).hexdigest())
     # Hosts list the folder while we write: what they see is the old file or the whole new one.
     with atomic_write(path) as part, part.open("wb") as file:
-        file.writelines([len(encoded).to_bytes(8, "little"), encoded, body])
+        file.writelines([header.encoded(facts), body])
     return path
 
 
@@ -189,12 +188,12 @@ def _metadata(
 
 def _load(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     try:
-        with safetensors.safe_open(path, framework="pt") as file:
-            return {key: file.get_tensor(key) for key in file.keys()}, file.metadata() or {}  # noqa: SIM118
+        file = read_header(path)
+        return {name: file.tensor(name) for name in file.shapes}, dict(file.metadata)
     except FileNotFoundError as error:
         raise UserError(f"there is no file {path}") from error
-    except (OSError, safetensors.SafetensorError) as error:
-        raise UserError(f"{path} is not a safetensors file, or was cut off: {error}; get it again") from error
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror or error}") from error
 
 
 def _module_and_part(path: Path, key: str) -> tuple[str, str]:

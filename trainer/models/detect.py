@@ -7,7 +7,7 @@ from typing import Any
 
 from ..errors import UserError
 from .registry import FAMILIES, Family, latent_channels, titles
-from .safetensors_file import Checkpoint
+from .safetensors_file import SafetensorsFile
 
 _UNET = "model.diffusion_model."
 _CONV_IN = _UNET + "input_blocks.0.0.weight"
@@ -50,7 +50,7 @@ _OTHER_FAMILIES: tuple[tuple[Callable[[str], bool], str], ...] = (
 """Asked for only where the file is of no family of the registry, so that one may be added there."""
 
 
-def family_of(file: Checkpoint) -> Family:
+def detect_family(file: SafetensorsFile) -> Family:
     """Raises UserError, saying what the file is and what is needed, for what is of no family."""
     for sign, what in _UNUSABLE:
         if any(map(sign, file.shapes)):
@@ -64,7 +64,7 @@ def family_of(file: Checkpoint) -> Family:
     raise _is(file, _what_instead(file))
 
 
-def _is_of(file: Checkpoint, family: Family) -> bool:
+def _is_of(file: SafetensorsFile, family: Family) -> bool:
     return (
         file.shapes.get(family.input_weight, (0, 0))[1] == family.latent_channels
         and (_context_width(file) != SD2_WIDTH or family.text_width == SD2_WIDTH)
@@ -73,7 +73,7 @@ def _is_of(file: Checkpoint, family: Family) -> bool:
     )
 
 
-def _what_instead(file: Checkpoint) -> str:
+def _what_instead(file: SafetensorsFile) -> str:
     if _CONV_IN not in file.shapes:
         return _without_unet(file)
     channels = file.shapes[_CONV_IN][1]
@@ -93,7 +93,7 @@ def _what_instead(file: Checkpoint) -> str:
     return f"a UNet without its text encoders. Give {_needed()}"
 
 
-def schedule_hints(file: Checkpoint) -> dict[str, Any]:
+def schedule_hints(file: SafetensorsFile) -> dict[str, Any]:
     """What the file says of its noise schedule, as entries of a diffusers scheduler configuration.
 
     Two customs are known: empty tensors called `v_pred` and `ztsnr` (NoobAI, read by ComfyUI and Forge), and the
@@ -111,7 +111,7 @@ def schedule_hints(file: Checkpoint) -> dict[str, Any]:
     return marks
 
 
-def _without_unet(file: Checkpoint) -> str:
+def _without_unet(file: SafetensorsFile) -> str:
     if file.has("conv_in.", "down_blocks.", "input_blocks."):
         return f"a UNet alone. Give {_needed()}, or the diffusers folder that this file comes from"
     if file.has("first_stage_model.", "encoder.conv_in.", "decoder.conv_in.", "encoder.down", "vae."):
@@ -121,7 +121,7 @@ def _without_unet(file: Checkpoint) -> str:
     return f"no model that this version knows. Give {_needed()}"
 
 
-def _context_width(file: Checkpoint) -> int | None:
+def _context_width(file: SafetensorsFile) -> int | None:
     """Width of the text states that the UNet attends to: 768 SD 1.5, 1024 SD 2.x, 1280 refiner, 2048 SDXL."""
     for name, shape in file.shapes.items():
         if name.startswith(_UNET) and name.endswith("attn2.to_k.weight"):
@@ -129,5 +129,5 @@ def _context_width(file: Checkpoint) -> int | None:
     return None
 
 
-def _is(file: Checkpoint, what: str) -> UserError:
+def _is(file: SafetensorsFile, what: str) -> UserError:
     return UserError(f"{file.path} is {what}.")

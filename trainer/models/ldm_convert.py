@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from ..errors import UserError
 from .memory_saving.quantize import Quantize
-from .safetensors_file import Checkpoint
+from .safetensors_file import SafetensorsFile
 from .streaming_load import Stored, filled_unet
 
 State = dict[str, Tensor]
@@ -38,7 +38,7 @@ _OPEN_CLIP_TOP = {
 
 
 def unet(
-    file: Checkpoint, config: Mapping[str, Any], device: torch.device, dtype: torch.dtype, how: Quantize
+    file: SafetensorsFile, config: Mapping[str, Any], device: torch.device, dtype: torch.dtype, how: Quantize
 ) -> nn.Module:
     """The checkpoint's UNet2DConditionModel, stored as `how` says; nothing else of the file is read."""
     from diffusers.loaders.single_file_utils import convert_ldm_unet_checkpoint
@@ -55,7 +55,7 @@ def unet(
     return filled_unet(config, stored, device, dtype, how, partial(_unfit, file, "UNet2DConditionModel"))
 
 
-def vae(file: Checkpoint, config: Mapping[str, Any], device: torch.device, dtype: torch.dtype) -> nn.Module:
+def vae(file: SafetensorsFile, config: Mapping[str, Any], device: torch.device, dtype: torch.dtype) -> nn.Module:
     """The checkpoint's AutoencoderKL; nothing else of the file is read."""
     from diffusers import AutoencoderKL
     from diffusers.loaders.single_file_utils import convert_ldm_vae_checkpoint
@@ -65,7 +65,7 @@ def vae(file: Checkpoint, config: Mapping[str, Any], device: torch.device, dtype
 
 
 def text_encoder(
-    file: Checkpoint, prefix: str, config: Mapping[str, Any], device: torch.device, dtype: torch.dtype
+    file: SafetensorsFile, prefix: str, config: Mapping[str, Any], device: torch.device, dtype: torch.dtype
 ) -> nn.Module:
     """The text encoder whose tensors begin with `prefix`: CLIPTextModel, or with projection if the config says so."""
     from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
@@ -115,7 +115,7 @@ def from_open_clip(raw: State) -> State:
     return state
 
 
-def _translated(names: Callable[..., State], raw: State, file: Checkpoint, config: Mapping[str, Any]) -> State:
+def _translated(names: Callable[..., State], raw: State, file: SafetensorsFile, config: Mapping[str, Any]) -> State:
     try:
         state = names(raw, dict(config))
     except (KeyError, AttributeError, IndexError) as error:  # how the translation stumbles over a missing tensor
@@ -124,7 +124,7 @@ def _translated(names: Callable[..., State], raw: State, file: Checkpoint, confi
 
 
 def filled(
-    build: Callable[[], nn.Module], state: State, file: Checkpoint, device: torch.device, dtype: torch.dtype
+    build: Callable[[], nn.Module], state: State, file: SafetensorsFile, device: torch.device, dtype: torch.dtype
 ) -> nn.Module:
     """The model that `build` makes with `state` as its weights: frozen, in evaluation mode, on `device` in `dtype`.
 
@@ -151,7 +151,7 @@ def filled(
     return model.to(device).eval().requires_grad_(False)
 
 
-def _unfit(file: Checkpoint, model: str, ails: str) -> UserError:
+def _unfit(file: SafetensorsFile, model: str, ails: str) -> UserError:
     return UserError(
         f"{file.path}: its {model} {ails}. It may be a slimmed variant (such as SSD-1B) or damaged; "
         "give the model as a diffusers folder, or another checkpoint."

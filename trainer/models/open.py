@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from ..errors import UserError
 from .base_model import BaseModel
-from .detect import SD2_WIDTH, family_of, schedule_hints
+from .detect import SD2_WIDTH, detect_family, schedule_hints
 from .hub import fetch, looks_like_hub_id
 from .noise_schedule import resolve_prediction_type
 from .registry import FAMILIES, Family, latent_channels, titles
@@ -82,7 +82,7 @@ def _single_file(path: Path, tokenizers: Path | None) -> tuple[Family, Source]:
     if suffix != ".safetensors":
         raise UserError(f"{path} is no model file that is known here. Give a .safetensors checkpoint.")
     file = read_header(path)
-    family = family_of(file)
+    family = detect_family(file)
     return family, SingleFile(file, family, tokenizers=tokenizers, scheduler=schedule_hints(file))
 
 

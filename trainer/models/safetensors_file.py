@@ -1,15 +1,15 @@
-"""What a .safetensors file holds, told by its header alone, and how a tensor of it is read."""
+"""Safetensors files: the one reader and writer of their headers, and of single tensors. Works without torch."""
 
 from __future__ import annotations
 
 import json
-import struct
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..errors import UserError
+from ..text import format_size
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -19,10 +19,10 @@ _ADVICE = "Download or copy it again."
 
 
 @dataclass(frozen=True)
-class Checkpoint:
-    """A .safetensors file: the shapes and stored dtypes of its tensors by name, and its metadata.
+class SafetensorsFile:
+    """A .safetensors file by its header: the shapes and stored dtypes of its tensors by name, and its metadata.
 
-    spans: the first byte of each tensor in the file, and the first after it.
+    spans: the first byte of each tensor in the file, and the first after it. header: as it was read.
     """
 
     path: Path
@@ -30,6 +30,7 @@ class Checkpoint:
     dtypes: Mapping[str, str]
     metadata: Mapping[str, str]
     spans: Mapping[str, tuple[int, int]]
+    header: Header
 
     def has(self, *prefixes: str) -> bool:
         """Does any tensor's name begin with one of these?"""
@@ -79,30 +80,74 @@ class Checkpoint:
         return tensor
 
 
-def read_header(path: Path) -> Checkpoint:
-    """Raises UserError if the file is not a whole safetensors file."""
+def read_header(path: Path) -> SafetensorsFile:
+    """Raises UserError if the file is not a whole safetensors file, FileNotFoundError if there is none."""
     size = path.stat().st_size
-    broken = f"{path} is not a whole safetensors file"
-    if size < 8:
-        raise UserError(f"{broken}: it has only {size} bytes. {_ADVICE}")
     with path.open("rb") as file:
-        (length,) = struct.unpack("<Q", file.read(8))
-        if length > min(size - 8, _LARGEST_HEADER):
-            raise UserError(f"{broken}: its header is cut off or is no header. {_ADVICE}")
-        try:
-            header = json.loads(file.read(length))
-            metadata = header.pop("__metadata__", {})
-            shapes = {name: tuple(entry["shape"]) for name, entry in header.items()}
-            dtypes = {name: entry["dtype"] for name, entry in header.items()}
-            body = 8 + length
-            spans = {
-                name: (body + entry["data_offsets"][0], body + entry["data_offsets"][1])
-                for name, entry in header.items()
-            }
-            end = max((last for _, last in spans.values()), default=body)
-        except (ValueError, TypeError, KeyError, AttributeError, IndexError) as error:
-            raise UserError(f"{broken}: its header cannot be read. {_ADVICE}") from error
+        head = file.read(8)
+        length = int.from_bytes(head, "little")
+        if len(head) == 8 and length <= min(size - 8, _LARGEST_HEADER):
+            head += file.read(length)
+    try:
+        header = parse_header(head, size)
+    except ValueError as error:
+        raise UserError(f"{path} is not a whole safetensors file: {error}. {_ADVICE}") from error
+    entries = header.entries.items()
+    return SafetensorsFile(
+        path,
+        shapes={name: tuple(entry["shape"]) for name, entry in entries},
+        dtypes={name: entry["dtype"] for name, entry in entries},
+        metadata=header.metadata,
+        spans={name: header.span(name) for name in header.entries},
+        header=header,
+    )
+
+
+@dataclass(frozen=True)
+class Header:
+    """entries: tensor's name -> its dtype, shape and data_offsets, in the file's order; body: where tensors begin."""
+
+    entries: Mapping[str, Mapping[str, Any]]
+    metadata: Mapping[str, str]
+    body: int
+
+    def span(self, name: str) -> tuple[int, int]:
+        """The first byte of a tensor in the file, and the first after it."""
+        begin, end = self.entries[name]["data_offsets"]
+        return self.body + begin, self.body + end
+
+    @property
+    def end(self) -> int:
+        """The first byte after the last tensor."""
+        return max((self.span(name)[1] for name in self.entries), default=self.body)
+
+    def encoded(self, metadata: Mapping[str, str]) -> bytes:
+        """The bytes of a file with the same tensors and this metadata, up to its first tensor."""
+        header = json.dumps({**self.entries, "__metadata__": dict(metadata)}, separators=(",", ":")).encode()
+        header += b" " * (-len(header) % 8)  # the format aligns the tensors to 8 bytes
+        return len(header).to_bytes(8, "little") + header
+
+
+def parse_header(data: bytes, size: int | None = None) -> Header:
+    """The header that `data` begins with, of a file of `size` bytes (by default of those in `data`).
+
+    Raises ValueError, saying what is wrong, if it is no header or the file is shorter than its tensors.
+    """
+    size = len(data) if size is None else size
+    if size < 8:
+        raise ValueError(f"it has only {size} bytes")
+    length = int.from_bytes(data[:8], "little")
+    if length > min(size - 8, _LARGEST_HEADER):
+        raise ValueError("its header is cut off or is no header")
+    try:
+        entries = json.loads(data[8 : 8 + length])
+        metadata = entries.pop("__metadata__", None) or {}  # null is taken as none
+        header = Header(entries, {str(key): str(value) for key, value in metadata.items()}, 8 + length)
+        for entry in entries.values():
+            tuple(entry["shape"]), entry["dtype"]
+        end = header.end
+    except (ValueError, TypeError, KeyError, AttributeError, IndexError) as error:
+        raise ValueError("its header cannot be read") from error
     if end > size:
-        missing = end - size
-        raise UserError(f"{broken}: the last {missing / 2**20:,.1f} MiB are missing. {_ADVICE}")
-    return Checkpoint(path, shapes, dtypes, metadata, spans)
+        raise ValueError(f"the last {format_size(end - size)} are missing")
+    return header

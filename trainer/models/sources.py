@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from ..errors import UserError
 from .registry import Family
-from .safetensors_file import Checkpoint, read_header
+from .safetensors_file import SafetensorsFile, read_header
 from .tokenizer import clip_tokenizer
 
 if TYPE_CHECKING:
@@ -137,7 +137,7 @@ class SingleFile:
 
     def __init__(
         self,
-        file: Checkpoint,
+        file: SafetensorsFile,
         family: Family,
         *,
         tokenizers: Path | None = None,

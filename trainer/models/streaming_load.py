@@ -14,14 +14,14 @@ from torch import nn
 
 from ..errors import UserError
 from .memory_saving.quantize import Quantize, fill, shell
-from .safetensors_file import Checkpoint
+from .safetensors_file import SafetensorsFile
 
 
 @dataclass(frozen=True)
 class Stored:
     """A weight where it lies: `name` is what `file` calls it."""
 
-    file: Checkpoint
+    file: SafetensorsFile
     name: str
 
     @property

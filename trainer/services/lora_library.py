@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import filecmp
-import json
 import os
 import shutil
 from collections.abc import Iterator
@@ -20,11 +19,6 @@ from ..runs.run_folder import Run, all_runs
 _BLOCK = 2**22
 _OF_A_RUN = ("modelspec.title", "mapo.base_hash", "mapo.pairs_hash", "mapo.seed", "mapo.objective_knobs")
 """What every LoRA file of one run says alike."""
-
-
-def metadata(lora: Path) -> dict[str, str]:
-    """What a LoRA file says of itself. Reads its header only. Raises UserError for a file that is not whole."""
-    return dict(read_header(lora).metadata)
 
 
 def copy_to(run: Run, folder: Path) -> Path:
@@ -107,7 +101,7 @@ def _lora(run: Run) -> Path:
 def _is_earlier(copy: Path, lora: Path) -> bool:
     """Whether `copy` is what the run of `lora` had learned some steps before."""
     try:
-        before, now = metadata(copy), metadata(lora)
+        before, now = read_header(copy).metadata, read_header(lora).metadata
         steps = [int(one["mapo.steps"]) for one in (before, now)]
     except (UserError, KeyError, ValueError):
         return False
@@ -131,15 +125,13 @@ def _rewrite(run: Run, config: RunConfig) -> None:
 
 def _write_renamed(source: Path, target: Path) -> None:
     """The same tensors under a header that names `target`; nothing but the header is ever in memory."""
+    header = read_header(source).header
     with source.open("rb") as old:
-        length = int.from_bytes(old.read(8), "little")
-        header = json.loads(old.read(length))
-        facts = header.get("__metadata__", {})
+        old.seek(header.body)
+        facts = dict(header.metadata)
         facts["modelspec.title"] = target.stem
         digest = facts.get("sshs_model_hash", "")
         facts["ss_output_name"] = f"{target.stem}-{digest[:8]}" if digest else target.stem
-        encoded = json.dumps({**header, "__metadata__": facts}, separators=(",", ":")).encode()
-        encoded += b" " * (-len(encoded) % 8)  # the format aligns the body to 8 bytes
         with atomic_write(target) as part, part.open("wb") as new:
-            new.write(len(encoded).to_bytes(8, "little") + encoded)
+            new.write(header.encoded(facts))
             shutil.copyfileobj(old, new, _BLOCK)
