@@ -27,10 +27,10 @@ from itertools import pairwise
 from pathlib import Path
 
 from mapo_studio.trainer.preferences import api
-from mapo_studio.trainer.preferences.bulk_insert import Row, add_rows
+from mapo_studio.trainer.preferences.bulk_insert import PairRow, add_rows
 from mapo_studio.trainer.preferences.datasets import annotator_named, create_dataset, find_dataset
-from mapo_studio.trainer.preferences.pairs import position_of
-from mapo_studio.trainer.preferences.schema import Candidate, Judgement, Pair, Picture, Prompt
+from mapo_studio.trainer.preferences.pairs import split_hash
+from mapo_studio.trainer.preferences.schema import Candidate, ImageRecord, Judgement, Pair, Prompt
 from mapo_studio.trainer.preferences.store import Store, open_store
 from sqlalchemy import func, insert, select, text, update
 
@@ -133,15 +133,15 @@ def _ask(times: Times, folder: Path, state: str, annotator: str, rounds: int) ->
 def _import(times: Times, store: Store, rounds: int) -> None:
     """Add judged rows of pictures that are there, as an import does."""
     with store.reading() as session:
-        pictures = session.scalars(select(Picture).limit(rounds * _ROWS + 1)).all()
+        pictures = session.scalars(select(ImageRecord).limit(rounds * _ROWS + 1)).all()
     for number in range(min(rounds, len(pictures) // _ROWS)):
         part = pictures[number * _ROWS : (number + 1) * _ROWS + 1]
         rows = [
-            Row(f"imported {number} {at // 4}", one, other, sequence=number * _ROWS + at, share_0=1.0)
+            PairRow(f"imported {number} {at // 4}", one, other, sequence=number * _ROWS + at, share_0=1.0)
             for at, (one, other) in enumerate(pairwise(part))
         ]
 
-        def add(rows: list[Row] = rows) -> None:
+        def add(rows: list[PairRow] = rows) -> None:
             with store.writing() as session:
                 add_rows(session, find_dataset(session, DATASET), rows, "benchmark")
 
@@ -155,7 +155,7 @@ def _fill(store: Store, pairs: int) -> None:
         for rows in _parts(_prompts(dataset, pairs // PAIRS)):
             prompts, pictures, candidates, made = zip(*rows, strict=True)
             session.execute(insert(Prompt), prompts)
-            for table, nested in ((Picture, pictures), (Candidate, candidates), (Pair, made)):
+            for table, nested in ((ImageRecord, pictures), (Candidate, candidates), (Pair, made)):
                 session.execute(insert(table), [row for part in nested for row in part])
 
 
@@ -167,17 +167,17 @@ def _prompts(dataset: int, count: int) -> Iterator[tuple[dict, list[dict], list[
         ids = range((prompt - 1) * PICTURES + 1, prompt * PICTURES + 1)
         made = {"created": 0.0}
         yield (
-            {"id": prompt, "dataset_id": dataset, "digest": digest, "text": words, "position": position_of(words)},
+            {"id": prompt, "dataset_id": dataset, "digest": digest, "text": words, "split_hash": split_hash(words)},
             [
                 {"id": one, "sha256": f"{one:064x}", "ending": ".png", "width": 1024, "height": 1024} | made
                 for one in ids
             ],
             [{"prompt_id": prompt, "picture_id": one} | made for one in ids],
             [
-                {"dataset_id": dataset, "prompt_id": prompt, "first_id": ids[a], "second_id": ids[b], "turn": turn}
-                | {"shuffle": draw.random(), "closeness": draw.random(), "margin_run": "first", "margin": 0.5}
+                {"dataset_id": dataset, "prompt_id": prompt, "first_id": ids[a], "second_id": ids[b], "round": index}
+                | {"shuffle": draw.random(), "abs_margin": draw.random(), "margin_run": "first", "margin": 0.5}
                 | made
-                for turn, (a, b) in enumerate((a, b) for b in range(PICTURES) for a in range(b))
+                for index, (a, b) in enumerate((a, b) for b in range(PICTURES) for a in range(b))
             ],
         )
 
@@ -188,7 +188,7 @@ def _judge(store: Store, annotator: str, share: float, but: int = 0) -> None:
         who = annotator_named(session, annotator).id
         seen = select(Judgement.pair_id).where(Judgement.annotator_id == who)
         total = session.scalar(select(func.count()).select_from(Pair)) or 0
-        order = select(Pair.id).order_by(Pair.turn, Pair.shuffle).limit(int(share * total))
+        order = select(Pair.id).order_by(Pair.round, Pair.shuffle).limit(int(share * total))
         done = set(session.scalars(seen))
         chosen = [pair for pair in session.scalars(order) if pair not in done]
         left = set(chosen[:: len(chosen) // but][:but]) if but else set()

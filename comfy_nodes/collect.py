@@ -12,7 +12,7 @@ from .comfy_api.images import image_metadata, to_png
 if TYPE_CHECKING:
     import torch
 
-    from ..trainer.preferences.queue import PictureInfo
+    from ..trainer.preferences.queue import ImageInfo
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class Collected:
 
     prompt: int
     text: str
-    pictures: tuple[PictureInfo, ...]
+    pictures: tuple[ImageInfo, ...]
     pair: int | None
     new: int
     waiting: int
@@ -39,22 +39,22 @@ def collect(images: torch.Tensor, graph: Graph, dataset: str, prompt: str, paire
     """
     from ..trainer.errors import UserError
     from ..trainer.preferences import datasets
-    from ..trainer.preferences.images import keep_file, pictures_of
-    from ..trainer.preferences.queue import PictureInfo, waiting_pairs
+    from ..trainer.preferences.images import image_records, store_image
+    from ..trainer.preferences.queue import ImageInfo, waiting_pairs
 
     found, known = image_metadata(graph, "ComfyUI")
     text = prompt.strip() or found
     if not text:
         raise UserError("no prompt is found in the graph: write into the node what the pictures show")
     store = settings.store()
-    files = [keep_file(store, to_png(one, graph), "a picture of the graph") for one in images]
+    files = [store_image(store, to_png(one, graph), "a picture of the graph") for one in images]
     with store.writing() as session:
         into = datasets.find_or_create(session, dataset)
         wanted = datasets.add_prompt(session, into, text)
-        rows = pictures_of(session, [(file, known) for file in files])
+        rows = image_records(session, [(file, known) for file in files])
         datasets.add_candidates(session, wanted, rows.values())
         pair = datasets.pairs_between(session, wanted, [tuple(rows.values())])[0] if paired and len(rows) == 2 else None
         new = datasets.spread_pairs(session, wanted)
-        infos = [PictureInfo(file.sha256, file.width, file.height, file.ending) for file in files]
+        infos = [ImageInfo(file.sha256, file.width, file.height, file.ending) for file in files]
         waiting = waiting_pairs(session, into, settings.annotator())
         return Collected(wanted.id, wanted.text, tuple(infos), pair.id if pair else None, new, waiting)

@@ -43,7 +43,7 @@ def compare(base: torch.Tensor, lora: torch.Tensor, of_base: Graph, of_lora: Gra
     from ..trainer.errors import UserError
     from ..trainer.evaluation.comparison import about, standing
     from ..trainer.evaluation.comparison_filing import add_duel, add_side, go_on
-    from ..trainer.preferences.images import keep_file, pictures_of
+    from ..trainer.preferences.images import image_records, store_image
 
     if len(base) != len(lora):
         raise UserError(
@@ -59,12 +59,12 @@ def compare(base: torch.Tensor, lora: torch.Tensor, of_base: Graph, of_lora: Gra
         raise UserError("every picture of base is the same as that of lora: is the LoRA loaded, with a strength?")
     store = settings.store()
     files = [
-        [keep_file(store, images.to_png(batch[number], graph), "a picture of the graph") for number in different]
+        [store_image(store, images.to_png(batch[number], graph), "a picture of the graph") for number in different]
         for batch, graph in ((base, of_base), (lora, of_lora))
     ]
     with store.writing() as session:
         comparison = go_on(session, name, told)
-        rows = pictures_of(
+        rows = image_records(
             session, [*((one, base_known) for one in files[0]), *((one, lora_known) for one in files[1])]
         )
         shown = prompt.strip() or text

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from ..trainer.preferences.queue import PictureInfo
+    from ..trainer.preferences.queue import ImageInfo
 
 LOOK_EVERY = 0.2
 """Seconds between looks at the clock, at the pages and at whether the prompt was interrupted."""
@@ -42,8 +42,8 @@ class Question:
     dataset: str
     prompt: int
     text: str
-    pictures: tuple[PictureInfo, ...]
-    shown: tuple[PictureInfo, ...]
+    pictures: tuple[ImageInfo, ...]
+    shown: tuple[ImageInfo, ...]
     pair: int | None
     wait: float
     otherwise: str

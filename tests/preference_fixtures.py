@@ -6,10 +6,10 @@ from dataclasses import dataclass
 
 import numpy as np
 import pytest
+from mapo_studio.tests.stored_images import add_image
 from mapo_studio.trainer.preferences.datasets import add_candidates, add_prompt, create_dataset, make_pairs
-from mapo_studio.trainer.preferences.images import keep_picture
 from mapo_studio.trainer.preferences.judgements import Answer, answer, undo
-from mapo_studio.trainer.preferences.schema import Dataset, Pair, Picture, Prompt
+from mapo_studio.trainer.preferences.schema import Dataset, ImageRecord, Pair, Prompt
 from mapo_studio.trainer.preferences.store import Store, open_store
 from PIL import Image
 from sqlalchemy import select
@@ -71,10 +71,10 @@ def filled(store, picture_bytes):
             found = session.scalar(select(Dataset).where(Dataset.name == dataset))
             kept = found or create_dataset(session, dataset)
             asked = add_prompt(session, kept, prompt)
-            rows = [keep_picture(store, session, picture_bytes(seed), f"{seed}.png") for seed in range(pictures)]
+            rows = [add_image(store, session, picture_bytes(seed), f"{seed}.png") for seed in range(pictures)]
             add_candidates(session, asked, rows)
             make_pairs(session, asked)
-            pairs = session.scalars(select(Pair).where(Pair.prompt_id == asked.id).order_by(Pair.turn)).all()
+            pairs = session.scalars(select(Pair).where(Pair.prompt_id == asked.id).order_by(Pair.round)).all()
             return Filled(store, kept, asked, tuple(rows), tuple(pairs))
 
     return fill
@@ -87,7 +87,7 @@ class Filled:
     store: Store
     dataset: Dataset
     prompt: Prompt
-    pictures: tuple[Picture, ...]
+    pictures: tuple[ImageRecord, ...]
     pairs: tuple[Pair, ...]
 
     def given(self, pair=0, answer="left", first_on_left=True, strength="clearly", seconds=1.0, **submission):

@@ -17,7 +17,7 @@ from PIL.PngImagePlugin import PngInfo
 from .graph import Graph, with_loaded_loras
 
 if TYPE_CHECKING:
-    from ...trainer.preferences.images import About
+    from ...trainer.preferences.images import ImageMetadata
 
 _COMPRESSION = 4  # as ComfyUI's own saving: higher takes seconds for a large picture and gains little
 
@@ -45,10 +45,10 @@ def to_batch(images: list[Image.Image]) -> torch.Tensor:
     return torch.stack([torch.from_numpy(np.asarray(image.convert("RGB"), np.float32) / 255) for image in images])
 
 
-def image_metadata(graph: Graph, source: str) -> tuple[str, About]:
+def image_metadata(graph: Graph, source: str) -> tuple[str, ImageMetadata]:
     """(prompt, what else is known) of the images that a graph generated. The prompt is empty where none is found."""
-    from ...trainer.preferences.images import About
+    from ...trainer.preferences.images import ImageMetadata
     from ...trainer.preferences.io.infotext import from_graph
 
     found = from_graph(json.dumps(with_loaded_loras(graph)))
-    return found.prompt or "", About(found.seed, found.sampler, found.model, found.lora, source)
+    return found.prompt or "", ImageMetadata(found.seed, found.sampler, found.model, found.lora, source)

@@ -36,10 +36,10 @@ async def picture(request: web.Request) -> web.StreamResponse:
     def find() -> tuple[Path, str]:
         from ...trainer.errors import UserError
 
-        path = contract().picture(settings.store(), request.match_info["sha256"])
-        if path.suffix not in contract().PICTURE_TYPES:
+        path = contract().image_file(settings.store(), request.match_info["sha256"])
+        if path.suffix not in contract().IMAGE_TYPES:
             raise UserError("no browser shows this kind of picture")
-        return path, contract().PICTURE_TYPES[path.suffix]
+        return path, contract().IMAGE_TYPES[path.suffix]
 
     return await http.file_reply(find, _FOR_EVER)
 

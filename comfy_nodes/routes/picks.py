@@ -13,13 +13,13 @@ from . import http, judging
 
 if TYPE_CHECKING:
     from ...trainer.preferences.api import (
-        AnswerSaid,
+        AnswerIn,
         AnswersReply,
         GroupsReply,
         GroupsRequest,
         NextReply,
         NextRequest,
-        RankingSaid,
+        RankingIn,
     )
 
 _OVER = {
@@ -128,7 +128,7 @@ def _next(pick: Pick, has: NextRequest, annotator: str) -> NextReply:
     pairs = []
     if waits and asked.pair not in has.exclude:
         left, right = _shown(pick)
-        pairs = [contract.PairShown(pair=asked.pair, prompt=asked.text, purpose="judge", left=left, right=right)]
+        pairs = [contract.PairOut(pair=asked.pair, prompt=asked.text, purpose="judge", left=left, right=right)]
     return contract.NextReply(pairs=pairs, waiting=int(waits))
 
 
@@ -137,7 +137,7 @@ def _groups(pick: Pick, has: GroupsRequest, annotator: str) -> GroupsReply:
     waits = pick.ended is None and asked.pair is None
     groups = []
     if waits and asked.prompt not in has.exclude:
-        groups = [contract.GroupShown(prompt=asked.prompt, text=asked.text, pictures=_shown(pick))]
+        groups = [contract.GroupOut(prompt=asked.prompt, text=asked.text, pictures=_shown(pick))]
     return contract.GroupsReply(groups=groups, waiting=int(waits))
 
 
@@ -146,7 +146,7 @@ def _statistics(pick: Pick, _: Any, annotator: str) -> Any:
     return contract.statistics(settings.store(), contract.StatisticsRequest(dataset=pick.question.dataset), annotator)
 
 
-def _keep_answer(pick: Pick, said: AnswerSaid, annotator: str) -> str | None:
+def _keep_answer(pick: Pick, said: AnswerIn, annotator: str) -> str | None:
     if said.pair != pick.question.pair:
         return f"pair {said.pair} is not the one that is asked about"
     contract = judging.contract()
@@ -157,7 +157,7 @@ def _keep_answer(pick: Pick, said: AnswerSaid, annotator: str) -> str | None:
     return None
 
 
-def _keep_ranking(pick: Pick, said: RankingSaid, annotator: str) -> str | None:
+def _keep_ranking(pick: Pick, said: RankingIn, annotator: str) -> str | None:
     asked = {one.sha256 for one in pick.question.pictures}
     if said.prompt != pick.question.prompt or {name for tier in said.tiers for name in tier} != asked:
         return "these are not the pictures that are asked about"
@@ -169,7 +169,7 @@ def _keep_ranking(pick: Pick, said: RankingSaid, annotator: str) -> str | None:
     return None
 
 
-def _too_late(pick: Pick, said: AnswerSaid | RankingSaid) -> str | None:
+def _too_late(pick: Pick, said: AnswerIn | RankingIn) -> str | None:
     """Why, or None where it is the very answer that ended the pick, sent again."""
     if pick.ended.by == (said.client, said.sequence):
         return None
@@ -177,7 +177,7 @@ def _too_late(pick: Pick, said: AnswerSaid | RankingSaid) -> str | None:
 
 
 def _shown(pick: Pick) -> list[Any]:
-    shape = judging.contract().PictureShown
+    shape = judging.contract().ImageOut
     return [shape(id=one.sha256, width=one.width, height=one.height) for one in pick.question.shown]
 
 

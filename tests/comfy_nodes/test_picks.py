@@ -11,9 +11,9 @@ import pytest
 from mapo_studio.comfy_nodes import picks
 from mapo_studio.comfy_nodes.picks import End, Picks, Question, World, answered, ranked
 from mapo_studio.tests import own_loop
-from mapo_studio.trainer.preferences.queue import PictureInfo
+from mapo_studio.trainer.preferences.queue import ImageInfo
 
-FIRST, SECOND, THIRD = (PictureInfo(letter * 64, 8, 8, ".png") for letter in "abc")
+FIRST, SECOND, THIRD = (ImageInfo(letter * 64, 8, 8, ".png") for letter in "abc")
 QUESTION = Question(
     prompt_id="a prompt",
     node="7",
@@ -316,7 +316,7 @@ def test_keys_differ_by_prompt_node_and_item():
         ("skip", None, None),
     ],
 )
-def test_what_goes_on_after_an_answer(answer: str, chosen: PictureInfo | None, rejected: PictureInfo | None):
+def test_what_goes_on_after_an_answer(answer: str, chosen: ImageInfo | None, rejected: ImageInfo | None):
     end = answered(QUESTION, answer, SECOND.sha256, ("tab", 2))
     assert (end.chosen, end.rejected) == (chosen and chosen.sha256, rejected and rejected.sha256)
     assert (end.answer, end.how, end.by) == (answer, "answered", ("tab", 2))

@@ -8,9 +8,9 @@ from mapo_studio.trainer.evaluation.candidates import CandidateSettings
 from mapo_studio.trainer.jobs import tasks, worker
 from mapo_studio.trainer.jobs.worker import Work
 from mapo_studio.trainer.preferences.datasets import create_dataset, find_dataset
-from mapo_studio.trainer.preferences.images import picture_path
+from mapo_studio.trainer.preferences.images import image_path
 from mapo_studio.trainer.preferences.io.infotext import read_text
-from mapo_studio.trainer.preferences.schema import Candidate, Pair, Picture, Prompt
+from mapo_studio.trainer.preferences.schema import Candidate, ImageRecord, Pair, Prompt
 from mapo_studio.trainer.preferences.store import open_store
 from mapo_studio.trainer.sampling.image_metadata import seed_of
 from sqlalchemy import func, select
@@ -47,9 +47,9 @@ def pictures(store):
     """(prompt, seed, lora, sha256) of every candidate, in order."""
     with store.reading() as session:
         found = (
-            select(Prompt.text, Picture.seed, Picture.lora, Picture.sha256)
+            select(Prompt.text, ImageRecord.seed, ImageRecord.lora, ImageRecord.sha256)
             .join(Candidate, Candidate.prompt_id == Prompt.id)
-            .join(Picture, Picture.id == Candidate.picture_id)
+            .join(ImageRecord, ImageRecord.id == Candidate.picture_id)
             .order_by(Candidate.id)
         )
         return [tuple(row) for row in session.execute(found)]
@@ -109,9 +109,9 @@ def test_every_second_candidate_can_be_the_bases_own(store, paint, tiny_lora):
 def test_a_picture_says_how_it_was_painted(store, paint, tiny_lora):
     paint(prompts=PROMPTS[:1], candidates=1, lora=str(tiny_lora), strength=0.75, negative="blurry")
     with store.reading() as session:
-        picture = session.scalar(select(Picture))
+        picture = session.scalar(select(ImageRecord))
     assert (picture.model, picture.sampler, picture.lora) == ("tiny", "Euler", "taste (0.75)")
-    said = read_text(picture_path(store, picture))
+    said = read_text(image_path(store, picture))
     assert (said.prompt, said.seed, said.sampler, said.model) == ("a red circle", picture.seed, "Euler", "tiny")
     assert "taste" in said.lora
 

@@ -5,11 +5,11 @@ from dataclasses import replace
 from itertools import islice
 
 import pytest
+from mapo_studio.tests.stored_images import add_image
 from mapo_studio.trainer.errors import UserError
 from mapo_studio.trainer.evaluation.comparison import About, about, duels, newest_answer, standing
 from mapo_studio.trainer.evaluation.comparison_filing import add_duel, add_side, go_on, names
 from mapo_studio.trainer.preferences.datasets import create_dataset
-from mapo_studio.trainer.preferences.images import keep_picture
 from mapo_studio.trainer.preferences.judgements import Answer, answer, undo
 from mapo_studio.trainer.preferences.store import open_store
 from PIL import Image
@@ -39,7 +39,7 @@ def file_two(store, session, name=""):
     for colour in ("red", "blue"):
         file = io.BytesIO()
         Image.new("RGB", (64, 64), colour).save(file, "PNG")
-        pictures.append(keep_picture(store, session, file.getvalue(), colour))
+        pictures.append(add_image(store, session, file.getvalue(), colour))
     for picture, side in zip(pictures, ("base", "lora"), strict=True):
         add_side(session, comparison, "a cat", picture, side)
     add_duel(session, comparison, "a cat", *pictures)

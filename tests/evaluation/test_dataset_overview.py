@@ -4,9 +4,9 @@ import io
 from pathlib import Path
 
 import pytest
+from mapo_studio.tests.stored_images import add_image
 from mapo_studio.trainer.evaluation.dataset_overview import contact_sheet, in_words, newest
 from mapo_studio.trainer.preferences.datasets import add_pair, add_prompt, create_dataset
-from mapo_studio.trainer.preferences.images import keep_picture
 from mapo_studio.trainer.preferences.judgements import Answer, answer
 from mapo_studio.trainer.preferences.statistics import statistics_of
 from mapo_studio.trainer.preferences.store import open_store
@@ -34,7 +34,7 @@ def filled(store):
                     file, image = io.BytesIO(), Image.new("RGB", (64, 64), colour)
                     image.putpixel((0, 0), (number, number, number))
                     image.save(file, "PNG")
-                    two.append(keep_picture(store, session, file.getvalue(), "a cat"))
+                    two.append(add_image(store, session, file.getvalue(), "a cat"))
                 pair = add_pair(session, dataset, prompt, *two)
                 if number < judged:
                     said = "left" if number % 2 else "right"  # which one is on the left says nothing

@@ -4,6 +4,7 @@ import io
 import json
 
 import pytest
+from mapo_studio.tests.stored_images import add_image
 from mapo_studio.trainer.config.run_config import parse_config
 from mapo_studio.trainer.errors import UserError
 from mapo_studio.trainer.evaluation.comparison import about, duels, feed_back, standing
@@ -12,10 +13,10 @@ from mapo_studio.trainer.jobs import tasks, worker
 from mapo_studio.trainer.jobs.worker import Work
 from mapo_studio.trainer.lora.file import read_lora, write_lora
 from mapo_studio.trainer.preferences.datasets import add_pair, add_prompt, create_dataset, find_dataset, list_datasets
-from mapo_studio.trainer.preferences.images import keep_picture, picture_path
+from mapo_studio.trainer.preferences.images import image_path
 from mapo_studio.trainer.preferences.judgements import Answer, answer, undo
-from mapo_studio.trainer.preferences.pairs import position_of
-from mapo_studio.trainer.preferences.schema import Candidate, Judgement, Pair, Picture, Prompt
+from mapo_studio.trainer.preferences.pairs import split_hash
+from mapo_studio.trainer.preferences.schema import Candidate, ImageRecord, Judgement, Pair, Prompt
 from mapo_studio.trainer.preferences.store import open_store
 from mapo_studio.trainer.runs.run_folder import Run
 from PIL import Image, ImageChops
@@ -58,7 +59,7 @@ def judge(store, verdicts, name="duel", annotator="ann", client="page"):
             if verdict is None:
                 continue
             arms = {
-                arm: session.get_one(Picture, picture).sha256
+                arm: session.get_one(ImageRecord, picture).sha256
                 for arm, picture in session.execute(
                     select(Candidate.arm, Candidate.picture_id).where(
                         Candidate.prompt_id == pair.prompt_id,
@@ -85,7 +86,9 @@ def test_both_arms_are_painted_on_the_same_seeds_and_paired(store, painted, tiny
         told = about(comparison)
         found = duels(session, comparison)
         rows = session.execute(
-            select(Prompt.text, Picture.seed, Candidate.arm, Picture.lora).join_from(Candidate, Prompt).join(Picture)
+            select(Prompt.text, ImageRecord.seed, Candidate.arm, ImageRecord.lora)
+            .join_from(Candidate, Prompt)
+            .join(ImageRecord)
         ).all()
     assert (told.run, told.lora, told.against, told.other) == ("taste", tiny_lora.name, "", "the base")
     assert len(told.lora_sha256) == 64
@@ -108,7 +111,7 @@ def test_two_loras_can_meet_and_the_arms_differ(store, begin, tiny_lora, tmp_pat
         [duel] = duels(session, find_dataset(session, "duel"))
         assert about(find_dataset(session, "duel")).other == "other"
     assert (duel.other.lora, duel.lora.lora) == ("other (0.5)", "taste (0.5)")
-    one, two = (Image.open(picture_path(store, picture)) for picture in (duel.other, duel.lora))
+    one, two = (Image.open(image_path(store, picture)) for picture in (duel.other, duel.lora))
     assert max(high for _, high in ImageChops.difference(one, two).getextrema()) > 10
 
 
@@ -201,7 +204,7 @@ def test_prompts_of_a_comparison_stay_held_out(store, painted):
         cats = find_dataset(session, "cats")
         rows = session.scalars(select(Prompt).where(Prompt.dataset_id == cats.id)).all()
     assert {row.text for row in rows} == set(PROMPTS)
-    assert all(row.position == position_of(row.text) for row in rows)
+    assert all(row.position == split_hash(row.text) for row in rows)
 
 
 def test_only_comparisons_are_fed_back_and_only_into_datasets(store, painted):
@@ -250,14 +253,14 @@ def test_a_run_knows_its_prompts(store):
     with store.writing() as session:
         cats = find_dataset(session, "cats")
         for number, text in enumerate(prompts):
-            pictures = [keep_picture(store, session, _png((number, side, 0)), "x") for side in (0, 1)]
+            pictures = [add_image(store, session, _png((number, side, 0)), "x") for side in (0, 1)]
             pair = add_pair(session, cats, add_prompt(session, cats, text), *pictures)
             if number % 2 == 0:
                 given = Answer(pair.id, pictures[0].sha256, "left", "clearly", 1.0, "page", number)
                 answer(session, "ann", given)
     config = parse_config({"name": "r", "base": "tiny", "data": {"pairs": "dataset:cats", "held_out": 0.25}}, "test")
     known = known_prompts(Run.create(store.workspace, config))
-    aside = [prompt for prompt in prompts if position_of(prompt) < 0.25]
+    aside = [prompt for prompt in prompts if split_hash(prompt) < 0.25]
     assert 0 < len(aside) < 40
     assert list(known.held_out) == aside
     assert known.trained == {prompt for prompt in prompts[::2] if prompt not in aside}

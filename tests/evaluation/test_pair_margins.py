@@ -18,7 +18,7 @@ from mapo_studio.trainer.lora.file import read_lora
 from mapo_studio.trainer.models.open import open_base
 from mapo_studio.trainer.preferences.dataset_pairs import DatasetPairs
 from mapo_studio.trainer.preferences.datasets import create_dataset
-from mapo_studio.trainer.preferences.images import picture_path
+from mapo_studio.trainer.preferences.images import image_path
 from mapo_studio.trainer.preferences.queue import next_pairs
 from mapo_studio.trainer.preferences.schema import Pair
 from mapo_studio.trainer.runs.run_folder import Run
@@ -60,14 +60,14 @@ def test_unjudged_pairs_get_their_margins_and_are_asked_in_that_order(filled, tr
     told = []
     assert rate(there.store, "cats", trained(), tell=lambda *one: told.append(one)) == 5
     judged, *rated = pairs(there.store)
-    assert (judged.margin, judged.closeness) == (None, None)
+    assert (judged.margin, judged.abs_margin) == (None, None)
     assert {pair.margin_run for pair in rated} == {"taste"}
     assert len({pair.margin for pair in rated}) == 5
-    assert [pair.closeness for pair in rated] == [abs(pair.margin) for pair in rated]
+    assert [pair.abs_margin for pair in rated] == [abs(pair.margin) for pair in rated]
     assert told[-1][:2] == (5, 5)
     with there.store.reading() as session:
         useful = [one.pair for one in next_pairs(session, there.dataset, "bob", 5, order="useful")]
-    assert useful == [pair.id for pair in sorted(rated, key=lambda pair: pair.closeness)]
+    assert useful == [pair.id for pair in sorted(rated, key=lambda pair: pair.abs_margin)]
 
 
 def test_a_margin_has_the_sign_that_agreement_counts(filled, trained):
@@ -85,7 +85,7 @@ def test_a_margin_has_the_sign_that_agreement_counts(filled, trained):
     # Many levels: the noise is another where chosen and rejected change places, and so the margin is a little too.
     held_out = HeldOut(encoded, timesteps=base.schedule.timesteps, levels=24, batch_size=24)
     measured = list(held_out.margins(base, unet.eval(), run.config().objective.build(), CPU))
-    sure = [pair.closeness for pair in pairs(there.store)]
+    sure = [pair.abs_margin for pair in pairs(there.store)]
     largest = max(range(3), key=sure.__getitem__)
     assert measured[largest] > 0
 
@@ -105,7 +105,7 @@ def test_another_lora_makes_the_first_ones_margins_be_forgotten(filled, trained)
     rate(there.store, "cats", trained("first"))
     assert rate(there.store, "cats", trained("second"), limit=2) == 2
     assert [pair.margin_run for pair in pairs(there.store)] == [None, "second", "second"]
-    assert pairs(there.store)[0].closeness is None
+    assert pairs(there.store)[0].abs_margin is None
 
 
 def test_a_rating_that_was_stopped_goes_on_where_it_was(filled, trained, monkeypatch):
@@ -124,7 +124,7 @@ def test_a_rating_that_was_stopped_goes_on_where_it_was(filled, trained, monkeyp
 
 def test_a_pair_that_lost_a_picture_is_left_out(filled, trained):
     there = filled(3)
-    picture_path(there.store, there.pictures[0]).unlink()
+    image_path(there.store, there.pictures[0]).unlink()
     assert rate(there.store, "cats", trained()) == 1
 
 

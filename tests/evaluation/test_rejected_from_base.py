@@ -12,7 +12,7 @@ from mapo_studio.trainer.preferences.datasets import create_dataset, find_datase
 from mapo_studio.trainer.preferences.io.detect_layout import open_pairs
 from mapo_studio.trainer.preferences.io.exporter import export_pairs
 from mapo_studio.trainer.preferences.judgements import Answer, answer
-from mapo_studio.trainer.preferences.schema import Judgement, Pair, Picture
+from mapo_studio.trainer.preferences.schema import ImageRecord, Judgement, Pair
 from mapo_studio.trainer.preferences.statistics import statistics_of
 from PIL import Image
 from sqlalchemy import select
@@ -106,7 +106,7 @@ def test_whoever_compares_them_goes_over_what_was_assumed(store, paint):
     paint()
     with store.writing() as session:
         pair = session.scalars(select(Pair)).first()
-        first = session.get_one(Picture, pair.first_id).sha256
+        first = session.get_one(ImageRecord, pair.first_id).sha256
         said = session.scalars(select(Judgement).where(Judgement.pair_id == pair.id)).one()
         target_is_first = said.first_on_left == (said.share_left == 1.0)
         answer(session, "ann", Answer(pair.id, first, "right" if target_is_first else "left", "clearly", 1, "page", 1))

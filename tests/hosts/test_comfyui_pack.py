@@ -12,7 +12,7 @@ from mapo_studio.tests.hosts.prompts import painting
 from mapo_studio.tests.hosts.running_comfyui import PACK, REPOSITORY
 from mapo_studio.trainer.demo.measure import measure
 from mapo_studio.trainer.preferences.dataset_pairs import DatasetPairs
-from mapo_studio.trainer.preferences.schema import Picture
+from mapo_studio.trainer.preferences.schema import ImageRecord
 from mapo_studio.trainer.preferences.store import open_store
 from sqlalchemy import select
 
@@ -114,7 +114,7 @@ def test_collected_pictures_are_filed_with_what_the_graph_says_of_them(server):
     assert line(entry) == "3 kept, 3 new pairs, 3 to judge"
     assert told == {"dataset": "filed", "new": 3, "waiting": 3}
     with open_store(server.workspace).reading() as session:
-        rows = session.scalars(select(Picture).where(Picture.seed == str(FILED_SEED))).all()
+        rows = session.scalars(select(ImageRecord).where(ImageRecord.seed == str(FILED_SEED))).all()
     assert len(rows) == 3
     assert {(row.model, row.sampler, row.lora) for row in rows} == {("tiny-sdxl.safetensors", "euler normal", None)}
     assert {(row.width, row.height, row.ending) for row in rows} == {(64, 64, ".png")}

@@ -21,7 +21,7 @@ from mapo_studio.tests.hosts.running_comfyui import RunningComfyUI
 from mapo_studio.trainer.config.run_config import parse_config
 from mapo_studio.trainer.demo.shapes_world import captions, draw, dress
 from mapo_studio.trainer.preferences import datasets
-from mapo_studio.trainer.preferences.images import About, keep_file, pictures_of
+from mapo_studio.trainer.preferences.images import ImageMetadata, image_records, store_image
 from mapo_studio.trainer.preferences.store import open_store
 from mapo_studio.trainer.runs.run_folder import Run
 from playwright.sync_api import Browser, Page, expect
@@ -64,8 +64,10 @@ def taste(server: RunningComfyUI) -> str:
         for caption in (captions()[at] for at in order[:PROMPTS]):
             wanted = datasets.add_prompt(session, into, caption)
             drawn = [draw(dress(caption, rng, outline=number % 2 == 0)) for number in range(4)]
-            files = [(keep_file(store, as_png(picture), "a picture"), About(source="a test")) for picture in drawn]
-            datasets.add_candidates(session, wanted, pictures_of(session, files).values())
+            files = [
+                (store_image(store, as_png(picture), "a picture"), ImageMetadata(source="a test")) for picture in drawn
+            ]
+            datasets.add_candidates(session, wanted, image_records(session, files).values())
             datasets.spread_pairs(session, wanted)
     return "outlines"
 

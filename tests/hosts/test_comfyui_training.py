@@ -18,7 +18,7 @@ from mapo_studio.trainer.jobs import job
 from mapo_studio.trainer.models.safetensors_file import read_header
 from mapo_studio.trainer.preferences.io.importer import import_pairs
 from mapo_studio.trainer.preferences.judgements import Answer, answer
-from mapo_studio.trainer.preferences.schema import Pair, Picture
+from mapo_studio.trainer.preferences.schema import ImageRecord, Pair
 from mapo_studio.trainer.preferences.store import open_store
 from mapo_studio.trainer.runs.run_folder import Run, all_runs
 from PIL import Image
@@ -177,7 +177,7 @@ def test_nothing_is_trained_twice(comfy, first):
     store = open_store(comfy.workspace)
     with store.writing() as session:
         pair = session.scalars(select(Pair).where(Pair.votes > 0)).first()
-        shown = session.get_one(Picture, pair.first_id).sha256
+        shown = session.get_one(ImageRecord, pair.first_id).sha256
         said = "right" if pair.votes_first else "left"
         answer(session, "another", Answer(pair.id, shown, said, "slightly", 1.0, "elsewhere", 0))
     other = comfy.run(graph(), PAGE, SECONDS)

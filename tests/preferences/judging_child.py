@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 from mapo_studio.trainer.preferences.judgements import Answer, answer
-from mapo_studio.trainer.preferences.schema import Pair, Picture
+from mapo_studio.trainer.preferences.schema import ImageRecord, Pair
 from mapo_studio.trainer.preferences.store import open_store
 from sqlalchemy import select
 
@@ -18,7 +18,7 @@ from sqlalchemy import select
 def main(workspace: str, url: str, client: str, first: str, count: str = "1000000") -> None:
     store = open_store(Path(workspace), url or None)
     with store.reading() as session:
-        found = select(Pair.id, Picture.sha256).join(Picture, Picture.id == Pair.first_id).order_by(Pair.id)
+        found = select(Pair.id, ImageRecord.sha256).join(ImageRecord, ImageRecord.id == Pair.first_id).order_by(Pair.id)
         pairs = session.execute(found).all()
     for sequence, (pair, left) in zip(range(int(first), int(first) + int(count)), itertools.cycle(pairs), strict=False):
         with store.writing() as session:

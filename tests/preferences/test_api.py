@@ -227,12 +227,12 @@ def test_statistics_follow_every_answer(there):
 
 def test_a_picture_is_found_by_its_name_alone(there):
     name = there.pictures[0].sha256
-    path = api.picture(there.store, name)
+    path = api.image_file(there.store, name)
     assert path.is_file()
     assert there.store.images in path.parents
     for wrong in ("0" * 64, name.upper(), name[:-1], f"{name}\n", "../preferences.db", ""):
         with pytest.raises(UserError):
-            api.picture(there.store, wrong)
+            api.image_file(there.store, wrong)
     path.unlink()
     with pytest.raises(UserError, match="not any more"):
-        api.picture(there.store, name)
+        api.image_file(there.store, name)

@@ -6,10 +6,10 @@ import itertools
 
 import pytest
 from mapo_studio.trainer.errors import UserError
-from mapo_studio.trainer.preferences.bulk_insert import Added, Row, add_rows
+from mapo_studio.trainer.preferences.bulk_insert import Added, PairRow, add_rows
 from mapo_studio.trainer.preferences.datasets import add_pair, add_prompt, create_dataset
-from mapo_studio.trainer.preferences.judgements import Answer, answer, tallies_of
-from mapo_studio.trainer.preferences.schema import Annotator, Candidate, Judgement, Pair, Picture, Prompt
+from mapo_studio.trainer.preferences.judgements import Answer, answer, vote_counts
+from mapo_studio.trainer.preferences.schema import Annotator, Candidate, ImageRecord, Judgement, Pair, Prompt
 from sqlalchemy import func, select
 
 pytestmark = pytest.mark.slow
@@ -20,7 +20,9 @@ def pictures(store, request):
     """Rows of pictures without files: twelve, or as many as the test says."""
     count = getattr(request, "param", 12)
     with store.writing() as session:
-        rows = [Picture(sha256=f"{n * 7919:064x}", ending=".png", width=1, height=1, created=0.0) for n in range(count)]
+        rows = [
+            ImageRecord(sha256=f"{n * 7919:064x}", ending=".png", width=1, height=1, created=0.0) for n in range(count)
+        ]
         session.add_all(rows)
     return rows
 
@@ -52,14 +54,14 @@ def all_pairs(store):
 
 def test_rows_become_prompts_candidates_pairs_and_judgements(store, pictures, add):
     rows = [
-        Row("a  cat", pictures[2], pictures[1], 0, 1.0, votes=3.0, weight=0.5, annotator="ann", created=5.0),
-        Row("a cat", pictures[1], pictures[2], 1, 0.25),
-        Row("a cat", pictures[1], pictures[3], 2),
-        Row("a dog", pictures[1], pictures[3], 3, answer="both_bad"),
+        PairRow("a  cat", pictures[2], pictures[1], 0, 1.0, votes=3.0, weight=0.5, annotator="ann", created=5.0),
+        PairRow("a cat", pictures[1], pictures[2], 1, 0.25),
+        PairRow("a cat", pictures[1], pictures[3], 2),
+        PairRow("a dog", pictures[1], pictures[3], 3, answer="both_bad"),
     ]
     assert add(rows, source="import: cats.parquet", annotator="them") == Added(3, 3)
     pairs = all_pairs(store)
-    assert [(pair.turn, pair.answers, pair.votes, pair.both_bad, pair.weight) for pair in pairs] == [
+    assert [(pair.round, pair.answers, pair.votes, pair.both_bad, pair.weight) for pair in pairs] == [
         (0, 2, 4.0, 0.0, 1.0),
         (1, 0, 0.0, 0.0, 0.0),
         (0, 1, 0.0, 1.0, 0.0),
@@ -81,7 +83,7 @@ def test_rows_become_prompts_candidates_pairs_and_judgements(store, pictures, ad
 
 @pytest.mark.parametrize("pictures", [701], indirect=True)
 def test_adding_again_adds_nothing_and_a_grown_source_only_what_is_new(store, pictures, add):
-    rows = [Row(f"prompt {n % 90}", pictures[n], pictures[n + 1], n, n % 3 / 2) for n in range(700)]
+    rows = [PairRow(f"prompt {n % 90}", pictures[n], pictures[n + 1], n, n % 3 / 2) for n in range(700)]
     assert add(rows[:600]) == Added(600, 600)
     before = [vars(pair).copy() for pair in all_pairs(store)]
     assert add(rows[:600]) == Added(0, 0)
@@ -102,14 +104,14 @@ def test_in_bulk_is_as_one_by_one(store, pictures, add):
             pair = add_pair(session, other, prompt, one, two)
             assert answer(session, "ann", Answer(pair.id, two.sha256, "left", "clearly", None, "page", n))
     rows = [
-        Row(f"prompt {n % 5}", two, one, n, 1.0, annotator="ann")
+        PairRow(f"prompt {n % 5}", two, one, n, 1.0, annotator="ann")
         for n, (one, two) in enumerate(itertools.combinations(pictures, 2))
     ]
     add(rows)
     columns = (
         "first_id",
         "second_id",
-        "turn",
+        "round",
         "shuffle",
         "answers",
         "skips",
@@ -127,25 +129,25 @@ def test_in_bulk_is_as_one_by_one(store, pictures, add):
 
 @pytest.mark.parametrize("pictures", [1251], indirect=True)
 def test_turns_go_on_within_a_prompt_from_slice_to_slice_and_call_to_call(store, pictures, add):
-    rows = [Row("one prompt", pictures[n], pictures[n + 1], n) for n in range(1250)]
+    rows = [PairRow("one prompt", pictures[n], pictures[n + 1], n) for n in range(1250)]
     add(rows[:1100])
     add(rows[1000:])
-    assert [pair.turn for pair in all_pairs(store)] == list(range(1250))
+    assert [pair.round for pair in all_pairs(store)] == list(range(1250))
 
 
 def test_votes_for_pairs_that_were_judged_here_are_added_to_them(store, pictures, dataset, add):
     with store.writing() as session:
         pair = add_pair(session, dataset, add_prompt(session, dataset, "a cat"), pictures[0], pictures[1])
         answer(session, "ann", Answer(pair.id, pictures[0].sha256, "right", "clearly", 1.0, "page", 1))
-    assert add([Row("a cat", pictures[0], pictures[1], 0, 1.0, votes=3.0)]) == Added(0, 1)
+    assert add([PairRow("a cat", pictures[0], pictures[1], 0, 1.0, votes=3.0)]) == Added(0, 1)
     [pair] = all_pairs(store)
     assert (pair.answers, pair.votes, pair.votes_first) == (2, 4.0, 3.0)
     with store.reading() as session:
-        assert vars(tallies_of(session, [pair.id])[pair.id]).items() <= vars(pair).items()
+        assert vars(vote_counts(session, [pair.id])[pair.id]).items() <= vars(pair).items()
 
 
 def test_the_same_number_about_the_same_pair_counts_once_within_a_call(store, pictures, add):
-    row = Row("a cat", pictures[0], pictures[1], 4, 1.0)
+    row = PairRow("a cat", pictures[0], pictures[1], 4, 1.0)
     assert add([row, row]) == Added(1, 1)
     assert all_pairs(store)[0].votes == 1.0
 
@@ -174,5 +176,5 @@ def test_a_row_that_cannot_be_a_pair_is_named_and_nothing_is_added(store, pictur
     if bad["picture_1"] == 0:
         bad["picture_1"] = pictures[0]
     with pytest.raises(UserError, match=said):
-        add([Row(**good), Row(**bad)])
+        add([PairRow(**good), PairRow(**bad)])
     assert count(store, Prompt) == 0

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from mapo_studio.trainer.errors import UserError
 from mapo_studio.trainer.preferences import store as database
-from mapo_studio.trainer.preferences.judgements import tallies_of
+from mapo_studio.trainer.preferences.judgements import vote_counts
 from mapo_studio.trainer.preferences.schema import Judgement, Pair, Prompt
 from sqlalchemy import func, select, text
 
@@ -39,7 +39,7 @@ def assert_sound(there):
             assert session.scalar(text("PRAGMA integrity_check")) == "ok"
             assert session.execute(text("PRAGMA foreign_key_check")).all() == []
         pairs = session.scalars(select(Pair)).all()
-        tallies = tallies_of(session, [pair.id for pair in pairs])
+        tallies = vote_counts(session, [pair.id for pair in pairs])
         for pair in pairs:
             assert {name: getattr(pair, name) for name in vars(tallies[pair.id])} == vars(tallies[pair.id])
 
@@ -110,10 +110,10 @@ def test_threads_at_once_lose_nothing(filled):
 def test_readers_do_not_wait_for_a_writer_and_see_nothing_half_done(filled):
     there = filled()
     with there.store.writing() as session:
-        session.get(Pair, there.pairs[0].id).turn = 77
+        session.get(Pair, there.pairs[0].id).round = 77
         session.flush()
-        assert there.now().turn == 0
-    assert there.now().turn == 77
+        assert there.now().round == 0
+    assert there.now().round == 77
 
 
 def test_what_fails_leaves_nothing_behind(filled):
@@ -121,7 +121,7 @@ def test_what_fails_leaves_nothing_behind(filled):
 
     def fail():
         with there.store.writing() as session:
-            session.add(Prompt(dataset_id=there.dataset.id, digest="d", text="t", position=0.0))
+            session.add(Prompt(dataset_id=there.dataset.id, digest="d", text="t", split_hash=0.0))
             session.flush()
             raise ZeroDivisionError
 

@@ -8,11 +8,11 @@ import time
 import pytest
 from mapo_studio.trainer.config.run_config import parse_config
 from mapo_studio.trainer.errors import UserError
-from mapo_studio.trainer.preferences.bulk_insert import Row, add_rows
+from mapo_studio.trainer.preferences.bulk_insert import PairRow, add_rows
 from mapo_studio.trainer.preferences.datasets import create_dataset, find_dataset
-from mapo_studio.trainer.preferences.images import picture_path
+from mapo_studio.trainer.preferences.images import image_path
 from mapo_studio.trainer.preferences.io.detect_layout import open_pairs
-from mapo_studio.trainer.preferences.schema import Picture
+from mapo_studio.trainer.preferences.schema import ImageRecord
 from sqlalchemy import insert, select
 
 
@@ -59,7 +59,7 @@ def test_nothing_is_read_before_it_is_needed_and_what_changed_is_told(filled):
     there = filled(pictures=2)
     there.judge()
     for picture in there.pictures:
-        picture_path(there.store, picture).unlink()
+        image_path(there.store, picture).unlink()
     [pair] = load(there).pairs
     with pytest.raises(UserError, match=rf"{pair.chosen.sha256}\.png is missing"):
         pair.chosen.read()
@@ -107,9 +107,9 @@ def test_a_hundred_thousand_pairs_are_loaded_in_seconds(store):
         dataset = create_dataset(session, "cats")
         facts = {"ending": ".png", "width": 1, "height": 1, "created": 0.0}
         names = [hashlib.sha256(str(n).encode()).hexdigest() for n in range(count + 1)]
-        session.execute(insert(Picture.__table__), [{"sha256": name, **facts} for name in names])
-        pictures = session.scalars(select(Picture).order_by(Picture.id)).all()
-        rows = [Row(f"prompt {n % 20_000}", pictures[n], pictures[n + 1], n, 1.0) for n in range(count)]
+        session.execute(insert(ImageRecord.__table__), [{"sha256": name, **facts} for name in names])
+        pictures = session.scalars(select(ImageRecord).order_by(ImageRecord.id)).all()
+        rows = [PairRow(f"prompt {n % 20_000}", pictures[n], pictures[n + 1], n, 1.0) for n in range(count)]
         began = time.process_time()
         add_rows(session, dataset, rows, "import:x")
         assert count / (time.process_time() - began) > 2000

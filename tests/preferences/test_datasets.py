@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 
 import pytest
+from mapo_studio.tests.stored_images import add_image
 from mapo_studio.trainer.errors import UserError
 from mapo_studio.trainer.preferences.datasets import (
     add_candidates,
@@ -17,9 +18,8 @@ from mapo_studio.trainer.preferences.datasets import (
     make_pairs,
     shuffle_of,
 )
-from mapo_studio.trainer.preferences.images import keep_picture
 from mapo_studio.trainer.preferences.pairs import Pair as JudgedPair
-from mapo_studio.trainer.preferences.pairs import position_of, split_by_prompt
+from mapo_studio.trainer.preferences.pairs import split_by_prompt, split_hash
 from mapo_studio.trainer.preferences.schema import Candidate, Pair, Prompt
 from sqlalchemy import func, select
 
@@ -40,13 +40,13 @@ def pictures(store, session, picture_bytes):
     """pictures(count, first=0): rows of that many pictures."""
 
     def make(count, first=0):
-        return [keep_picture(store, session, picture_bytes(seed), "p") for seed in range(first, first + count)]
+        return [add_image(store, session, picture_bytes(seed), "p") for seed in range(first, first + count)]
 
     return make
 
 
 def paired(session, prompt):
-    found = select(Pair).where(Pair.prompt_id == prompt.id).order_by(Pair.turn)
+    found = select(Pair).where(Pair.prompt_id == prompt.id).order_by(Pair.round)
     return session.scalars(found).all()
 
 
@@ -99,10 +99,10 @@ def test_a_prompt_is_held_out_as_training_divides_it(session):
     dataset = create_dataset(session, "cats")
     prompts = [add_prompt(session, dataset, f"prompt {number}") for number in range(50)]
     split = split_by_prompt([JudgedPair(prompt.text, None, None) for prompt in prompts], 0.3)
-    below = [prompt.text for prompt in prompts if prompt.position < 0.3]
+    below = [prompt.text for prompt in prompts if prompt.split_hash < 0.3]
     assert below == [pair.prompt for pair in split.held_out]
     assert 0 < len(below) < 50
-    assert position_of("prompt 1") == prompts[1].position
+    assert split_hash("prompt 1") == prompts[1].split_hash
 
 
 def test_candidates_are_added_once_and_keep_their_arm(session, prompt, pictures):
@@ -118,12 +118,12 @@ def test_any_two_candidates_become_a_pair_once(session, prompt, pictures):
     add_candidates(session, prompt, pictures(5))
     assert (make_pairs(session, prompt), make_pairs(session, prompt)) == (10, 0)
     pairs = paired(session, prompt)
-    assert [pair.turn for pair in pairs] == list(range(10))
+    assert [pair.round for pair in pairs] == list(range(10))
     assert len({(pair.first_id, pair.second_id) for pair in pairs}) == 10
     assert {pair.dataset_id for pair in pairs} == {prompt.dataset_id}
     add_candidates(session, prompt, pictures(1, first=9))
     assert make_pairs(session, prompt) == 5
-    assert [pair.turn for pair in paired(session, prompt)] == list(range(15))
+    assert [pair.round for pair in paired(session, prompt)] == list(range(15))
 
 
 @pytest.mark.parametrize("count", [0, 1])

@@ -9,9 +9,10 @@ import struct
 import zlib
 
 import pytest
+from mapo_studio.tests.stored_images import add_image
 from mapo_studio.trainer.errors import UserError
-from mapo_studio.trainer.preferences.images import About, keep_file, keep_picture, picture_path
-from mapo_studio.trainer.preferences.schema import Picture
+from mapo_studio.trainer.preferences.images import ImageMetadata, image_path, store_image
+from mapo_studio.trainer.preferences.schema import ImageRecord
 from mapo_studio.trainer.preferences.store import open_store
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
@@ -25,9 +26,9 @@ def store(tmp_path):
 
 @pytest.fixture
 def keep(store):
-    def run(data, label="picture", about=About()):  # noqa: B008
+    def run(data, label="picture", about=ImageMetadata()):  # noqa: B008
         with store.writing() as session:
-            return keep_picture(store, session, data, label, about)
+            return add_image(store, session, data, label, about)
 
     return run
 
@@ -45,19 +46,19 @@ def test_the_bytes_are_kept_as_they_were_with_what_they_say(store, keep):
     kept = keep(data)
     name = hashlib.sha256(data).hexdigest()
     assert (kept.sha256, kept.ending, kept.width, kept.height) == (name, ".png", 7, 5)
-    path = picture_path(store, kept)
+    path = image_path(store, kept)
     assert path == store.workspace / "images" / name[:2] / f"{name}.png"
     assert path.read_bytes() == data
     assert files(store) == [path]
 
 
 def test_the_same_picture_is_kept_once_and_learns_more_about_itself(store, keep, picture_bytes):
-    first = keep(picture_bytes(1), "one", About(seed="12345678901234567890", source="here"))
-    again = keep(picture_bytes(1), "two", About(seed="7", model="a model"))
+    first = keep(picture_bytes(1), "one", ImageMetadata(seed="12345678901234567890", source="here"))
+    again = keep(picture_bytes(1), "two", ImageMetadata(seed="7", model="a model"))
     assert again.id == first.id
     assert (again.seed, again.model, again.source) == ("12345678901234567890", "a model", "here")
     with store.reading() as session:
-        assert session.scalar(select(func.count()).select_from(Picture)) == 1
+        assert session.scalar(select(func.count()).select_from(ImageRecord)) == 1
     assert len(files(store)) == 1
 
 
@@ -68,7 +69,7 @@ def test_the_same_picture_is_kept_once_and_learns_more_about_itself(store, keep,
 def test_the_ending_is_that_of_the_content(store, keep, picture_bytes, kind, ending):
     kept = keep(picture_bytes(1, kind=kind), "photo.png")
     assert kept.ending == ending
-    assert picture_path(store, kept).suffix == ending
+    assert image_path(store, kept).suffix == ending
 
 
 def test_a_picture_that_exif_turns_has_the_size_that_is_shown(keep):
@@ -106,12 +107,12 @@ def test_what_is_no_sound_picture_is_refused_and_leaves_nothing(store, keep, pic
         keep(picture_bytes(1)[:200] if data == "cut" else data, "x.png")
     assert files(store) == []
     with store.reading() as session:
-        assert session.scalar(select(func.count()).select_from(Picture)) == 0
+        assert session.scalar(select(func.count()).select_from(ImageRecord)) == 0
 
 
 def test_a_file_that_got_lost_or_cut_short_is_put_back(store, keep, picture_bytes):
     data = picture_bytes(1)
-    path = picture_path(store, keep(data))
+    path = image_path(store, keep(data))
     path.unlink()
     keep(data)
     assert path.read_bytes() == data
@@ -121,7 +122,7 @@ def test_a_file_that_got_lost_or_cut_short_is_put_back(store, keep, picture_byte
 
 
 def test_a_file_is_never_written_again(store, keep, picture_bytes):
-    path = picture_path(store, keep(picture_bytes(1)))
+    path = image_path(store, keep(picture_bytes(1)))
     os.utime(path, (5, 5))
     keep(picture_bytes(1))
     assert path.stat().st_mtime == 5
@@ -133,10 +134,12 @@ def test_a_full_disk_leaves_no_part_of_a_file(store, picture_bytes, monkeypatch)
 
     monkeypatch.setattr(os, "replace", full)
     with pytest.raises(UserError, match="free some disk space"):
-        keep_file(store, picture_bytes(1), "x.png")
+        store_image(store, picture_bytes(1), "x.png")
     assert files(store) == []
 
 
 def test_what_is_known_of_a_picture_fits_its_columns(keep, picture_bytes):
-    kept = keep(picture_bytes(1), "x", About(seed="9" * 100, sampler="e" * 500, model="m" * 5000, source="a\0b\ud800"))
+    kept = keep(
+        picture_bytes(1), "x", ImageMetadata(seed="9" * 100, sampler="e" * 500, model="m" * 5000, source="a\0b\ud800")
+    )
     assert (len(kept.seed), len(kept.sampler), len(kept.model), kept.source) == (40, 200, 5000, "ab?")

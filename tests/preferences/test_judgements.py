@@ -6,7 +6,7 @@ import math
 
 import pytest
 from mapo_studio.trainer.errors import UserError
-from mapo_studio.trainer.preferences.bulk_insert import Row, add_rows
+from mapo_studio.trainer.preferences.bulk_insert import PairRow, add_rows
 from mapo_studio.trainer.preferences.judgements import Answer, answer, rank
 from mapo_studio.trainer.preferences.schema import Judgement, Pair
 from sqlalchemy import event, select
@@ -247,7 +247,7 @@ def test_every_way_in_leaves_the_same_row_by_the_same_statement(filled):
     there.judge("ann", client="page", sequence=1, seconds=3.0)
     with there.store.writing() as session:
         rank(session, "ann", there.prompt.id, [[first.sha256], [second.sha256]], "ranks", 1, 3.0)
-        row = Row("a cat", first, second, 1, 1.0, seconds=3.0, annotator="ann", purpose="judge")
+        row = PairRow("a cat", first, second, 1, 1.0, seconds=3.0, annotator="ann", purpose="judge")
         add_rows(session, there.dataset, [row], "bulk")
     for client in ("page", "ranks", "bulk"):
         assert there.undo(1, 2, client=client)

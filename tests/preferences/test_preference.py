@@ -10,10 +10,10 @@ from mapo_studio.trainer.preferences.preference import (
     TIE,
     UNLABELLED,
     Preference,
-    Said,
-    Tally,
+    Vote,
+    VoteCount,
+    count_votes,
     preference,
-    tally,
     undecided,
 )
 
@@ -43,13 +43,13 @@ def test_votes_become_a_preference_or_the_reason_why_not(votes_first, votes, bot
 
 
 def test_only_who_voted_counts_for_the_weight():
-    said = [Said("left", 1.0, 1.0, 0.5), Said("both_bad", None, 2.0, 9.0), Said("skip", None, 1.0, 9.0)]
-    assert tally(said) == Tally(answers=2, skips=1, both_bad=2.0, votes=1.0, votes_first=1.0, weight=0.5)
-    assert tally([]) == Tally()
+    said = [Vote("left", 1.0, 1.0, 0.5), Vote("both_bad", None, 2.0, 9.0), Vote("skip", None, 1.0, 9.0)]
+    assert count_votes(said) == VoteCount(answers=2, skips=1, both_bad=2.0, votes=1.0, votes_first=1.0, weight=0.5)
+    assert count_votes([]) == VoteCount()
 
 
 SAID = st.builds(
-    Said,
+    Vote,
     st.sampled_from(["left", "tie", "skip", "both_bad"]),
     st.none() | st.floats(0, 1),
     st.floats(0.001, 1e6),
@@ -61,12 +61,12 @@ SAID = st.builds(
 def test_the_order_of_judgements_does_not_matter_to_the_last_bit(said, chance):
     mixed = list(said)
     chance.shuffle(mixed)
-    assert tally(mixed) == tally(said)
+    assert count_votes(mixed) == count_votes(said)
 
 
 @given(st.lists(SAID.filter(lambda one: one.share_first is not None), min_size=1))
 def test_the_preference_lies_among_those_that_it_is_of(said):
-    added = tally(said)
+    added = count_votes(said)
     found = preference(added.votes_first, added.votes, added.weight, added.both_bad)
     if found is not None:
         share_first = found.share if found.for_first else 1 - found.share

@@ -168,10 +168,10 @@ def test_most_useful_first_is_the_smallest_margin_of_what_nobody_judged(prompts)
     with there.store.writing() as session:
         pairs = session.scalars(select(Pair).order_by(Pair.id)).all()
         for number, pair in enumerate(pairs[:9]):
-            pair.margin, pair.closeness, pair.margin_run = -1.0, (number * 5 % 9) / 4 // 1, "cats-1"
-        closeness = {pair.id: pair.closeness for pair in pairs}
+            pair.margin, pair.abs_margin, pair.margin_run = -1.0, (number * 5 % 9) / 4 // 1, "cats-1"
+        abs_margin = {pair.id: pair.abs_margin for pair in pairs}
     ordered = ann.next(18, order="useful")
-    known = [closeness[one.pair] for one in ordered]
+    known = [abs_margin[one.pair] for one in ordered]
     assert len({one.pair for one in ordered}) == 18
     assert known[:9] == sorted(known[:9])
     assert known[9:] == [None] * 9

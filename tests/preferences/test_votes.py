@@ -10,11 +10,11 @@ import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
-from mapo_studio.trainer.preferences.bulk_insert import Row, add_rows
+from mapo_studio.trainer.preferences.bulk_insert import PairRow, add_rows
 from mapo_studio.trainer.preferences.datasets import add_candidates, add_prompt, create_dataset, make_pairs
 from mapo_studio.trainer.preferences.judgements import Answer, answer, rank, undo
 from mapo_studio.trainer.preferences.preference import preference
-from mapo_studio.trainer.preferences.schema import Judgement, Pair, Picture
+from mapo_studio.trainer.preferences.schema import ImageRecord, Judgement, Pair
 from mapo_studio.trainer.preferences.store import open_store
 from sqlalchemy import event, select
 
@@ -126,7 +126,9 @@ class Judging(RuleBasedStateMachine):
         client, sequence = f"import:{self.run}", next(self.numbers)
         zero, one = (second, first) if swapped else (first, second)
         self.done["imported"] += 1
-        row = Row("a cat", by_id[zero], by_id[one], sequence, share, votes=float(votes), weight=3.0, annotator="them")
+        row = PairRow(
+            "a cat", by_id[zero], by_id[one], sequence, share, votes=float(votes), weight=3.0, annotator="them"
+        )
         for new in (1, 0):
             with self.store.writing() as session:
                 assert add_rows(session, self.dataset, [row], client).judgements == new
@@ -177,9 +179,9 @@ class Judging(RuleBasedStateMachine):
 
 def _picture(session, number):
     name = f"{number:064x}"
-    found = session.scalar(select(Picture).where(Picture.sha256 == name))
+    found = session.scalar(select(ImageRecord).where(ImageRecord.sha256 == name))
     if found is None:
-        found = Picture(sha256=name, ending=".png", width=1, height=1, created=0.0)
+        found = ImageRecord(sha256=name, ending=".png", width=1, height=1, created=0.0)
         session.add(found)
         session.flush()
     return found

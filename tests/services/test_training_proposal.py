@@ -11,7 +11,7 @@ from mapo_studio.trainer.config.run_config import RunConfig
 from mapo_studio.trainer.demo.recipe import recipe
 from mapo_studio.trainer.errors import UserError
 from mapo_studio.trainer.preferences.datasets import create_dataset
-from mapo_studio.trainer.preferences.pairs import Pair, PairSet, position_of
+from mapo_studio.trainer.preferences.pairs import Pair, PairSet, split_hash
 from mapo_studio.trainer.preferences.store import open_store
 from mapo_studio.trainer.runs.run_folder import Run
 from mapo_studio.trainer.services import training_proposal
@@ -74,15 +74,15 @@ def test_the_tiny_base_is_trained_by_the_recipe_of_the_demo(store, judged):
 def test_other_bases_show_each_pair_ten_times_within_limits(store, judged, pairs, steps):
     judged(many(pairs))
     config = propose(store, "cats", "someone/some-model")
-    train = sum(position_of(prompt) >= 0.1 for prompt in many(pairs))
+    train = sum(split_hash(prompt) >= 0.1 for prompt in many(pairs))
     assert config.training.steps == (steps or round(10 * train / 4))
 
 
 def test_among_few_prompts_one_is_held_out_all_the_same(store, judged):
-    prompts = [prompt for prompt in many(40) if position_of(prompt) > 0.2][:6]
+    prompts = [prompt for prompt in many(40) if split_hash(prompt) > 0.2][:6]
     judged(prompts * 10)
     config = propose(store, "cats", "tiny")
-    assert sum(position_of(prompt) < config.data.held_out for prompt in prompts) == 1
+    assert sum(split_hash(prompt) < config.data.held_out for prompt in prompts) == 1
     assert needs(store, config).problems == ()
 
 

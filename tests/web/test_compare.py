@@ -11,7 +11,7 @@ from mapo_studio.trainer.evaluation.comparison_begin import free_name, known_of,
 from mapo_studio.trainer.jobs import tasks, worker
 from mapo_studio.trainer.preferences.datasets import create_dataset, find_dataset
 from mapo_studio.trainer.preferences.judgements import Answer, answer
-from mapo_studio.trainer.preferences.schema import Candidate, Pair, Picture
+from mapo_studio.trainer.preferences.schema import Candidate, ImageRecord, Pair
 from mapo_studio.trainer.preferences.store import open_store
 from mapo_studio.web.app import studio_app
 from mapo_studio.web.server.security import AllowedHosts
@@ -55,9 +55,9 @@ def say(studio, pairs, verdict="lora"):
         found = select(Pair).where(Pair.dataset_id == find_dataset(session, "duel").id).order_by(Pair.id).limit(pairs)
         for number, pair in enumerate(session.scalars(found).all()):
             arm = (
-                select(Picture.sha256)
+                select(ImageRecord.sha256)
                 .join(Candidate)
-                .where(Candidate.arm == verdict, Picture.id.in_((pair.first_id, pair.second_id)))
+                .where(Candidate.arm == verdict, ImageRecord.id.in_((pair.first_id, pair.second_id)))
             )
             left = session.scalar(arm.where(Candidate.prompt_id == pair.prompt_id))
             answer(session, "ann", Answer(pair.id, left, "left", "clearly", 1.0, "page", number, "compare"))

@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 from fastapi import FastAPI
 from fastapi.responses import HTMLResponse
+from mapo_studio.tests.stored_images import add_image
 from mapo_studio.tests.web.judging_server import PAGE
 from mapo_studio.tests.web.test_judge_element import visible
 from mapo_studio.tests.web.test_judge_queue import until
 from mapo_studio.trainer.preferences.datasets import add_candidates, add_prompt, create_dataset, make_pairs
-from mapo_studio.trainer.preferences.images import keep_picture
 from mapo_studio.trainer.preferences.schema import Judgement
 from mapo_studio.trainer.preferences.store import Store, open_store
 from mapo_studio.web.server.judging_routes import ElementFiles, judging_router
@@ -34,7 +34,7 @@ def store(tmp_path: Path) -> Store:
         dataset = create_dataset(session, "cats")
         for number in NUMBERS:
             prompt = add_prompt(session, dataset, f"a cat, number {number}")
-            kept = [keep_picture(store, session, png(number * 10 + which), "cat.png") for which in range(4)]
+            kept = [add_image(store, session, png(number * 10 + which), "cat.png") for which in range(4)]
             add_candidates(session, prompt, kept)
             make_pairs(session, prompt)
     return store

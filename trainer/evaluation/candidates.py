@@ -12,8 +12,8 @@ from sqlalchemy import select
 
 from ..errors import UserError
 from ..preferences.datasets import add_candidates, add_prompt, find_dataset, make_pairs
-from ..preferences.images import About, KeptFile, keep_file, picture_of
-from ..preferences.schema import Candidate, Dataset, Picture, Prompt
+from ..preferences.images import ImageMetadata, StoredFile, image_record, store_image
+from ..preferences.schema import Candidate, Dataset, ImageRecord, Prompt
 from ..preferences.store import Store, open_store
 from ..sampling.task_settings import PaintingSettings, cleaned, lora_file, whole_path
 from ..text import format_count
@@ -90,7 +90,7 @@ def run(work: Work) -> str:
                 dataset = find_dataset(session, asked.dataset)
                 for wish, file, about in files:
                     add_candidates(
-                        session, add_prompt(session, dataset, wish.prompt), [picture_of(session, file, about)]
+                        session, add_prompt(session, dataset, wish.prompt), [image_record(session, file, about)]
                     )
                 pairs += _pair(session, dataset, complete, asked.at_most)
             for prompt in complete:
@@ -105,10 +105,10 @@ def run(work: Work) -> str:
 
 def kept_files(
     store: Store, origin: Origin, pictures: Iterable[tuple[Wish, Image.Image]]
-) -> list[tuple[Wish, KeptFile, About]]:
-    """Painted pictures in files of the workspace that say how they were painted; for `picture_of` when writing."""
+) -> list[tuple[Wish, StoredFile, ImageMetadata]]:
+    """Painted pictures in files of the workspace that say how they were painted; for `image_record` when writing."""
     return [
-        (wish, keep_file(store, origin.png(wish, picture), f"the picture of {wish.prompt!r}"), origin.about(wish))
+        (wish, store_image(store, origin.png(wish, picture), f"the picture of {wish.prompt!r}"), origin.about(wish))
         for wish, picture in pictures
     ]
 
@@ -135,9 +135,9 @@ def _prompts_of(session: Session, dataset: Dataset) -> tuple[str, ...]:
 
 def _painted_before(session: Session, dataset: Dataset) -> set[str]:
     sources = (
-        select(Picture.source)
-        .join(Candidate, Candidate.picture_id == Picture.id)
+        select(ImageRecord.source)
+        .join(Candidate, Candidate.picture_id == ImageRecord.id)
         .join(Prompt, Prompt.id == Candidate.prompt_id)
-        .where(Prompt.dataset_id == dataset.id, Picture.source.is_not(None))
+        .where(Prompt.dataset_id == dataset.id, ImageRecord.source.is_not(None))
     )
     return set(session.scalars(sources))

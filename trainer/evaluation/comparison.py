@@ -12,7 +12,7 @@ from sqlalchemy.orm import aliased
 from ..errors import UserError
 from ..preferences.datasets import add_candidates, add_pair, add_prompt
 from ..preferences.judgements import Answer, answer, undo
-from ..preferences.schema import Annotator, Candidate, Dataset, Judgement, Pair, Picture, Prompt
+from ..preferences.schema import Annotator, Candidate, Dataset, ImageRecord, Judgement, Pair, Prompt
 from .win_rate import Outcome, WinRate, win_rate
 
 if TYPE_CHECKING:
@@ -64,8 +64,8 @@ class Duel:
     """One pair of a comparison, unblinded. votes: for the LoRA, in [0, 1]; None where there is none."""
 
     prompt: str
-    other: Picture
-    lora: Picture
+    other: ImageRecord
+    lora: ImageRecord
     votes: float | None
 
 
@@ -108,7 +108,7 @@ def newest_answer(session: Session) -> int:
 
 def duels(session: Session, comparison: Dataset) -> list[Duel]:
     """Every pair, both pictures by what painted them, in the order of painting."""
-    first, second, arm = aliased(Picture), aliased(Picture), aliased(Candidate)
+    first, second, arm = aliased(ImageRecord), aliased(ImageRecord), aliased(Candidate)
     found = (
         select(Pair, Prompt.text, first, second, arm.arm)
         .join(Prompt, Prompt.id == Pair.prompt_id)
@@ -165,7 +165,7 @@ _Undo = aliased(Judgement)
 def _copied(session: Session, pair: Pair, comparison: Dataset, dataset: Dataset) -> tuple[Pair, str, str]:
     """The pair as it is in `dataset`, and the names of the pictures that come first and second in the comparison's."""
     prompt = add_prompt(session, dataset, session.get_one(Prompt, pair.prompt_id).text)
-    first, second = (session.get_one(Picture, number) for number in (pair.first_id, pair.second_id))
+    first, second = (session.get_one(ImageRecord, number) for number in (pair.first_id, pair.second_id))
     add_candidates(session, prompt, [first, second])
     copy = add_pair(session, dataset, prompt, first, second, source=f"comparison: {comparison.name}")
     return copy, first.sha256, second.sha256

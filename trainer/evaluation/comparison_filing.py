@@ -13,14 +13,14 @@ from sqlalchemy import select
 
 from ..errors import UserError
 from ..preferences.datasets import add_candidates, add_pair, add_prompt, create_dataset
-from ..preferences.pairs import as_prompt
+from ..preferences.pairs import normalize_prompt
 from ..preferences.schema import Dataset
 from .comparison import About, about
 
 if TYPE_CHECKING:
     from sqlalchemy.orm import Session
 
-    from ..preferences.schema import Pair, Picture
+    from ..preferences.schema import ImageRecord, Pair
 
 Side = Literal["base", "lora"]
 """What the candidates of a comparison have for their `arm`; "base" also where that is another LoRA."""
@@ -28,7 +28,7 @@ Side = Literal["base", "lora"]
 
 def names(lora: str, against: str = "") -> Iterator[str]:
     """What a comparison may be called, best first. lora, against: files; against is empty for the base alone."""
-    wanted = as_prompt(f"{Path(lora).stem} or {Path(against).stem if against else 'the base'}")[:190]
+    wanted = normalize_prompt(f"{Path(lora).stem} or {Path(against).stem if against else 'the base'}")[:190]
     yield wanted
     number = 1
     while True:
@@ -38,7 +38,7 @@ def names(lora: str, against: str = "") -> Iterator[str]:
 
 def named(session: Session, name: str) -> Dataset | None:
     """The dataset or comparison of that name."""
-    return session.scalar(select(Dataset).where(Dataset.name == as_prompt(name)))
+    return session.scalar(select(Dataset).where(Dataset.name == normalize_prompt(name)))
 
 
 def open_comparison(session: Session, name: str, told: About, is_it: Callable[[About], bool]) -> Dataset:
@@ -63,7 +63,7 @@ def go_on(session: Session, name: str, told: About) -> Dataset:
     def is_same(there: About) -> bool:
         return _sides(there) == _sides(told)
 
-    if as_prompt(name):
+    if normalize_prompt(name):
         there = named(session, name)
         if there is not None and there.kind == "comparison" and not is_same(about(there)):
             raise UserError(
@@ -77,12 +77,12 @@ def go_on(session: Session, name: str, told: About) -> Dataset:
     raise AssertionError("names never ends")
 
 
-def add_side(session: Session, comparison: Dataset, prompt: str, picture: Picture, side: Side) -> None:
+def add_side(session: Session, comparison: Dataset, prompt: str, picture: ImageRecord, side: Side) -> None:
     """Add a picture that was painted for a prompt."""
     add_candidates(session, add_prompt(session, comparison, prompt), [picture], side)
 
 
-def add_duel(session: Session, comparison: Dataset, prompt: str, other: Picture, lora: Picture) -> Pair:
+def add_duel(session: Session, comparison: Dataset, prompt: str, other: ImageRecord, lora: ImageRecord) -> Pair:
     """Pair two pictures of the same prompt and seed, both added before."""
     return add_pair(session, comparison, add_prompt(session, comparison, prompt), other, lora)
 

@@ -11,7 +11,7 @@ from PIL import Image
 from ..errors import UserError
 from ..images.contact_sheet import grid
 from ..preferences.datasets import find_dataset
-from ..preferences.images import picture_path
+from ..preferences.images import image_path
 from ..preferences.store import Store
 from .comparison import about, duels
 
@@ -38,7 +38,7 @@ def grid_of(session: Session, store: Store, names: Sequence[str]) -> Image.Image
         columns |= {other: told.other, lora: told.lora.removesuffix(".safetensors")}
         for duel in duels(session, comparison):
             row = rows.setdefault((duel.prompt, duel.lora.seed or ""), {})
-            row[other], row[lora] = (picture_path(store, one) for one in (duel.other, duel.lora))
+            row[other], row[lora] = (image_path(store, one) for one in (duel.other, duel.lora))
     shown = list(rows.items())[:MOST_ROWS]
     pictures = [[_opened(row.get(column)) for column in columns] for _, row in shown]
     if not any(picture for row in pictures for picture in row):

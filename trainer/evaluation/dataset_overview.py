@@ -13,8 +13,8 @@ from sqlalchemy.orm import aliased
 from ..errors import UserError
 from ..images.contact_sheet import grid, notice
 from ..images.decode import decode_image
-from ..preferences.images import picture_path
-from ..preferences.schema import HAS_PREFERENCE, Dataset, Pair, Picture, Prompt
+from ..preferences.images import image_path
+from ..preferences.schema import HAS_PREFERENCE, Dataset, ImageRecord, Pair, Prompt
 from ..preferences.statistics import Statistics
 from ..preferences.store import Store
 from ..text import format_count, format_percent
@@ -29,7 +29,7 @@ _NOTHING = "No pair of {name} has a preference yet: judge some, and the newest a
 
 def newest(session: Session, store: Store, dataset: Dataset) -> list[tuple[str, Path, Path]]:
     """(prompt, chosen, rejected) of the newest pairs of `dataset` that have a preference, as many as a sheet holds."""
-    first, second = aliased(Picture), aliased(Picture)
+    first, second = aliased(ImageRecord), aliased(ImageRecord)
     found = session.execute(
         select(Pair.votes_first * 2 > Pair.votes, Prompt.text, first, second)
         .join(Prompt, Prompt.id == Pair.prompt_id)
@@ -40,7 +40,7 @@ def newest(session: Session, store: Store, dataset: Dataset) -> list[tuple[str, 
         .limit(_ROWS * _A_ROW)
     )
     return [
-        (prompt, *(picture_path(store, one) for one in ((a, b) if for_first else (b, a))))
+        (prompt, *(image_path(store, one) for one in ((a, b) if for_first else (b, a))))
         for for_first, prompt, a, b in found
     ]
 

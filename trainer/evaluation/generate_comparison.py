@@ -12,9 +12,9 @@ from sqlalchemy import select
 
 from ..errors import UserError
 from ..preferences.datasets import find_dataset, slices
-from ..preferences.images import picture_of, picture_path
-from ..preferences.pairs import as_prompt, dataset_named, position_of
-from ..preferences.schema import Dataset, Picture, Prompt
+from ..preferences.images import image_path, image_record
+from ..preferences.pairs import dataset_named, normalize_prompt, split_hash
+from ..preferences.schema import Dataset, ImageRecord, Prompt
 from ..preferences.store import Store, open_store
 from ..sampling.task_settings import PaintingSettings, cleaned, lora_file, whole_path
 from ..text import format_count
@@ -57,7 +57,9 @@ def check(workspace: Path, settings: dict[str, Any]) -> dict[str, Any]:
     prompts = cleaned(settings.get("prompts") or ())
     if not prompts:
         raise UserError("give at least one prompt to compare on")
-    asked = ComparisonSettings.given({**settings, "prompts": prompts, "name": as_prompt(settings.get("name", ""))})
+    asked = ComparisonSettings.given(
+        {**settings, "prompts": prompts, "name": normalize_prompt(settings.get("name", ""))}
+    )
     with open_store(workspace).reading() as session:
         if session.scalar(select(Dataset.id).where(Dataset.name == asked.name)) is not None:
             raise UserError(f"there is a dataset or comparison named {asked.name}: choose another name")
@@ -94,7 +96,7 @@ def run(work: Work) -> str:
         with store.writing() as session:
             comparison = find_dataset(session, asked.name)
             for wish, file, known in files:
-                there[origin.mark(wish)] = picture_of(session, file, known)
+                there[origin.mark(wish)] = image_record(session, file, known)
             for duel in dict.fromkeys(duel_of[wish] for wish, _ in pictures):
                 _file(session, comparison, duel, [there.get(origin.mark(wish)) for wish in duel])
         done += len(pictures)
@@ -124,8 +126,8 @@ def known_prompts(run: Run) -> Known:
                 session.scalars(select(Prompt.text).where(Prompt.dataset_id == dataset.id).order_by(Prompt.id))
             )
     return Known(
-        held_out=tuple(prompt for prompt in every if position_of(prompt) < data.held_out),
-        trained=frozenset(prompt for prompt in judged if position_of(prompt) >= data.held_out),
+        held_out=tuple(prompt for prompt in every if split_hash(prompt) < data.held_out),
+        trained=frozenset(prompt for prompt in judged if split_hash(prompt) >= data.held_out),
     )
 
 
@@ -155,7 +157,7 @@ def _opened_comparison(session: Session, asked: ComparisonSettings, origin: Orig
     return open_comparison(session, asked.name, told, lambda there: there.task == task)
 
 
-def _file(session: Session, comparison: Dataset, duel: tuple[Wish, Wish], pictures: list[Picture | None]) -> None:
+def _file(session: Session, comparison: Dataset, duel: tuple[Wish, Wish], pictures: list[ImageRecord | None]) -> None:
     """Add what is painted of a duel, each picture on its side; a pair once both are there."""
     sides: tuple[Side, Side] = ("base", "lora")
     for wish, picture, side in zip(duel, pictures, sides, strict=True):
@@ -166,11 +168,11 @@ def _file(session: Session, comparison: Dataset, duel: tuple[Wish, Wish], pictur
         add_duel(session, comparison, duel[0].prompt, other, lora)
 
 
-def _painted_before(session: Session, store: Store, marks: set[str]) -> dict[str, Picture]:
+def _painted_before(session: Session, store: Store, marks: set[str]) -> dict[str, ImageRecord]:
     """The pictures of the workspace that were painted just so, by their marks, whose files are still there."""
-    found: dict[str, Picture] = {}
+    found: dict[str, ImageRecord] = {}
     for some in slices(sorted(marks)):
-        for picture in session.scalars(select(Picture).where(Picture.source.in_(some))):
-            if picture.source and picture_path(store, picture).is_file():
+        for picture in session.scalars(select(ImageRecord).where(ImageRecord.source.in_(some))):
+            if picture.source and image_path(store, picture).is_file():
                 found[picture.source] = picture
     return found

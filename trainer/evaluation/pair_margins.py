@@ -21,9 +21,9 @@ from ..lora import adapter
 from ..models.few_step import trained_timesteps
 from ..models.open import open_base
 from ..preferences.datasets import find_dataset, slices
-from ..preferences.images import picture_path
+from ..preferences.images import image_path
 from ..preferences.pairs import Pair as JudgedPair
-from ..preferences.schema import Pair, Picture, Prompt
+from ..preferences.schema import ImageRecord, Pair, Prompt
 from ..preferences.store import Store
 from ..runs.run_folder import Run
 from ..sampling.sampler import lora_for, set_lora
@@ -65,7 +65,7 @@ def rate(
         tell(len(numbers), len(numbers), f"rated by {run.name}")
     with store.writing() as session:
         of_others = (Pair.dataset_id == find_dataset(session, dataset).id, Pair.margin_run != run.name)
-        session.execute(update(Pair).where(*of_others).values(margin=None, margin_run=None, closeness=None))
+        session.execute(update(Pair).where(*of_others).values(margin=None, margin_run=None, abs_margin=None))
     return len(pairs)
 
 
@@ -83,8 +83,8 @@ def _unrated(store: Store, dataset: str, run: str, limit: int) -> dict[int, Judg
         prompts: dict[int, str] = {}
         for some in slices(wanted):
             shown = [number for pair in some for number in (pair.first_id, pair.second_id)]
-            for picture in session.scalars(select(Picture).where(Picture.id.in_(shown))):
-                path = picture_path(store, picture)
+            for picture in session.scalars(select(ImageRecord).where(ImageRecord.id.in_(shown))):
+                path = image_path(store, picture)
                 if path.is_file():
                     pictures[picture.id] = ImageFile(path, path.name, picture.sha256, (picture.width, picture.height))
             texts = select(Prompt.id, Prompt.text).where(Prompt.id.in_([pair.prompt_id for pair in some]))
@@ -136,5 +136,5 @@ def margins_of(run: Run, pairs: Sequence[JudgedPair], device: torch.device, tell
 def _write(store: Store, run: str, pairs: Sequence[int], margins: Sequence[float]) -> None:
     with store.writing() as session:
         for pair, margin in zip(pairs, margins, strict=True):
-            rated = {"margin": margin, "margin_run": run, "closeness": abs(margin)}
+            rated = {"margin": margin, "margin_run": run, "abs_margin": abs(margin)}
             session.execute(update(Pair).where(Pair.id == pair).values(rated))

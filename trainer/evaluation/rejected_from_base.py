@@ -18,12 +18,12 @@ from sqlalchemy import select
 
 from ..errors import UserError
 from ..images.aspect_buckets import bucket_for, buckets
-from ..preferences.bulk_insert import Row, add_rows
-from ..preferences.images import About, KeptFile, keep_file, picture_of
-from ..preferences.io.captions import caption_beside, pictures_below
+from ..preferences.bulk_insert import PairRow, add_rows
+from ..preferences.images import ImageMetadata, StoredFile, image_record, store_image
+from ..preferences.io.captions import images_below, read_caption
 from ..preferences.io.importer import into_dataset
-from ..preferences.io.jsonl import json_lines, parsed, picture_named
-from ..preferences.pairs import as_prompt
+from ..preferences.io.jsonl import json_lines, named_image, parsed
+from ..preferences.pairs import normalize_prompt
 from ..preferences.schema import Judgement
 from ..preferences.store import Store, open_store
 from ..sampling.task_settings import PaintingSettings, lora_file, whole_path
@@ -83,7 +83,7 @@ def targets_in(folder: Path) -> tuple[list[Target], int]:
         raise UserError(f"there is no folder {folder}")
     if (folder / _LINES).is_file():
         return list(_listed(folder / _LINES)), 0
-    said = [(path, as_prompt(caption_beside(path) or "")) for path in pictures_below(folder)]
+    said = [(path, normalize_prompt(read_caption(path) or "")) for path in images_below(folder)]
     targets = [Target(path, prompt) for path, prompt in said if prompt]
     return targets, len(said) - len(targets)
 
@@ -97,7 +97,7 @@ def _listed(file: Path) -> Iterator[Target]:
 def _of_line(line: str, file: Path, number: int) -> Target:
     try:
         row = parsed(line, ("file_name", "text"))
-        return Target(picture_named(row["file_name"], file.parent.resolve(), False).path, as_prompt(row["text"]))
+        return Target(named_image(row["file_name"], file.parent.resolve(), False).path, normalize_prompt(row["text"]))
     except UserError as error:
         raise UserError(f"{file} line {number}: {error}") from None
 
@@ -113,10 +113,10 @@ def run(work: Work) -> str:
     base, manner = asked.opened(work.workspace)
     sizes = buckets(base.resolution, base.latent_factor)
     loras = [Path(asked.lora)] if asked.lora else []
-    by_size: dict[tuple[int, int], dict[Wish, tuple[KeptFile, Target]]] = {}
+    by_size: dict[tuple[int, int], dict[Wish, tuple[StoredFile, Target]]] = {}
     for target in targets:
         work.check()
-        file = keep_file(store, target.path.read_bytes(), target.path.name)
+        file = store_image(store, target.path.read_bytes(), target.path.name)
         size = bucket_for(file.width, file.height, sizes)
         by_size.setdefault(size, {}).update((wish, (file, target)) for wish in _wishes(asked, target.prompt, file))
     done, total = 0, sum(map(len, by_size.values()))
@@ -136,8 +136,11 @@ def run(work: Work) -> str:
                 rows = []
                 for wish, reject, about in files:
                     file, target = wanted[wish]
-                    two = picture_of(session, file, About(source=str(target.path))), picture_of(session, reject, about)
-                    rows.append(Row(target.prompt, *two, numbers[wish], share_0=1.0, purpose="assumed"))
+                    two = (
+                        image_record(session, file, ImageMetadata(source=str(target.path))),
+                        image_record(session, reject, about),
+                    )
+                    rows.append(PairRow(target.prompt, *two, numbers[wish], share_0=1.0, purpose="assumed"))
                 dataset = into_dataset(session, asked.dataset, make=True)
                 add_rows(session, dataset, rows, CLIENT, f"{CLIENT}: {asked.folder}", ANNOTATOR)
             done, painted = done + len(files), painted + len(files)
@@ -146,7 +149,7 @@ def run(work: Work) -> str:
     return said + (f"; {format_count(without, 'picture')} without a caption left out" if without else "")
 
 
-def _wishes(asked: TargetSettings, prompt: str, file: KeptFile) -> list[Wish]:
+def _wishes(asked: TargetSettings, prompt: str, file: StoredFile) -> list[Wish]:
     from ..sampling.batch_sampler import Wish, Worn
     from ..sampling.image_metadata import seed_of
 
@@ -158,7 +161,7 @@ def _wishes(asked: TargetSettings, prompt: str, file: KeptFile) -> list[Wish]:
     ]
 
 
-def _sequence(mark: str, file: KeptFile) -> int:
+def _sequence(mark: str, file: StoredFile) -> int:
     """The number that a pair is known by: 63 bits of what was painted and what for."""
     return int.from_bytes(hashlib.sha256(f"{mark} {file.sha256}".encode()).digest()[:8], "big") >> 1
 

@@ -17,7 +17,7 @@ from weakref import WeakKeyDictionary
 from sqlalchemy import Pool, bindparam, func, select
 from sqlalchemy.orm import Session
 
-from .pairs import as_prompt
+from .pairs import normalize_prompt
 from .schema import Annotator, Judgement, Pair
 
 FIRST, SECOND, TIE, BOTH_BAD, SKIP = range(1, 6)
@@ -35,7 +35,7 @@ _histories: WeakKeyDictionary[Pool, OrderedDict[tuple[int, int], History]] = Wea
 _looking = threading.Lock()
 
 
-class Said(NamedTuple):
+class StandingJudgement(NamedTuple):
     """A judgement that stands. what: FIRST, SECOND, TIE, BOTH_BAD or SKIP."""
 
     id: int
@@ -79,7 +79,7 @@ class History:
         """Judgements, by what was said."""
         self.left = self.sided = 0
         """Judgements for the picture on the left; for either side."""
-        self.recent: deque[Said] = deque(maxlen=_RECENT)
+        self.recent: deque[StandingJudgement] = deque(maxlen=_RECENT)
         """The newest judgements, the newest last."""
         self.repeats: dict[int, tuple[int, int]] = {}
         """By pair: what was said of it, and what when it was shown again."""
@@ -88,7 +88,7 @@ class History:
         self.undone: dict[int, None] = {}
         """Pairs of which nothing is said any more, in the order of their undoing."""
         self.places: dict[int, tuple[int, float]] = {}
-        """By number of answers: (turn, shuffle) up to which the annotator had seen every such pair; the queue's."""
+        """By number of answers: (round, shuffle) up to which the annotator had seen every such pair; the queue's."""
         self.rankable: tuple[int, frozenset[int]] = (0, frozenset())
         """Newest candidate when it was looked for, and prompts with pictures enough to rank; the queue's."""
         self._days: Counter[int] = Counter()
@@ -149,7 +149,7 @@ class History:
                 self._said[pair] = what
             if self.undone:
                 self.undone.pop(pair, None)
-            self.recent.append(Said(row.id, pair, what, row.first_on_left, row.purpose, row.seconds))
+            self.recent.append(StandingJudgement(row.id, pair, what, row.first_on_left, row.purpose, row.seconds))
         else:
             if row.purpose == "repeat":
                 self.repeats.pop(pair, None)
@@ -173,7 +173,7 @@ class History:
 @contextmanager
 def history_of(session: Session, dataset_id: int, annotator: str) -> Iterator[History]:
     """What `annotator` said of a dataset, as the session sees it. Nobody else uses it for the length of the block."""
-    annotator_id, pair, judgement = session.execute(_NEWEST, {"name": as_prompt(annotator)}).one()
+    annotator_id, pair, judgement = session.execute(_NEWEST, {"name": normalize_prompt(annotator)}).one()
     history = _kept(session, dataset_id, annotator_id)
     with history.lock:
         history.catch_up(session, pair or 0, judgement or 0)

@@ -19,14 +19,24 @@ from sqlalchemy.orm import Session
 from ..errors import UserError
 from . import judgements
 from .datasets import find_dataset
-from .images import picture_path
-from .pairs import as_prompt
-from .queue import Group, PictureInfo, Showing, Shown, next_groups, next_pairs, show, waiting_groups, waiting_pairs
-from .schema import Annotator, Judgement, Picture
+from .images import image_path
+from .pairs import normalize_prompt
+from .queue import (
+    Group,
+    ImageInfo,
+    PlannedPair,
+    QueuedPair,
+    next_groups,
+    next_pairs,
+    queued_pairs,
+    waiting_groups,
+    waiting_pairs,
+)
+from .schema import Annotator, ImageRecord, Judgement
 from .statistics import statistics_of
 from .store import Store
 
-_Submission = TypeVar("_Submission", "AnswerSaid", "RankingSaid")
+_Submission = TypeVar("_Submission", "AnswerIn", "RankingIn")
 
 Number = Annotated[int, Field(ge=1, lt=2**63)]
 """Of a row: a pair or a prompt."""
@@ -38,26 +48,26 @@ Excluded = Annotated[tuple[Number, ...], Field(max_length=10_000)]
 """What the page holds already, or has answered without being heard yet."""
 
 
-class _Asked(BaseModel):
+class Query(BaseModel):
     """May be made of a query, whose numbers are words."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
-class _Said(_Asked):
+class Body(Query):
     """Made of JSON: a number is a number."""
 
     model_config = ConfigDict(strict=True)
 
 
-class NextRequest(_Asked):
+class NextRequest(Query):
     dataset: Name
     count: int = Field(8, ge=1, le=64)
     exclude: Excluded = ()
     order: Literal["spread", "useful"] = "spread"
 
 
-class GroupsRequest(_Asked):
+class GroupsRequest(Query):
     dataset: Name
     count: int = Field(4, ge=1, le=64)
     size: int = Field(4, ge=3, le=9)
@@ -66,11 +76,11 @@ class GroupsRequest(_Asked):
     """Prompts."""
 
 
-class StatisticsRequest(_Asked):
+class StatisticsRequest(Query):
     dataset: Name
 
 
-class AnswerSaid(_Said):
+class AnswerIn(Body):
     pair: Number
     left: Sha256
     answer: Literal["left", "right", "tie", "both_bad", "skip"]
@@ -81,11 +91,11 @@ class AnswerSaid(_Said):
     purpose: Literal["judge", "repeat", "compare"] = "judge"
 
 
-class AnswersRequest(_Said):
-    answers: list[AnswerSaid] = Field(max_length=64)
+class AnswersRequest(Body):
+    answers: list[AnswerIn] = Field(max_length=64)
 
 
-class RankingSaid(_Said):
+class RankingIn(Body):
     prompt: Number
     tiers: list[Annotated[list[Sha256], Field(max_length=9)]] = Field(max_length=9)
     """Best first; pictures that share a tier were not told apart."""
@@ -94,11 +104,11 @@ class RankingSaid(_Said):
     sequence: RunningNumber
 
 
-class RankingsRequest(_Said):
-    rankings: list[RankingSaid] = Field(max_length=64)
+class RankingsRequest(Body):
+    rankings: list[RankingIn] = Field(max_length=64)
 
 
-class UndoRequest(_Said):
+class UndoRequest(Body):
     client: Client
     sequence: RunningNumber
     """Of the undo itself."""
@@ -106,7 +116,7 @@ class UndoRequest(_Said):
     """Of the submission that is taken back."""
 
 
-class PictureShown(BaseModel):
+class ImageOut(BaseModel):
     """id: SHA-256 of the file, by which it is fetched. width, height: in pixels, as it is shown."""
 
     id: str
@@ -114,28 +124,28 @@ class PictureShown(BaseModel):
     height: int
 
 
-class PairShown(BaseModel):
+class PairOut(BaseModel):
     pair: int
     prompt: str
     purpose: str
-    left: PictureShown
-    right: PictureShown
+    left: ImageOut
+    right: ImageOut
 
 
 class NextReply(BaseModel):
-    pairs: list[PairShown]
+    pairs: list[PairOut]
     waiting: int
     """Pairs that this person could still judge, those of the reply and of `exclude` counted."""
 
 
-class GroupShown(BaseModel):
+class GroupOut(BaseModel):
     prompt: int
     text: str
-    pictures: list[PictureShown]
+    pictures: list[ImageOut]
 
 
 class GroupsReply(BaseModel):
-    groups: list[GroupShown]
+    groups: list[GroupOut]
     waiting: int
     """Prompts that this person could still rank, those of the reply and of `exclude` counted."""
 
@@ -154,7 +164,7 @@ class AnswersReply(BaseModel):
 
 class UndoReply(BaseModel):
     undone: bool
-    pair: PairShown | None = None
+    pair: PairOut | None = None
     """What was taken back, as it was shown; null for a ranking."""
 
 
@@ -210,7 +220,7 @@ def answers(store: Store, asked: AnswersRequest, annotator: str) -> AnswersReply
 def rankings(store: Store, asked: RankingsRequest, annotator: str) -> AnswersReply:
     """Keep rankings, as `answers` does."""
 
-    def rank(session: Session, one: RankingSaid) -> None:
+    def rank(session: Session, one: RankingIn) -> None:
         judgements.rank(session, annotator, one.prompt, one.tiers, one.client, one.sequence, one.seconds)
 
     return _kept(store, asked.rankings, rank)
@@ -231,13 +241,13 @@ def statistics(store: Store, asked: StatisticsRequest, annotator: str) -> Statis
     return StatisticsReply(**told, sentence=found.sentence)
 
 
-def picture(store: Store, sha256: str) -> Path:
+def image_file(store: Store, sha256: str) -> Path:
     """The file of a picture, whose bytes never change. Raises UserError where there is none of that name."""
     if not re.fullmatch(r"[0-9a-f]{64}", sha256):
         raise UserError("this is not the name of a picture")
     with store.reading() as session:
-        found = session.scalar(select(Picture).where(Picture.sha256 == sha256))
-    path = picture_path(store, found) if found else None
+        found = session.scalar(select(ImageRecord).where(ImageRecord.sha256 == sha256))
+    path = image_path(store, found) if found else None
     if path is None or not path.is_file():
         raise UserError("this picture is not in the workspace, or not any more")
     return path
@@ -255,7 +265,7 @@ WRITE: dict[str, tuple[type[BaseModel], Callable[..., BaseModel]]] = {
     "rankings": (RankingsRequest, rankings),
 }
 """Routes that something is said to, in JSON."""
-PICTURE_TYPES = {
+IMAGE_TYPES = {
     ".png": "image/png",
     ".jpg": "image/jpeg",
     ".jpeg": "image/jpeg",
@@ -298,21 +308,21 @@ def _refusal(session: Session, keep: Callable[[], object]) -> str | None:
     return None
 
 
-def _taken_back(session: Session, annotator: str, asked: UndoRequest) -> PairShown | None:
+def _taken_back(session: Session, annotator: str, asked: UndoRequest) -> PairOut | None:
     rows = session.scalars(
         select(Judgement)
         .join(Annotator, Annotator.id == Judgement.annotator_id)
         .where(Judgement.client == asked.client, Judgement.sequence == asked.undoes)
-        .where(Annotator.name == as_prompt(annotator), Judgement.purpose != "ranking")
+        .where(Annotator.name == normalize_prompt(annotator), Judgement.purpose != "ranking")
     ).all()
     if len(rows) != 1:
         return None
     [said] = rows
-    return _pair(show(session, [Showing(said.pair_id, said.first_on_left, said.purpose)])[0])
+    return _pair(queued_pairs(session, [PlannedPair(said.pair_id, said.first_on_left, said.purpose)])[0])
 
 
-def _pair(shown: Shown) -> PairShown:
-    return PairShown(
+def _pair(shown: QueuedPair) -> PairOut:
+    return PairOut(
         pair=shown.pair,
         prompt=shown.prompt,
         purpose=shown.purpose,
@@ -321,9 +331,9 @@ def _pair(shown: Shown) -> PairShown:
     )
 
 
-def _group(group: Group) -> GroupShown:
-    return GroupShown(prompt=group.prompt, text=group.text, pictures=[_picture(one) for one in group.pictures])
+def _group(group: Group) -> GroupOut:
+    return GroupOut(prompt=group.prompt, text=group.text, pictures=[_picture(one) for one in group.pictures])
 
 
-def _picture(info: PictureInfo) -> PictureShown:
-    return PictureShown(id=info.sha256, width=info.width, height=info.height)
+def _picture(info: ImageInfo) -> ImageOut:
+    return ImageOut(id=info.sha256, width=info.width, height=info.height)

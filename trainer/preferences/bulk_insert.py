@@ -17,17 +17,17 @@ from sqlalchemy.orm import Session
 
 from ..errors import UserError
 from .datasets import annotator_named, prompt_digest, shuffle_of, slices
-from .judgements import LEFT_SHARE, JudgementRow, check_submission, count_again, insert_judgements
-from .pairs import as_prompt, position_of
-from .preference import Said, tally
-from .schema import ANSWERS, PURPOSES, STRENGTHS, Candidate, Dataset, Judgement, Pair, Picture, Prompt
+from .judgements import LEFT_SHARE, JudgementRow, check_submission, insert_judgements, recount_votes
+from .pairs import normalize_prompt, split_hash
+from .preference import Vote, count_votes
+from .schema import ANSWERS, PURPOSES, STRENGTHS, Candidate, Dataset, ImageRecord, Judgement, Pair, Prompt
 
 _Key = tuple[int, int, int]
 """Of a pair: ids of its prompt, first and second picture."""
 
 
 @dataclass(frozen=True)
-class Row:
+class PairRow:
     """Two pictures of one prompt, and one judgement of them if share_0 or answer is given.
 
     sequence: this judgement's number in its source, 0 or more. share_0: in [0, 1], the share of votes for picture_0,
@@ -38,8 +38,8 @@ class Row:
     """
 
     prompt: str
-    picture_0: Picture
-    picture_1: Picture
+    picture_0: ImageRecord
+    picture_1: ImageRecord
     sequence: int
     share_0: float | None = None
     answer: str | None = None
@@ -67,10 +67,10 @@ class Row:
         return LEFT_SHARE[self.said] if self.said else None
 
     @property
-    def caption(self) -> tuple[Picture, str] | None:
+    def caption(self) -> tuple[ImageRecord, str] | None:
         """The picture that has a caption of its own, and that."""
-        text = as_prompt(self.rejected_prompt or "")
-        if not text or text == as_prompt(self.prompt) or self.share in (None, 0.5):
+        text = normalize_prompt(self.rejected_prompt or "")
+        if not text or text == normalize_prompt(self.prompt) or self.share in (None, 0.5):
             return None
         return (self.picture_1 if self.share > 0.5 else self.picture_0), text
 
@@ -89,12 +89,17 @@ class _Known:
 
     prompts: dict[str, tuple[str, int]] = field(default_factory=dict)
     """As given -> digest and id."""
-    turns: Counter[int] = field(default_factory=Counter)
+    rounds: Counter[int] = field(default_factory=Counter)
     annotators: dict[str, int] = field(default_factory=dict)
 
 
 def add_rows(
-    session: Session, dataset: Dataset, rows: Sequence[Row], client: str, source: str = "", annotator: str = "import"
+    session: Session,
+    dataset: Dataset,
+    rows: Sequence[PairRow],
+    client: str,
+    source: str = "",
+    annotator: str = "import",
 ) -> Added:
     """Add rows within `Store.writing`, some thousands a transaction so that others can judge in between.
 
@@ -113,9 +118,9 @@ def add_rows(
     return Added(pairs, judgements)
 
 
-def _check(row: Row, client: str) -> None:
+def _check(row: PairRow, client: str) -> None:
     check_submission(client, row.sequence)
-    if not as_prompt(row.prompt):
+    if not normalize_prompt(row.prompt):
         raise UserError(f"row {row.sequence} has an empty prompt")
     if row.picture_0.sha256 == row.picture_1.sha256:
         raise UserError(f"row {row.sequence} compares a picture with itself")
@@ -132,7 +137,7 @@ def _check(row: Row, client: str) -> None:
 def _add_slice(
     session: Session,
     dataset: Dataset,
-    rows: Sequence[Row],
+    rows: Sequence[PairRow],
     client: str,
     source: str,
     annotator: str,
@@ -143,7 +148,7 @@ def _add_slice(
     _add_candidates(session, rows, known, now)
     keys = [_key(row, known) for row in rows]
     ids = _pair_ids(session, set(keys))
-    by_key: dict[_Key, list[Row]] = {}
+    by_key: dict[_Key, list[PairRow]] = {}
     for key, row in zip(keys, rows, strict=True):
         by_key.setdefault(key, []).append(row)
     missing = {key: by_key[key] for key in by_key if key not in ids}
@@ -161,12 +166,12 @@ def _add_slice(
         ],
     )
     # New pairs came with their votes.
-    count_again(session, old & {pair for _, pair in judged})
+    recount_votes(session, old & {pair for _, pair in judged})
     return Added(len(missing), len(judged))
 
 
 def _add_prompts(session: Session, dataset: Dataset, texts: Iterable[str], known: _Known) -> None:
-    cleaned = {given: as_prompt(given) for given in dict.fromkeys(texts)}
+    cleaned = {given: normalize_prompt(given) for given in dict.fromkeys(texts)}
     digests = {given: prompt_digest(clean) for given, clean in cleaned.items()}
     wanted = {digests[given]: clean for given, clean in cleaned.items()}
     if not wanted:
@@ -174,9 +179,9 @@ def _add_prompts(session: Session, dataset: Dataset, texts: Iterable[str], known
     there = select(Prompt.digest, Prompt.id).where(Prompt.dataset_id == dataset.id, Prompt.digest.in_(wanted))
     ids = dict(session.execute(there).all())
     counts = select(Pair.prompt_id, func.count()).where(Pair.prompt_id.in_(ids.values())).group_by(Pair.prompt_id)
-    known.turns.update(dict(session.execute(counts).all()))
+    known.rounds.update(dict(session.execute(counts).all()))
     new = [
-        {"dataset_id": dataset.id, "digest": digest, "text": clean, "position": position_of(clean)}
+        {"dataset_id": dataset.id, "digest": digest, "text": clean, "split_hash": split_hash(clean)}
         for digest, clean in wanted.items()
         if digest not in ids
     ]
@@ -186,7 +191,7 @@ def _add_prompts(session: Session, dataset: Dataset, texts: Iterable[str], known
     known.prompts.update({given: (digest, ids[digest]) for given, digest in digests.items()})
 
 
-def _add_candidates(session: Session, rows: Sequence[Row], known: _Known, now: float) -> None:
+def _add_candidates(session: Session, rows: Sequence[PairRow], known: _Known, now: float) -> None:
     wanted = dict.fromkeys(
         (known.prompts[row.prompt][1], picture.id) for row in rows for picture in (row.picture_0, row.picture_1)
     )
@@ -203,12 +208,12 @@ def _add_candidates(session: Session, rows: Sequence[Row], known: _Known, now: f
         session.execute(update(Candidate).where(*here).values(caption=caption))
 
 
-def _first_second(row: Row) -> tuple[Picture, Picture]:
+def _first_second(row: PairRow) -> tuple[ImageRecord, ImageRecord]:
     zero, one = row.picture_0, row.picture_1
     return (zero, one) if zero.sha256 < one.sha256 else (one, zero)
 
 
-def _key(row: Row, known: _Known) -> _Key:
+def _key(row: PairRow, known: _Known) -> _Key:
     first, second = _first_second(row)
     return known.prompts[row.prompt][1], first.id, second.id
 
@@ -229,7 +234,7 @@ def _pair_ids(session: Session, keys: Iterable[_Key]) -> dict[_Key, int]:
 def _add_pairs(
     session: Session,
     dataset: Dataset,
-    missing: Mapping[_Key, Sequence[Row]],
+    missing: Mapping[_Key, Sequence[PairRow]],
     source: str,
     known: _Known,
     now: float,
@@ -246,12 +251,12 @@ def _add_pairs(
                 "second_id": second,
                 "source": source,
                 "created": now,
-                "turn": known.turns[prompt],
+                "round": known.rounds[prompt],
                 "shuffle": shuffle_of(known.prompts[rows[0].prompt][0], *names),
-                **asdict(tally(said.values())),
+                **asdict(count_votes(said.values())),
             }
         )
-        known.turns[prompt] += 1
+        known.rounds[prompt] += 1
     if not new:
         return {}
     columns = (Pair.prompt_id, Pair.first_id, Pair.second_id, Pair.id)
@@ -259,11 +264,11 @@ def _add_pairs(
     return {(prompt, first, second): pair for prompt, first, second, pair in made}
 
 
-def _said(row: Row) -> Said:
+def _said(row: PairRow) -> Vote:
     share = row.share
     zero_is_first = _first_second(row)[0] is row.picture_0
     share_first = share if share is None or zero_is_first else 1 - share
-    return Said(row.said or "", share_first, row.votes, row.weight, row.purpose == "assumed")
+    return Vote(row.said or "", share_first, row.votes, row.weight, row.purpose == "assumed")
 
 
 def _judged(session: Session, client: str, sequences: Sequence[int]) -> Iterable[tuple[int, int]]:
@@ -273,7 +278,7 @@ def _judged(session: Session, client: str, sequences: Sequence[int]) -> Iterable
 
 
 def _judgement(
-    session: Session, row: Row, pair: int, client: str, annotator: str, known: _Known, now: float
+    session: Session, row: PairRow, pair: int, client: str, annotator: str, known: _Known, now: float
 ) -> JudgementRow:
     if annotator not in known.annotators:
         known.annotators[annotator] = annotator_named(session, annotator).id

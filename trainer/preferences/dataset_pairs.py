@@ -10,11 +10,11 @@ from sqlalchemy.orm import Session, aliased
 from ..errors import UserError
 from ..images.image_file import ImageFile
 from .datasets import find_dataset
-from .images import KeptFile, picture_path
+from .images import StoredFile, image_path
 from .pairs import LeftOut, PairSet, left_out
 from .pairs import Pair as JudgedPair
 from .preference import UNLABELLED, preference, undecided
-from .schema import IS_RANKING, Candidate, Dataset, Judgement, Pair, Picture, Prompt
+from .schema import IS_RANKING, Candidate, Dataset, ImageRecord, Judgement, Pair, Prompt
 from .store import Store
 
 _UNDOING = aliased(Judgement)  # to build it anew takes longer than the query
@@ -88,12 +88,12 @@ class DatasetPairs:
             select(column).where(Pair.dataset_id == dataset.id, Pair.answers > 0)
             for column in (Pair.first_id, Pair.second_id)
         ]
-        columns = (Picture.id, Picture.sha256, Picture.ending, Picture.width, Picture.height)
-        rows = session.execute(select(*columns).where(or_(*(Picture.id.in_(one) for one in paired))))
+        columns = (ImageRecord.id, ImageRecord.sha256, ImageRecord.ending, ImageRecord.width, ImageRecord.height)
+        rows = session.execute(select(*columns).where(or_(*(ImageRecord.id.in_(one) for one in paired))))
         pictures = {}
         for number, *facts in rows:
-            kept = KeptFile(*facts)
-            path = picture_path(self.store, kept)
+            kept = StoredFile(*facts)
+            path = image_path(self.store, kept)
             label = "/".join(path.parts[-3:])
             pictures[number] = ImageFile(path, label, kept.sha256, (kept.width, kept.height))
         return pictures

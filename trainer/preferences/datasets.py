@@ -16,8 +16,8 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from ..errors import UserError
-from .pairs import as_prompt, position_of
-from .schema import KINDS, Annotator, Candidate, Dataset, Pair, Picture, Prompt
+from .pairs import normalize_prompt, split_hash
+from .schema import KINDS, Annotator, Candidate, Dataset, ImageRecord, Pair, Prompt
 
 _A_SLICE = 500
 _PAIRS_A_PICTURE = 4
@@ -46,7 +46,7 @@ def create_dataset(
 
 def find_dataset(session: Session, name: str) -> Dataset:
     """The dataset of that name, of either kind. Raises UserError that names those there are."""
-    found = session.scalar(select(Dataset).where(Dataset.name == as_prompt(name)))
+    found = session.scalar(select(Dataset).where(Dataset.name == normalize_prompt(name)))
     if found is None:
         names = [dataset.name for dataset in list_datasets(session)]
         there = f"there are {', '.join(names)}" if names else "there is none yet"
@@ -56,7 +56,7 @@ def find_dataset(session: Session, name: str) -> Dataset:
 
 def find_or_create(session: Session, name: str) -> Dataset:
     """The dataset of that name that is trained on, new where there is none. Raises UserError as `create_dataset`."""
-    there = session.scalar(select(Dataset).where(Dataset.name == as_prompt(name), Dataset.kind == "pairs"))
+    there = session.scalar(select(Dataset).where(Dataset.name == normalize_prompt(name), Dataset.kind == "pairs"))
     return there or create_dataset(session, name)
 
 
@@ -74,16 +74,18 @@ def annotator_named(session: Session, name: str) -> Annotator:
 
 def add_prompt(session: Session, dataset: Dataset, text: str) -> Prompt:
     """A prompt of the dataset, its white space made single spaces. Raises UserError where nothing is left of it."""
-    text = as_prompt(text)
+    text = normalize_prompt(text)
     if not text:
         raise UserError("the prompt is empty: write what the pictures show")
     digest = prompt_digest(text)
     found = session.scalar(select(Prompt).where(Prompt.dataset_id == dataset.id, Prompt.digest == digest))
-    return found or _added(session, Prompt(dataset_id=dataset.id, digest=digest, text=text, position=position_of(text)))
+    return found or _added(
+        session, Prompt(dataset_id=dataset.id, digest=digest, text=text, split_hash=split_hash(text))
+    )
 
 
 def add_candidates(
-    session: Session, prompt: Prompt, pictures: Iterable[Picture], arm: str | None = None
+    session: Session, prompt: Prompt, pictures: Iterable[ImageRecord], arm: str | None = None
 ) -> list[Candidate]:
     """Pictures that were made for a prompt; one `Candidate` for each given, in their order. arm: see `schema`."""
     known = {one.picture_id: one for one in session.scalars(select(Candidate).where(Candidate.prompt_id == prompt.id))}
@@ -106,22 +108,22 @@ def make_pairs(session: Session, prompt: Prompt, at_most: int | None = None) -> 
     used = (
         select(func.count())
         .where(Pair.prompt_id == prompt.id)
-        .where((Pair.first_id == Picture.id) | (Pair.second_id == Picture.id))
-        .correlate(Picture)
+        .where((Pair.first_id == ImageRecord.id) | (Pair.second_id == ImageRecord.id))
+        .correlate(ImageRecord)
         .scalar_subquery()
     )
     # Pictures that are in few pairs come first, so they get the pairs that are left.
     pictures = session.scalars(
-        select(Picture)
-        .join(Candidate, Candidate.picture_id == Picture.id)
+        select(ImageRecord)
+        .join(Candidate, Candidate.picture_id == ImageRecord.id)
         .where(Candidate.prompt_id == prompt.id)
-        .order_by(used, Picture.sha256)
+        .order_by(used, ImageRecord.sha256)
     ).all()
     known = _known_pairs(session, prompt)
     missing = (two for two in _tournament(pictures) if _ids(*two) not in known)
     wanted = None if at_most is None else max(0, at_most - len(known))
     new = list(itertools.islice(missing, wanted))
-    _add_pairs(session, prompt, new, first_turn=len(known))
+    _add_pairs(session, prompt, new, first_round=len(known))
     return len(new)
 
 
@@ -131,7 +133,9 @@ def spread_pairs(session: Session, prompt: Prompt) -> int:
     return make_pairs(session, prompt, at_most=_PAIRS_A_PICTURE * candidates)
 
 
-def add_pair(session: Session, dataset: Dataset, prompt: Prompt, a: Picture, b: Picture, source: str = "") -> Pair:
+def add_pair(
+    session: Session, dataset: Dataset, prompt: Prompt, a: ImageRecord, b: ImageRecord, source: str = ""
+) -> Pair:
     """The pair of two pictures; they become candidates of the prompt. Raises UserError where they are the same."""
     if prompt.dataset_id != dataset.id:
         raise ValueError(f"prompt {prompt.id} is not of the dataset {dataset.name}")
@@ -139,7 +143,7 @@ def add_pair(session: Session, dataset: Dataset, prompt: Prompt, a: Picture, b: 
 
 
 def pairs_between(
-    session: Session, prompt: Prompt, pictures: Sequence[tuple[Picture, Picture]], source: str = ""
+    session: Session, prompt: Prompt, pictures: Sequence[tuple[ImageRecord, ImageRecord]], source: str = ""
 ) -> list[Pair]:
     """The pair of each two pictures, new where it is not there; they become candidates of the prompt."""
     for a, b in pictures:
@@ -148,7 +152,7 @@ def pairs_between(
     add_candidates(session, prompt, itertools.chain(*pictures))
     known = _known_pairs(session, prompt)
     new = {_ids(*two): two for two in pictures if _ids(*two) not in known}
-    _add_pairs(session, prompt, list(new.values()), first_turn=len(known), source=source)
+    _add_pairs(session, prompt, list(new.values()), first_round=len(known), source=source)
     known = _known_pairs(session, prompt) if new else known
     return [session.get_one(Pair, known[_ids(*two)]) for two in pictures]
 
@@ -171,9 +175,9 @@ def slices(items: Sequence[_Any]) -> Iterator[Sequence[_Any]]:
         yield items[start : start + _A_SLICE]
 
 
-def _tournament(pictures: Sequence[Picture]) -> Iterator[tuple[Picture, Picture]]:
+def _tournament(pictures: Sequence[ImageRecord]) -> Iterator[tuple[ImageRecord, ImageRecord]]:
     """Any two, in rounds in which each is in one pair (the circle method): wherever it is cut off, it is spread."""
-    ring: list[Picture | None] = [*pictures, *([None] if len(pictures) % 2 else [])]
+    ring: list[ImageRecord | None] = [*pictures, *([None] if len(pictures) % 2 else [])]
     for _ in range(len(ring) - 1):
         for one, other in zip(ring[: len(ring) // 2], reversed(ring), strict=False):
             if one is not None and other is not None:
@@ -187,9 +191,9 @@ def _known_pairs(session: Session, prompt: Prompt) -> dict[tuple[int, int], int]
 
 
 def _add_pairs(
-    session: Session, prompt: Prompt, new: Sequence[tuple[Picture, Picture]], first_turn: int, source: str = ""
+    session: Session, prompt: Prompt, new: Sequence[tuple[ImageRecord, ImageRecord]], first_round: int, source: str = ""
 ) -> None:
-    for turn, two in enumerate(new, first_turn):
+    for round_number, two in enumerate(new, first_round):
         first, second = sorted(two, key=lambda picture: picture.sha256)
         session.add(
             Pair(
@@ -199,19 +203,19 @@ def _add_pairs(
                 second_id=second.id,
                 source=source,
                 created=time.time(),
-                turn=turn,
+                round=round_number,
                 shuffle=shuffle_of(prompt.digest, first.sha256, second.sha256),
             )
         )
     session.flush()
 
 
-def _ids(one: Picture, other: Picture) -> tuple[int, int]:
+def _ids(one: ImageRecord, other: ImageRecord) -> tuple[int, int]:
     return (one.id, other.id) if one.sha256 < other.sha256 else (other.id, one.id)
 
 
 def _named(name: str, what: str) -> str:
-    name = as_prompt(name)
+    name = normalize_prompt(name)
     if not name:
         raise UserError(f"{what} needs a name")
     if len(name) > _MOST_CHARACTERS:

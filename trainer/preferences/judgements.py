@@ -18,9 +18,9 @@ from sqlalchemy.orm import Session, aliased
 
 from ..errors import UserError
 from .datasets import annotator_named, pairs_between, slices
-from .pairs import as_prompt
-from .preference import Said, Tally, tally
-from .schema import ANSWERS, STRENGTHS, Annotator, Candidate, Judgement, Pair, Picture, Prompt
+from .pairs import normalize_prompt
+from .preference import Vote, VoteCount, count_votes
+from .schema import ANSWERS, STRENGTHS, Annotator, Candidate, ImageRecord, Judgement, Pair, Prompt
 
 WEIGHTS = {"clearly": 1.0, "slightly": 0.5}
 LEFT_SHARE = {"left": 1.0, "right": 0.0, "tie": 0.5, "both_bad": None, "skip": None}
@@ -79,7 +79,7 @@ class JudgementRow:
 
 
 def insert_judgements(session: Session, rows: Sequence[JudgementRow]) -> None:
-    """The one INSERT of judgements. The vote columns of their pairs are left to `count_again`."""
+    """The one INSERT of judgements. The vote columns of their pairs are left to `recount_votes`."""
     if rows:
         session.execute(insert(Judgement.__table__), [vars(row) for row in rows])
 
@@ -98,7 +98,7 @@ def answer(session: Session, annotator: str, given: Answer) -> bool:
     pair = session.get(Pair, given.pair)
     if pair is None:
         raise UserError(f"there is no pair {given.pair}: load the page again")
-    first, second = (session.get_one(Picture, number).sha256 for number in (pair.first_id, pair.second_id))
+    first, second = (session.get_one(ImageRecord, number).sha256 for number in (pair.first_id, pair.second_id))
     if given.left not in (first, second):
         raise UserError(f"pair {given.pair} does not have the picture {given.left}: load the page again")
     row = JudgementRow(
@@ -115,7 +115,7 @@ def answer(session: Session, annotator: str, given: Answer) -> bool:
         sequence=given.sequence,
     )
     insert_judgements(session, [row])
-    count_again(session, [pair.id])
+    recount_votes(session, [pair.id])
     return True
 
 
@@ -132,7 +132,7 @@ def undo(session: Session, annotator: str, client: str, sequence: int, undoes: i
         .join(Annotator, Annotator.id == Judgement.annotator_id)
         .outerjoin(taken_back, taken_back.undoes == Judgement.id)
         .where(Judgement.client == client, Judgement.sequence == undoes, Judgement.answer != "undo")
-        .where(Annotator.name == as_prompt(annotator))
+        .where(Annotator.name == normalize_prompt(annotator))
         .order_by(Judgement.id)
     ).all()
     standing = [judgement for judgement, undone_by in submitted if undone_by is None]
@@ -158,7 +158,7 @@ def undo(session: Session, annotator: str, client: str, sequence: int, undoes: i
         for judgement in standing
     ]
     insert_judgements(session, rows)
-    count_again(session, [row.pair_id for row in rows])
+    recount_votes(session, [row.pair_id for row in rows])
     return True
 
 
@@ -213,22 +213,22 @@ def rank(
         for pair, (preferred, _) in zip(pairs, better, strict=True)
     ]
     insert_judgements(session, rows)
-    count_again(session, [row.pair_id for row in rows])
+    recount_votes(session, [row.pair_id for row in rows])
     return len(better)
 
 
-def count_again(session: Session, pairs: Iterable[int]) -> None:
+def recount_votes(session: Session, pairs: Iterable[int]) -> None:
     """Set the vote columns of these pairs, by id, to what their judgements that stand add up to."""
     session.flush()
     for some in slices(sorted(set(pairs))):
-        tallies = tallies_of(session, some)
+        tallies = vote_counts(session, some)
         for pair in session.scalars(select(Pair).where(Pair.id.in_(some)).execution_options(populate_existing=True)):
             for column, value in asdict(tallies[pair.id]).items():
                 setattr(pair, column, value)
         session.flush()
 
 
-def tallies_of(session: Session, pairs: Collection[int]) -> dict[int, Tally]:
+def vote_counts(session: Session, pairs: Collection[int]) -> dict[int, VoteCount]:
     """What the judgements that stand add up to, by pair; counted from the rows. At most a few hundred pairs."""
     rows = session.execute(
         select(
@@ -243,12 +243,12 @@ def tallies_of(session: Session, pairs: Collection[int]) -> dict[int, Tally]:
         .outerjoin(_UNDOING, _UNDOING.undoes == Judgement.id)
         .where(Judgement.pair_id.in_(pairs), Judgement.answer != "undo", _UNDOING.id.is_(None))
     )
-    said: dict[int, list[Said]] = {pair: [] for pair in pairs}
+    said: dict[int, list[Vote]] = {pair: [] for pair in pairs}
     for row in rows:
         share = row.share_left
         share_first = share if share is None or row.first_on_left else 1 - share
-        said[row.pair_id].append(Said(row.answer, share_first, row.votes, row.weight, row.purpose == "assumed"))
-    return {pair: tally(these) for pair, these in said.items()}
+        said[row.pair_id].append(Vote(row.answer, share_first, row.votes, row.weight, row.purpose == "assumed"))
+    return {pair: count_votes(these) for pair, these in said.items()}
 
 
 def check_submission(client: str, sequence: int) -> None:
@@ -259,11 +259,11 @@ def check_submission(client: str, sequence: int) -> None:
         raise UserError(f"a judgement's running number lies between 0 and {_MAX_SEQUENCE}, not at {sequence}")
 
 
-def _candidates(session: Session, prompt: Prompt, names: Collection[str]) -> dict[str, Picture]:
+def _candidates(session: Session, prompt: Prompt, names: Collection[str]) -> dict[str, ImageRecord]:
     found = session.scalars(
-        select(Picture)
-        .join(Candidate, Candidate.picture_id == Picture.id)
-        .where(Candidate.prompt_id == prompt.id, Picture.sha256.in_(names))
+        select(ImageRecord)
+        .join(Candidate, Candidate.picture_id == ImageRecord.id)
+        .where(Candidate.prompt_id == prompt.id, ImageRecord.sha256.in_(names))
     )
     pictures = {picture.sha256: picture for picture in found}
     for name in names:

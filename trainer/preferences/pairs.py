@@ -86,7 +86,7 @@ def split_by_prompt(pairs: Sequence[Pair], held_out_share: float) -> Split:
     train: list[Pair] = []
     held_out: list[Pair] = []
     for pair in pairs:
-        (held_out if position_of(pair.prompt) < held_out_share else train).append(pair)
+        (held_out if split_hash(pair.prompt) < held_out_share else train).append(pair)
     return Split(tuple(train), tuple(held_out))
 
 
@@ -96,7 +96,7 @@ def drawn(pairs: Sequence[Pair], most: int) -> tuple[Pair, ...]:
     return tuple(pair for pair in pairs if pair.id in chosen)
 
 
-def position_of(prompt: str) -> float:
+def split_hash(prompt: str) -> float:
     """Where a prompt stands in [0, 1), by a hash of it: held out where that is below the share to hold out."""
     digest = hashlib.sha256(b"held-out\0" + prompt.encode()).digest()
     return int.from_bytes(digest[:8], "big") / 2**64
@@ -107,13 +107,13 @@ def dataset_named(source: str) -> str | None:
     return source.removeprefix(_DATASET).strip() if source.startswith(_DATASET) else None
 
 
-def as_prompt(text: str) -> str:
+def normalize_prompt(text: str) -> str:
     """A prompt as it is stored and compared: runs of white space are one space, and nothing that a database or UTF-8
     refuses (NUL, halves of surrogate pairs) is in it."""
-    return " ".join(without_unstorable(text).split())
+    return " ".join(storable_text(text).split())
 
 
-def without_unstorable(text: str) -> str:
+def storable_text(text: str) -> str:
     """`text` without NUL, which PostgreSQL refuses, and with lone surrogates, which UTF-8 refuses, as ``?``."""
     return text.replace("\0", "").encode("utf-8", "replace").decode("utf-8")
 

@@ -17,7 +17,7 @@ BOTH_BAD = "both bad: as many say that neither picture is any good as say which 
 
 
 @dataclass(frozen=True)
-class Said:
+class Vote:
     """A judgement that stands. share_first: of its votes for the pair's first picture, in [0, 1]; None: no vote."""
 
     answer: str
@@ -28,7 +28,7 @@ class Said:
 
 
 @dataclass(frozen=True)
-class Tally:
+class VoteCount:
     """The vote columns of a pair, see `schema.Pair`."""
 
     answers: int = 0
@@ -49,7 +49,7 @@ class Preference:
     weight: float
 
 
-def tally(said: Iterable[Said]) -> Tally:
+def count_votes(said: Iterable[Vote]) -> VoteCount:
     """Add up the judgements that stand; their order does not matter, not even to the last bit.
 
     What was assumed counts where nobody has said anything but "skip".
@@ -59,7 +59,7 @@ def tally(said: Iterable[Said]) -> Tally:
     said = tuple(one for one in said if not (judged and one.assumed))
     voted = [one for one in said if one.share_first is not None]
     skips = sum(one.answer == "skip" for one in said)
-    return Tally(
+    return VoteCount(
         answers=len(said) - skips,
         skips=skips,
         both_bad=math.fsum(one.votes for one in said if one.answer == "both_bad"),

@@ -16,7 +16,7 @@ from sqlalchemy import Column, Select, bindparam, func, select, tuple_
 from sqlalchemy.orm import Session
 
 from .annotator_history import FIRST, SECOND, History, history_of
-from .schema import Candidate, Dataset, Pair, Picture, Prompt
+from .schema import Candidate, Dataset, ImageRecord, Pair, Prompt
 
 REPEAT_EVERY = 25
 """One pair in so many is one that was judged before: 4 % of the work."""
@@ -28,7 +28,7 @@ _by_chance = random.SystemRandom()
 
 
 @dataclass(frozen=True)
-class PictureInfo:
+class ImageInfo:
     """width, height: in pixels, as it is shown. ending: of its file, with the dot."""
 
     sha256: str
@@ -38,13 +38,13 @@ class PictureInfo:
 
 
 @dataclass(frozen=True)
-class Shown:
+class QueuedPair:
     """purpose: "judge", "compare", or "repeat" for a pair that this person has judged before."""
 
     pair: int
     prompt: str
-    left: PictureInfo
-    right: PictureInfo
+    left: ImageInfo
+    right: ImageInfo
     purpose: str
 
 
@@ -54,11 +54,11 @@ class Group:
 
     prompt: int
     text: str
-    pictures: tuple[PictureInfo, ...]
+    pictures: tuple[ImageInfo, ...]
 
 
 @dataclass(frozen=True)
-class Showing:
+class PlannedPair:
     """A pair, by id, and how it is shown."""
 
     pair: int
@@ -73,17 +73,17 @@ def next_pairs(
     count: int,
     exclude: Collection[int] = (),
     order: str = "spread",
-) -> list[Shown]:
+) -> list[QueuedPair]:
     """Up to `count` pairs for `annotator`, in order; fewer where fewer are left.
 
     exclude: pairs that the page holds already. order: "useful" begins with the unjudged pairs that the newest LoRA is
-    least sure of, see `Pair.closeness`; "spread" does not.
+    least sure of, see `Pair.abs_margin`; "spread" does not.
     """
     with history_of(session, dataset.id, annotator) as history:
         fresh = _fresh(session, history, count, set(exclude), useful=order == "useful")
         if dataset.kind == "comparison":
-            return show(session, [_fresh_showing(pair, "compare") for pair in fresh])
-        return show(session, _with_repeats(history, fresh, count, set(exclude)))
+            return queued_pairs(session, [_plan_fresh(pair, "compare") for pair in fresh])
+        return queued_pairs(session, _with_repeats(history, fresh, count, set(exclude)))
 
 
 def waiting_pairs(session: Session, dataset: Dataset, annotator: str) -> int:
@@ -116,16 +116,16 @@ def waiting_groups(session: Session, dataset: Dataset, annotator: str) -> int:
         return len(_unranked(session, dataset, history))
 
 
-def show(session: Session, planned: Sequence[Showing]) -> list[Shown]:
+def queued_pairs(session: Session, planned: Sequence[PlannedPair]) -> list[QueuedPair]:
     """What a page needs to show these pairs."""
     rows = session.execute(_SHOWN, {"pairs": [one.pair for one in planned]})
-    found = {row[0]: (row[1], PictureInfo(*row[2:6]), PictureInfo(*row[6:10])) for row in rows}
+    found = {row[0]: (row[1], ImageInfo(*row[2:6]), ImageInfo(*row[6:10])) for row in rows}
     shown = []
     for one in planned:
         text, left, right = found[one.pair]
         if not one.first_on_left:
             left, right = right, left
-        shown.append(Shown(one.pair, text, left, right, one.purpose))
+        shown.append(QueuedPair(one.pair, text, left, right, one.purpose))
     return shown
 
 
@@ -161,10 +161,10 @@ def _by_spread(session: Session, history: History, anew: bool = False) -> Iterat
     for answers in _numbers_of_answers(session, history.dataset_id):
         asked = {"dataset": history.dataset_id, "answers": answers}
         passing = True
-        for pair, turn, shuffle in _walk(session, _SPREAD, asked, history.places.get(answers, (-1, 0.0))):
+        for pair, round_number, shuffle in _walk(session, _SPREAD, asked, history.places.get(answers, (-1, 0.0))):
             passing = passing and history.has_seen(pair)
             if passing:
-                history.places[answers] = turn, shuffle
+                history.places[answers] = round_number, shuffle
             yield pair
 
 
@@ -194,18 +194,18 @@ def _walk(session: Session, rows: Select, asked: dict[str, int], after: tuple[fl
         at_once = min(at_once * 8, 32_768)
 
 
-def _with_repeats(history: History, fresh: Sequence[int], count: int, exclude: set[int]) -> list[Showing]:
+def _with_repeats(history: History, fresh: Sequence[int], count: int, exclude: set[int]) -> list[PlannedPair]:
     """The fresh pairs, and a seen one among them where one is due."""
     held_again = any(history.has_seen(pair) for pair in exclude)
     since = _since_repeat(history) + sum(not history.has_seen(pair) for pair in exclude)
-    planned: list[Showing] = []
+    planned: list[PlannedPair] = []
     for pair in fresh:
         # Where the page holds a repeat already, the next one is not due before that is answered.
         if since >= REPEAT_EVERY - 1 and not held_again:
             again = _repeat(history, {one.pair for one in planned})
             planned += again
             since = 0 if again else since
-        planned.append(_fresh_showing(pair, "judge"))
+        planned.append(_plan_fresh(pair, "judge"))
         since += 1
     return planned[:count]
 
@@ -220,7 +220,7 @@ def _since_repeat(history: History) -> int:
     return since
 
 
-def _repeat(history: History, planned: set[int]) -> list[Showing]:
+def _repeat(history: History, planned: set[int]) -> list[PlannedPair]:
     """What is shown again, its pictures on the other sides than before; empty where nothing can be."""
     once = [
         said
@@ -229,11 +229,11 @@ def _repeat(history: History, planned: set[int]) -> list[Showing]:
     ]
     # Which one is a matter of chance, but always the same for the same person and judgements.
     once.sort(key=lambda said: hashlib.sha256(f"{history.annotator_id} {said.pair}".encode()).digest())
-    return [Showing(said.pair, not said.first_on_left, "repeat") for said in once if said.pair not in planned][:1]
+    return [PlannedPair(said.pair, not said.first_on_left, "repeat") for said in once if said.pair not in planned][:1]
 
 
-def _fresh_showing(pair: int, purpose: str) -> Showing:
-    return Showing(pair, _by_chance.random() < 0.5, purpose)
+def _plan_fresh(pair: int, purpose: str) -> PlannedPair:
+    return PlannedPair(pair, _by_chance.random() < 0.5, purpose)
 
 
 def _unranked(session: Session, dataset: Dataset, history: History) -> set[int]:
@@ -266,17 +266,17 @@ def _prompts_by_answers(session: Session, dataset: Dataset) -> Iterator[int]:
 
 def _group(session: Session, prompt: int, size: int) -> Group:
     pictures = session.scalars(
-        select(Picture).join(Candidate, Candidate.picture_id == Picture.id).where(Candidate.prompt_id == prompt)
+        select(ImageRecord).join(Candidate, Candidate.picture_id == ImageRecord.id).where(Candidate.prompt_id == prompt)
     ).all()
     drawn = _by_chance.sample(pictures, min(size, len(pictures)))
     return Group(prompt, session.get_one(Prompt, prompt).text, tuple(map(_info, drawn)))
 
 
-def _info(picture: Picture) -> PictureInfo:
-    return PictureInfo(picture.sha256, picture.width, picture.height, picture.ending)
+def _info(picture: ImageRecord) -> ImageInfo:
+    return ImageInfo(picture.sha256, picture.width, picture.height, picture.ending)
 
 
-_pairs, _pictures = Pair.__table__, Picture.__table__
+_pairs, _pictures = Pair.__table__, ImageRecord.__table__
 _first, _second = _pictures.alias(), _pictures.alias()
 
 # Built once: to build them each time takes longer than the database does.
@@ -307,18 +307,18 @@ def _ordered(rows: Select, *keys: Column) -> Select:
 
 
 _SPREAD = _ordered(
-    select(_pairs.c.id, _pairs.c.turn, _pairs.c.shuffle).where(_pairs.c.answers == bindparam("answers")),
-    _pairs.c.turn,
+    select(_pairs.c.id, _pairs.c.round, _pairs.c.shuffle).where(_pairs.c.answers == bindparam("answers")),
+    _pairs.c.round,
     _pairs.c.shuffle,
 )
 _FIRST_PAIRS = _ordered(
-    select(_pairs.c.prompt_id, _pairs.c.shuffle).where(_pairs.c.answers == bindparam("answers"), _pairs.c.turn == 0),
+    select(_pairs.c.prompt_id, _pairs.c.shuffle).where(_pairs.c.answers == bindparam("answers"), _pairs.c.round == 0),
     _pairs.c.shuffle,
 )
 _USEFUL = _ordered(
-    select(_pairs.c.id, _pairs.c.closeness, _pairs.c.id.label("again")).where(
-        _pairs.c.answers == 0, _pairs.c.closeness.is_not(None)
+    select(_pairs.c.id, _pairs.c.abs_margin, _pairs.c.id.label("again")).where(
+        _pairs.c.answers == 0, _pairs.c.abs_margin.is_not(None)
     ),
-    _pairs.c.closeness,
+    _pairs.c.abs_margin,
     _pairs.c.id,
 )

@@ -41,13 +41,13 @@ def gain_weighted(pairs: Sequence[Pair]) -> tuple[Pair, ...]:
 
 def pair_gains(pairs: Sequence[tuple[_Any, _Any]]) -> list[float]:
     """The gain of each pair (better picture, worse picture) of one ranking; see above."""
-    scores = picture_scores(pairs)
+    scores = image_scores(pairs)
     gain = {picture: 2**score for picture, score in scores.items()}
     discount = {picture: 1 / math.log(1 + place) for picture, place in _places(scores).items()}
     return [abs(gain[one] - gain[other]) * abs(discount[one] - discount[other]) for one, other in pairs]
 
 
-def picture_scores(pairs: Iterable[tuple[_Any, _Any]]) -> dict[_Any, float]:
+def image_scores(pairs: Iterable[tuple[_Any, _Any]]) -> dict[_Any, float]:
     """Of each picture in pairs of (better, worse), in [0, 1]: by how many of the others it is better than and worse."""
     ahead: Counter[_Any] = Counter()
     for better, worse in pairs:

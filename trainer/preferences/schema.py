@@ -1,4 +1,6 @@
-"""Which tables hold a workspace's preferences?
+"""The database schema: which tables hold a workspace's preferences?
+
+The names in Python are those of the field; a few columns and tables keep an older name in the database.
 
 A judgement is never changed or deleted: an undo is a new row that names the row it takes back. Everything else that
 says what people prefer (the vote columns of `Pair`) is a sum over judgements, kept beside the pair because a queue over
@@ -77,19 +79,19 @@ class Dataset(Table):
 
 class Prompt(Table):
     __tablename__ = "prompts"
-    __table_args__ = (UniqueConstraint("dataset_id", "digest"), Index(None, "dataset_id", "position"))
+    __table_args__ = (UniqueConstraint("dataset_id", "digest"), Index(None, "dataset_id", "split_hash"))
 
     id: Mapped[int] = mapped_column(_Id, primary_key=True)
     dataset_id: Mapped[int] = mapped_column(ForeignKey("datasets.id"))
     digest: Mapped[str] = mapped_column(String(64))
     """SHA-256 of the text: a prompt may be longer than what PostgreSQL indexes."""
     text: Mapped[str] = mapped_column(Text)
-    position: Mapped[float]
+    split_hash: Mapped[float] = mapped_column("position", key="split_hash")
     """In [0, 1), a hash of the text. Held out where it is below the dataset's share: stable however the set grows."""
 
 
-class Picture(Table):
-    """One picture file in images/, named by its content, and what is known of how it was made."""
+class ImageRecord(Table):
+    """One image file in images/, named by its content, and what is known of how it was made."""
 
     __tablename__ = "pictures"
 
@@ -110,7 +112,7 @@ class Picture(Table):
 
 
 class Candidate(Table):
-    """A picture that was made for a prompt."""
+    """An image that was made for a prompt."""
 
     __tablename__ = "candidates"
     __table_args__ = (UniqueConstraint("prompt_id", "picture_id"), Index(None, "picture_id"))
@@ -121,18 +123,18 @@ class Candidate(Table):
     arm: Mapped[str | None] = mapped_column(String(20))
     """In a comparison: "base" or "lora"."""
     caption: Mapped[str | None] = mapped_column(Text)
-    """What the picture shows, where that is something else than the prompt: under it, it is rejected."""
+    """The image's own caption, where it differs from the prompt: the rejected image is trained under it."""
     created: Mapped[float]
 
 
 class Pair(Table):
-    """Two candidates of one prompt. `first` is the picture whose sha256 sorts first, so that no pair is there twice."""
+    """Two candidates of one prompt. `first` is the image whose sha256 sorts first, so that no pair is there twice."""
 
     __tablename__ = "pairs"
     __table_args__ = (
         UniqueConstraint("prompt_id", "first_id", "second_id"),
-        Index("ix_pairs_queue", "dataset_id", "answers", "turn", "shuffle"),
-        Index("ix_pairs_useful", "dataset_id", "answers", "closeness"),
+        Index("ix_pairs_queue", "dataset_id", "answers", "round", "shuffle"),
+        Index("ix_pairs_useful", "dataset_id", "answers", "abs_margin"),
         Index(
             "ix_pairs_trainable",
             "dataset_id",
@@ -150,14 +152,14 @@ class Pair(Table):
     source: Mapped[str] = mapped_column(Text, default="")
     """Who put it there: "" for candidates of this workspace, "import: ...", "comparison: ...", "targets: ..."."""
     created: Mapped[float]
-    turn: Mapped[int]
-    """The how-manieth pair of its prompt, from 0: judging by turn spreads over the prompts."""
+    round: Mapped[int] = mapped_column("turn", key="round")
+    """Index of the pair within its prompt, from 0: judging round by round spreads over the prompts."""
     shuffle: Mapped[float]
-    """In [0, 1), a hash of the pair: the order within a turn, the same for everyone."""
+    """In [0, 1), a hash of the pair: the order within a round, the same for everyone."""
     margin: Mapped[float | None]
-    """link(first) - link(second) under the LoRA of `margin_run`; positive: the model prefers the first."""
+    """Margin of first over second under the LoRA of `margin_run`; positive: the model prefers the first."""
     margin_run: Mapped[str | None] = mapped_column(String(200))
-    closeness: Mapped[float | None]
+    abs_margin: Mapped[float | None] = mapped_column("closeness", key="abs_margin")
     """abs(margin): where it is small, a judgement teaches most."""
 
     answers: Mapped[int] = mapped_column(default=0)
@@ -172,7 +174,7 @@ class Pair(Table):
     weight: Mapped[float] = mapped_column(default=0.0)
     """The largest weight among the judgements behind `votes`."""
     assumed: Mapped[bool] = mapped_column(default=False)
-    """Whether no person is behind them: one picture is wanted, the other was painted to be rejected."""
+    """Whether no person is behind them: one image is wanted, the other was generated to be rejected."""
 
 
 class Annotator(Table):
@@ -191,7 +193,7 @@ class Judgement(Table):
         # submission about several pairs.
         UniqueConstraint("client", "sequence", "pair_id"),
         Index(None, "pair_id"),
-        # What somebody said since it was last looked at, see history.py.
+        # What somebody answered since the last look, see annotator_history.py.
         Index(None, "annotator_id", "id"),
         Index("ix_judgements_ranking", "pair_id", sqlite_where=text(IS_RANKING), postgresql_where=text(IS_RANKING)),
         _one_of("answer", (*ANSWERS, "undo")),
@@ -205,9 +207,9 @@ class Judgement(Table):
     answer: Mapped[str] = mapped_column(String(10))
     strength: Mapped[str] = mapped_column(String(10), default="clearly")
     first_on_left: Mapped[bool]
-    """Which side the pair's first picture was shown on."""
+    """Which side the pair's first image was shown on."""
     share_left: Mapped[float | None]
-    """Share of the votes for the left picture: 1, 0 or one half, or what an imported source says; null: no vote."""
+    """Share of the votes for the left image: 1, 0 or one half, or what an imported source says; null: no vote."""
     votes: Mapped[float] = mapped_column(default=1.0)
     """How many people's votes this is: 1, but for imported counts."""
     weight: Mapped[float] = mapped_column(default=1.0)
@@ -215,9 +217,9 @@ class Judgement(Table):
     seconds: Mapped[float | None]
     """From the pair being visible to the answer."""
     purpose: Mapped[str] = mapped_column(String(10), default="judge")
-    """"assumed": nobody said it, see `Pair.assumed`; it counts until somebody says something."""
+    """"assumed": nobody judged, see `Pair.assumed`; it counts until somebody does."""
     client: Mapped[str] = mapped_column(String(64))
-    """The page, process or import that said it."""
+    """The page, process or import that it came from."""
     sequence: Mapped[int] = mapped_column(BigInteger)
     """Its running number there."""
     undoes: Mapped[int | None] = mapped_column(ForeignKey("judgements.id"), unique=True)

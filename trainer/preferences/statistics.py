@@ -115,7 +115,7 @@ def statistics_of(session: Session, dataset: Dataset, annotator: str) -> Statist
         again = [now == before for before, now in history.repeats.values() if now != SKIP]
         low, high = wilson_interval(sum(again), len(again))
         shared, agreement = _between_people(session, dataset)
-        held_out = (Prompt.dataset_id == dataset.id, Prompt.position < dataset.held_out)
+        held_out = (Prompt.dataset_id == dataset.id, Prompt.split_hash < dataset.held_out)
         has_preference = (Pair.dataset_id == dataset.id, text(HAS_PREFERENCE))
         return Statistics(
             judged=history.judged,

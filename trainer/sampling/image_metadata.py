@@ -11,7 +11,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from ..models.content_hash import sha256_of
-from ..preferences.images import About
+from ..preferences.images import ImageMetadata
 from .batch_sampler import Manner, Wish
 
 SAMPLER = "Euler"
@@ -38,10 +38,10 @@ class Origin:
         told = (wish.prompt, wish.seed, self.base, *lora, width, height, manner.steps, manner.guidance, manner.negative)
         return _MARK + hashlib.sha256("\0".join(map(str, told)).encode()).hexdigest()[:32]
 
-    def about(self, wish: Wish) -> About:
+    def about(self, wish: Wish) -> ImageMetadata:
         """What the workspace keeps of the picture."""
         lora = f"{wish.lora.file.stem} ({wish.lora.strength:g})" if wish.lora else None
-        return About(seed=str(wish.seed), sampler=SAMPLER, model=self.model, lora=lora, source=self.mark(wish))
+        return ImageMetadata(seed=str(wish.seed), sampler=SAMPLER, model=self.model, lora=lora, source=self.mark(wish))
 
     def png(self, wish: Wish, picture: Image.Image) -> bytes:
         """The picture's file. Its text is A1111's, which every host and gallery reads."""

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ..config.validation import validation_sentence
 from ..errors import UserError
-from ..preferences.pairs import as_prompt
+from ..preferences.pairs import normalize_prompt
 
 if TYPE_CHECKING:
     from ..models.base_model import BaseModel
@@ -73,7 +73,7 @@ class PaintingSettings(TaskSettings):
 
 def cleaned(prompts: Iterable[str]) -> tuple[str, ...]:
     """Each prompt once, as datasets store it; empty ones left out."""
-    return tuple(dict.fromkeys(filter(None, map(as_prompt, prompts))))
+    return tuple(dict.fromkeys(filter(None, map(normalize_prompt, prompts))))
 
 
 def prompts_in(given: Iterable[str]) -> tuple[str, ...]:

@@ -22,7 +22,7 @@ from ..models.registry import FAMILIES
 from ..models.tokenizer import CLIP_FILES, CLIP_REPO
 from ..preferences.dataset_pairs import DatasetPairs
 from ..preferences.datasets import find_dataset
-from ..preferences.pairs import PairSet, dataset_named, position_of, split_by_prompt
+from ..preferences.pairs import PairSet, dataset_named, split_by_prompt, split_hash
 from ..preferences.store import Store
 from ..reports.summary import Summary, summarise
 from ..runs.run_folder import Run, all_runs
@@ -122,7 +122,7 @@ def _share(pairs: PairSet, share: float) -> float:
     """`share`, or the smallest that keeps a prompt aside: among few prompts a small share may hit none."""
     if share == 0 or split_by_prompt(pairs.pairs, share).held_out:
         return share
-    positions = sorted({position_of(pair.prompt) for pair in pairs.pairs})
+    positions = sorted({split_hash(pair.prompt) for pair in pairs.pairs})
     wider = int(positions[0] * 100 + 1) / 100
     return wider if len(positions) > 1 and wider <= min(_WIDEST_SHARE, positions[-1]) else share
 

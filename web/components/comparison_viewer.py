@@ -11,7 +11,7 @@ from PIL import Image
 from ...trainer.errors import UserError
 from ...trainer.evaluation.comparison import Duel, about, duels
 from ...trainer.preferences.datasets import find_dataset
-from ...trainer.preferences.images import picture_path
+from ...trainer.preferences.images import image_path
 from ..context import PageContext
 from ..server.errors import show_errors
 
@@ -75,7 +75,7 @@ def _caption(duel: Duel, other: str) -> str:
 
 
 def _shown(context: PageContext, picture) -> Image.Image:
-    with Image.open(picture_path(context.store, picture)) as opened:
+    with Image.open(image_path(context.store, picture)) as opened:
         image = opened.convert("RGB")
     factor = _SMALLEST_SIDE // max(image.size)
     if factor < 2:

@@ -94,9 +94,9 @@ def _error(status: int, sentence: str) -> Response:
 
 def _picture(store: Store, sha256: str) -> Response:
     try:
-        path = api.picture(store, sha256)
-        if path.suffix in api.PICTURE_TYPES:
-            return FileResponse(path, media_type=api.PICTURE_TYPES[path.suffix], headers=_FOR_EVER)
+        path = api.image_file(store, sha256)
+        if path.suffix in api.IMAGE_TYPES:
+            return FileResponse(path, media_type=api.IMAGE_TYPES[path.suffix], headers=_FOR_EVER)
         # A TIFF: no browser shows one.
         shown = io.BytesIO()
         decode_image(path.read_bytes(), path.name).save(shown, "PNG")

@@ -5,14 +5,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from mapo_studio.tests.preferences.empty_picture import EmptyPicture as Ref
 from mapo_studio.trainer.errors import UserError
-from mapo_studio.trainer.preferences.io.aggregate import REPEATED, Gathering, share, votes
+from mapo_studio.trainer.preferences.io.aggregate import REPEATED, PairAggregator, share, votes
 from mapo_studio.trainer.preferences.preference import TIE
 
 CAT, DOG = Ref("c"), Ref("d")
 
 
 def gathered(*judgements, bad="stop"):
-    gathering = Gathering(bad)
+    gathering = PairAggregator(bad)
     for number, (first, second, share_first, weight) in enumerate(judgements):
         gathering.judged("a pet", first, second, share_first, f"row {number}", weight)
     return gathering.pairs("pets")
@@ -70,7 +70,7 @@ def test_opposite_judgements_are_a_tie():
 
 
 def test_other_pictures_or_another_prompt_are_another_pair():
-    gathering = Gathering()
+    gathering = PairAggregator()
     gathering.judged("a pet", CAT, DOG, 1, "0")
     gathering.judged("a  pet\n", CAT, Ref("e"), 1, "1")
     gathering.judged("two pets", CAT, DOG, 1, "2")
@@ -93,7 +93,7 @@ def test_the_order_and_side_of_judgements_never_matter(shares, random):
 
 
 def test_all_broken_rows_come_in_one_error_that_says_how_to_go_on():
-    gathering = Gathering()
+    gathering = PairAggregator()
     gathering.judged("a pet", CAT, DOG, 1, "row 0")
     gathering.judged(" \n", CAT, DOG, 1, "row 1")
     for number in range(2, 9):
@@ -117,16 +117,16 @@ def test_skip_leaves_broken_rows_out_and_lists_them():
 
 def test_a_source_of_nothing_says_that_it_is_empty():
     with pytest.raises(UserError, match="pets holds no pair to train on: it is empty"):
-        Gathering().pairs("pets")
+        PairAggregator().pairs("pets")
 
 
 def test_an_unknown_way_to_meet_broken_pairs_is_refused():
     with pytest.raises(UserError, match="stop or skip"):
-        Gathering("ignore")
+        PairAggregator("ignore")
 
 
 def test_a_row_of_many_votes_counts_as_many_judgements():
-    gathering = Gathering()
+    gathering = PairAggregator()
     gathering.judged("a pet", CAT, DOG, 1, "three people", votes=3)
     gathering.judged("a pet", CAT, DOG, 0, "one more")
     (pair,) = gathering.pairs("x").pairs

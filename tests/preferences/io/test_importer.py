@@ -16,7 +16,7 @@ from mapo_studio.trainer.preferences.datasets import create_dataset, find_datase
 from mapo_studio.trainer.preferences.io import importer, prefetch
 from mapo_studio.trainer.preferences.io.detect_layout import open_pairs
 from mapo_studio.trainer.preferences.io.importer import import_pairs
-from mapo_studio.trainer.preferences.schema import Annotator, Candidate, Judgement, Pair, Picture, Prompt
+from mapo_studio.trainer.preferences.schema import Annotator, Candidate, ImageRecord, Judgement, Pair, Prompt
 from mapo_studio.trainer.preferences.store import open_store
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
@@ -83,7 +83,7 @@ def total(store, table):
 
 
 def everything(store):
-    return {table.__name__: total(store, table) for table in (Prompt, Picture, Candidate, Pair, Judgement)}
+    return {table.__name__: total(store, table) for table in (Prompt, ImageRecord, Candidate, Pair, Judgement)}
 
 
 def trained_on(pair_set):
@@ -148,7 +148,7 @@ def test_another_dataset_gets_the_pairs_and_shares_the_pictures(store, kohya):
     import_pairs(store, "cats", source)
     report = import_pairs(store, "dogs", source)
     assert (report.pairs, report.judgements, report.pictures) == (2, 2, 0)
-    assert total(store, Picture) == 4
+    assert total(store, ImageRecord) == 4
 
 
 def test_an_import_that_was_killed_is_finished_by_the_same_import(store, kohya, monkeypatch):
@@ -169,7 +169,7 @@ def test_an_import_that_was_killed_is_finished_by_the_same_import(store, kohya, 
     monkeypatch.setattr(importer, "add_rows", whole)
     report = import_pairs(store, "cats", source)
     assert (report.pairs, report.there) == (3, 4)
-    assert everything(store) == {"Prompt": 7, "Picture": 14, "Candidate": 14, "Pair": 7, "Judgement": 7}
+    assert everything(store) == {"Prompt": 7, "ImageRecord": 14, "Candidate": 14, "Pair": 7, "Judgement": 7}
 
 
 def test_stopping_keeps_what_was_taken_and_says_how_to_go_on(store, kohya):
@@ -224,7 +224,7 @@ def test_a_full_disk_stops_the_import_instead_of_leaving_rows_out(store, kohya, 
     def full(*_):
         raise DiskFull("no room")
 
-    monkeypatch.setattr("mapo_studio.trainer.preferences.io.prefetch.keep_file", full)
+    monkeypatch.setattr("mapo_studio.trainer.preferences.io.prefetch.store_image", full)
     with pytest.raises(DiskFull):
         import_pairs(store, "cats", kohya(0))
 
@@ -261,7 +261,7 @@ def test_who_judged_is_kept_where_the_source_knows(store, put, picture_bytes):
         assert session.scalars(select(Annotator.name)).all() == ["4171"]
         judgement = session.scalars(select(Judgement)).one()
         assert (judgement.share_left, judgement.votes, judgement.purpose) == (0.7, 1, "import")
-        models = dict(session.execute(select(Picture.source, Picture.model)).all())
+        models = dict(session.execute(select(ImageRecord.source, ImageRecord.model)).all())
     assert models == {"a.parquet row 0, jpg_0": "SDXL", "a.parquet row 0, jpg_1": None}
 
 
@@ -277,7 +277,7 @@ def test_how_a_picture_was_painted_is_kept_from_every_layout(store, put, picture
     put("1_x/w/0.txt", "a cat")
     import_pairs(store, "cats", put("1_x/l/0.png", picture_bytes(1)))
     with store.reading() as session:
-        one = session.scalars(select(Picture).where(Picture.seed.is_not(None))).one()
+        one = session.scalars(select(ImageRecord).where(ImageRecord.seed.is_not(None))).one()
     assert (one.seed, one.sampler, one.model, one.lora) == ("18446744073709551615", "Euler a", "sdxl", "fluffy")
     assert one.source == "source/1_x/w/0.png"
 
@@ -351,7 +351,7 @@ def test_hostile_text_is_stored_as_text(request, tmp_path, jsonl, put, picture_b
                 "<script>alert(1)</script>'); DROP TABLE pictures;-- ? %s {}"
                 in session.scalars(select(Prompt.text)).all()
             )
-            assert session.scalars(select(Picture.seed).where(Picture.seed.is_not(None))).all() == [str(2**64)]
+            assert session.scalars(select(ImageRecord.seed).where(ImageRecord.seed.is_not(None))).all() == [str(2**64)]
     finally:
         store.close()
 
@@ -395,8 +395,8 @@ def test_pictures_that_are_there_are_not_written_again(store, kohya, monkeypatch
 
 def test_a_picture_of_many_pairs_is_read_once(store, jsonl, monkeypatch):
     labels = []
-    whole = prefetch.keep_file
-    monkeypatch.setattr(prefetch, "keep_file", lambda *given: labels.append(given[2]) or whole(*given))
+    whole = prefetch.store_image
+    monkeypatch.setattr(prefetch, "store_image", lambda *given: labels.append(given[2]) or whole(*given))
     yes = {"prefer_0": True, "prefer_1": False}
     import_pairs(store, "cats", jsonl(*((a, b, "cat", yes) for a in range(6) for b in range(a))))
     assert sorted(labels) == [f"{number}.png" for number in range(6)]

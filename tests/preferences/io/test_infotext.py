@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from mapo_studio.trainer.preferences.io.comfy_workflow import loras
-from mapo_studio.trainer.preferences.io.infotext import PictureText, from_graph, from_parameters, read_text
+from mapo_studio.trainer.preferences.io.infotext import GenerationInfo, from_graph, from_parameters, read_text
 from PIL import ExifTags, Image
 from PIL.PngImagePlugin import PngInfo
 
@@ -31,7 +31,7 @@ def png(**texts):
 
 
 def test_what_a1111_writes_is_read():
-    assert read_text(png(parameters=A1111)) == PictureText(
+    assert read_text(png(parameters=A1111)) == GenerationInfo(
         prompt="a cat on a roof, masterpiece second line, (soft light:1.2)",
         seed="4294967295",
         sampler="DPM++ 2M Karras",
@@ -112,7 +112,7 @@ def graph(**changes):
 
 
 def test_comfyuis_graph_is_followed():
-    assert read_text(png(prompt=json.dumps(graph()), workflow="{}")) == PictureText(
+    assert read_text(png(prompt=json.dumps(graph()), workflow="{}")) == GenerationInfo(
         "a cat", "18446744073709551615", "euler karras", "sdxl.safetensors", "fluffy.safetensors:0.75"
     )
 
@@ -178,7 +178,9 @@ def test_a_custom_sampler_is_followed_through_its_guider():
         "6": node("UNETLoader", unet_name="flux1-dev.safetensors"),
         "7": node("CLIPTextEncode", text="a cat"),
     }
-    assert from_graph(json.dumps(custom)) == PictureText("a cat", "77", "euler simple", "flux1-dev.safetensors", None)
+    assert from_graph(json.dumps(custom)) == GenerationInfo(
+        "a cat", "77", "euler simple", "flux1-dev.safetensors", None
+    )
 
 
 def test_of_two_passes_the_first_one_says_how_it_was_painted():
@@ -340,7 +342,7 @@ def test_no_chunk_crashes_or_hangs(what):
 def test_a_file_is_read_by_its_path(tmp_path):
     (tmp_path / "a.png").write_bytes(png(parameters=A1111))
     assert read_text(tmp_path / "a.png").seed == "4294967295"
-    assert read_text(tmp_path / "missing.png") == PictureText()
+    assert read_text(tmp_path / "missing.png") == GenerationInfo()
 
 
 @settings(max_examples=50, deadline=None)
@@ -388,4 +390,4 @@ JSON = st.recursive(
     )
 )
 def test_any_graph_is_survived(nodes):
-    assert isinstance(from_graph(json.dumps(nodes)), PictureText)
+    assert isinstance(from_graph(json.dumps(nodes)), GenerationInfo)

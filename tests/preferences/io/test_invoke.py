@@ -4,7 +4,7 @@ import json
 
 import pytest
 from mapo_studio.trainer.errors import UserError
-from mapo_studio.trainer.preferences.io.aggregate import Gathered
+from mapo_studio.trainer.preferences.io.aggregate import AggregatedPairs
 from mapo_studio.trainer.preferences.io.invoke import InvokeJsonl
 
 
@@ -24,7 +24,7 @@ def loaded(tmp_path):
     def load(*lines, bad="stop"):
         text = "".join((one if isinstance(one, str) else json.dumps(one)) + "\n" for one in lines)
         (tmp_path / "metadata.jsonl").write_text(text)
-        return Gathered(InvokeJsonl(tmp_path / "metadata.jsonl"), bad).load()
+        return AggregatedPairs(InvokeJsonl(tmp_path / "metadata.jsonl"), bad).load()
 
     return load
 

@@ -2,7 +2,7 @@
 
 import pytest
 from mapo_studio.trainer.errors import UserError
-from mapo_studio.trainer.preferences.io.aggregate import Gathered
+from mapo_studio.trainer.preferences.io.aggregate import AggregatedPairs
 from mapo_studio.trainer.preferences.io.kohya import KohyaFolders
 
 
@@ -21,7 +21,7 @@ def put(tmp_path, picture_bytes):
 
 
 def load(tmp_path, bad="stop"):
-    return Gathered(KohyaFolders(tmp_path / "set"), bad).load()
+    return AggregatedPairs(KohyaFolders(tmp_path / "set"), bad).load()
 
 
 def test_w_is_chosen_over_l_and_the_number_is_the_weight(tmp_path, put):
@@ -35,7 +35,7 @@ def test_w_is_chosen_over_l_and_the_number_is_the_weight(tmp_path, put):
 
 def test_one_concept_folder_can_be_opened_itself(tmp_path, put):
     put("3_cats", "x.png")
-    (pair,) = Gathered(KohyaFolders(tmp_path / "set" / "3_cats")).load().pairs
+    (pair,) = AggregatedPairs(KohyaFolders(tmp_path / "set" / "3_cats")).load().pairs
     assert pair.weight == 3
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 from mapo_studio.trainer.errors import UserError
-from mapo_studio.trainer.preferences.io.aggregate import Gathered
+from mapo_studio.trainer.preferences.io.aggregate import AggregatedPairs
 from mapo_studio.trainer.preferences.io.onetrainer import OneTrainerFolder
 
 
@@ -21,7 +21,7 @@ def put(tmp_path, picture_bytes):
 
 
 def load(folder, *patterns, bad="stop"):
-    return Gathered(OneTrainerFolder(folder, *patterns), bad).load()
+    return AggregatedPairs(OneTrainerFolder(folder, *patterns), bad).load()
 
 
 def test_names_say_which_picture_is_chosen(put):

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 from mapo_studio.trainer.errors import UserError
 from mapo_studio.trainer.preferences.io import parquet_reader
-from mapo_studio.trainer.preferences.io.aggregate import Gathered
+from mapo_studio.trainer.preferences.io.aggregate import AggregatedPairs
 from mapo_studio.trainer.preferences.io.parquet_reader import ParquetPairs
 
 
@@ -30,7 +30,7 @@ def row(picture_bytes):
 
 
 def load(path, bad="stop"):
-    return Gathered(ParquetPairs(path), bad).load()
+    return AggregatedPairs(ParquetPairs(path), bad).load()
 
 
 def written(path, rows, **options):
@@ -283,4 +283,4 @@ def test_other_tables_are_refused_by_their_columns(tmp_path, columns, why):
 def test_a_layout_that_is_asked_for_is_not_guessed(tmp_path, row):
     file = written(tmp_path / "a.parquet", [row(0)])
     with pytest.raises(UserError, match="lacks the columns chosen, rejected, prompt"):
-        Gathered(ParquetPairs(file, "binarized")).load()
+        AggregatedPairs(ParquetPairs(file, "binarized")).load()

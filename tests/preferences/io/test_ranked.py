@@ -117,9 +117,9 @@ def test_a_ranking_that_somebody_contradicts_is_written_pair_by_pair(ranking, st
         names = [row.first_on_left for row in session.scalars(select(Judgement).where(Judgement.pair_id == pair.id))]
         standing = session.scalars(select(Judgement).where(Judgement.pair_id == pair.id)).one()
         left_was_better = standing.answer == "left"
-        from mapo_studio.trainer.preferences.schema import Picture
+        from mapo_studio.trainer.preferences.schema import ImageRecord
 
-        first, second = (session.get_one(Picture, number).sha256 for number in (pair.first_id, pair.second_id))
+        first, second = (session.get_one(ImageRecord, number).sha256 for number in (pair.first_id, pair.second_id))
         left = first if names[0] else second
         answer(session, "ann", Answer(pair.id, left, "right" if left_was_better else "left", "clearly", 1.0, "page", 1))
     report = export_pairs(store, "pets", "ranked", tmp_path / "out")

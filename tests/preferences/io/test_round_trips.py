@@ -8,16 +8,17 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from mapo_studio.tests.stored_images import add_image
 from mapo_studio.trainer.cancellation import Cancelled
 from mapo_studio.trainer.errors import UserError
-from mapo_studio.trainer.preferences.bulk_insert import Row, add_rows
+from mapo_studio.trainer.preferences.bulk_insert import PairRow, add_rows
 from mapo_studio.trainer.preferences.datasets import create_dataset
-from mapo_studio.trainer.preferences.images import About, keep_picture, picture_path
+from mapo_studio.trainer.preferences.images import ImageMetadata, image_path
 from mapo_studio.trainer.preferences.io import exporter, parquet_writer
 from mapo_studio.trainer.preferences.io.detect_layout import open_pairs
 from mapo_studio.trainer.preferences.io.exporter import export_pairs
 from mapo_studio.trainer.preferences.io.importer import import_pairs
-from mapo_studio.trainer.preferences.schema import Candidate, Pair, Picture, Prompt
+from mapo_studio.trainer.preferences.schema import Candidate, ImageRecord, Pair, Prompt
 from mapo_studio.trainer.preferences.store import open_store
 from sqlalchemy import select
 
@@ -34,7 +35,7 @@ def store(sqlite_store):
 
 @pytest.fixture
 def fill(store, picture_bytes):
-    """fill(rows): a dataset "cats" of (prompt, number, number, what a Row says besides); JPEGs and PNGs."""
+    """fill(rows): a dataset "cats" of (prompt, number, number, what a PairRow says besides); JPEGs and PNGs."""
 
     def add(*rows, name="cats"):
         with store.writing() as session:
@@ -42,13 +43,13 @@ def fill(store, picture_bytes):
 
             def kept(number):
                 data = picture_bytes(number, kind="JPEG" if number % 2 else "PNG")
-                return keep_picture(store, session, data, str(number), About(model=f"model {number}"))
+                return add_image(store, session, data, str(number), ImageMetadata(model=f"model {number}"))
 
             add_rows(
                 session,
                 dataset,
                 [
-                    Row(prompt, kept(one), kept(other), number, **said)
+                    PairRow(prompt, kept(one), kept(other), number, **said)
                     for number, (prompt, one, other, said) in enumerate(rows)
                 ],
                 "test",
@@ -67,7 +68,7 @@ CERTAIN = (
 def pairs_of(store, name="cats"):
     """{(prompt, hash, hash): (share of the first, votes, weight)} of every pair."""
     with store.reading() as session:
-        hashes = dict(session.execute(select(Picture.id, Picture.sha256)).all())
+        hashes = dict(session.execute(select(ImageRecord.id, ImageRecord.sha256)).all())
         rows = session.execute(select(Prompt.text, Pair).join(Pair, Pair.prompt_id == Prompt.id)).all()
     return {
         (text, hashes[pair.first_id], hashes[pair.second_id]): (
@@ -95,9 +96,9 @@ def test_certain_judgements_and_pictures_come_back_from_every_layout(store, fill
     assert (report.pairs, report.pictures, report.left, report.lost) == (3, 5, (), ())
     assert (imported.pairs, imported.judgements, imported.pictures, imported.left) == (3, 3, 5, ())
     with store.reading() as session:
-        there = {one.sha256: picture_path(store, one).read_bytes() for one in session.scalars(select(Picture))}
+        there = {one.sha256: image_path(store, one).read_bytes() for one in session.scalars(select(ImageRecord))}
     with other.reading() as session:
-        found = {one.sha256: picture_path(other, one).read_bytes() for one in session.scalars(select(Picture))}
+        found = {one.sha256: image_path(other, one).read_bytes() for one in session.scalars(select(ImageRecord))}
     assert found == there
 
 
@@ -165,9 +166,9 @@ def test_any_votes_under_any_prompt_come_back(picture_bytes, tmp_path_factory, v
     folder = tmp_path_factory.mktemp("any")
     store = open_store(folder / "workspace")
     with store.writing() as session:
-        kept = [keep_picture(store, session, picture_bytes(number), str(number)) for number in range(10)]
+        kept = [add_image(store, session, picture_bytes(number), str(number)) for number in range(10)]
         rows = [
-            Row(prompt, kept[one], kept[other], number, share, votes=float(count))
+            PairRow(prompt, kept[one], kept[other], number, share, votes=float(count))
             for number, ((one, other), (share, count)) in enumerate(votes.items())
         ]
         add_rows(session, create_dataset(session, "cats"), rows, "test")
@@ -191,14 +192,14 @@ def test_output_folders_hold_pictures_and_prompts_alone(store, fill, tmp_path):
 
 
 def _candidates():
-    return select(Prompt.text, Picture.sha256).select_from(Candidate).join(Prompt).join(Picture)
+    return select(Prompt.text, ImageRecord.sha256).select_from(Candidate).join(Prompt).join(ImageRecord)
 
 
 def test_models_come_back_where_the_layout_names_them(store, fill, tmp_path):
     fill(*CERTAIN)
     *_, other = brought_back(store, "pick-a-pic", tmp_path)
     with other.reading() as session:
-        assert sorted(session.scalars(select(Picture.model))) == [f"model {number}" for number in range(5)]
+        assert sorted(session.scalars(select(ImageRecord.model))) == [f"model {number}" for number in range(5)]
 
 
 def test_importing_an_export_into_its_own_dataset_adds_no_pair(store, fill, tmp_path):
@@ -240,13 +241,13 @@ def test_names_of_files_are_short_and_plain(store, fill, tmp_path):
 def test_nothing_is_left_where_it_fails_in_the_middle(store, fill, tmp_path, layout):
     fill(*CERTAIN)
     with store.reading() as session:
-        last = session.scalars(select(Picture).order_by(Picture.id.desc())).first()
-    picture_path(store, last).write_bytes(b"damaged")
+        last = session.scalars(select(ImageRecord).order_by(ImageRecord.id.desc())).first()
+    image_path(store, last).write_bytes(b"damaged")
     before = sorted(tmp_path.iterdir())
     with pytest.raises(UserError, match="is damaged: put back a copy"):
         export_pairs(store, "cats", layout, tmp_path / "out")
     assert sorted(tmp_path.iterdir()) == before
-    picture_path(store, last).unlink()
+    image_path(store, last).unlink()
     with pytest.raises(UserError, match="cannot be read"):
         export_pairs(store, "cats", layout, tmp_path / "out")
 

@@ -11,7 +11,7 @@ from PIL import Image
 from ...atomic_files import atomic_write
 from ...errors import UserError
 from ...preferences.datasets import find_dataset
-from ...preferences.images import picture_path
+from ...preferences.images import image_path
 from ..comparison import duels
 from ..comparison_begin import held_out_prompts
 from .models import open_scorer, why_absent
@@ -63,7 +63,7 @@ def score_comparison(store: Store, name: str, scorers: Sequence[str], tell: Tell
     """Score the pictures of a comparison, its LoRA's against the other's. Raises UserError where there is none."""
     with store.reading() as session:
         found = duels(session, find_dataset(session, name))
-        painted = [(duel.prompt, *(picture_path(store, one) for one in (duel.other, duel.lora))) for duel in found]
+        painted = [(duel.prompt, *(image_path(store, one) for one in (duel.other, duel.lora))) for duel in found]
     if not painted:
         raise UserError(f"nothing of {name} is painted yet")
     rows, absent = score_pairs(scorers, painted, tell)

@@ -1,6 +1,6 @@
 """What do the rows of a data set add up to: pairs, rows left out, or an error that lists what is broken?
 
-Every row of a layout's reader goes into one `Gathering`; what counts as a preference is decided here, for all formats:
+Every row of a reader goes into one `PairAggregator`; what counts as a preference is decided here, for all formats:
 
 - two scores become the first picture's share, score_0 / (score_0 + score_1): 1/0 and true/false say 1, 0.7/0.3 says
   0.7, three votes to one say 0.75;
@@ -17,8 +17,8 @@ from types import MappingProxyType
 
 from ...errors import UserError
 from ...images.image_ref import ImageRef
-from ..pairs import LeftOut, Pair, PairSet, as_prompt, left_out
-from ..preference import TIE, UNLABELLED, Said, preference, tally
+from ..pairs import LeftOut, Pair, PairSet, left_out, normalize_prompt
+from ..preference import TIE, UNLABELLED, Vote, count_votes, preference
 from .records import Reader, SourceGroup, SourceRow, Unusable
 
 BAD_CHOICES = ("stop", "skip")
@@ -34,7 +34,7 @@ class _Judged:
     first: ImageRef
     second: ImageRef
     where: str
-    said: list[Said] = field(default_factory=list)
+    said: list[Vote] = field(default_factory=list)
     captions: dict[str, str] = field(default_factory=dict)
     """A picture's own caption, by its hash."""
     ranking: str | None = None
@@ -42,7 +42,7 @@ class _Judged:
     """Whether all of the judgements are."""
 
 
-class Gathering:
+class PairAggregator:
     """Takes rows in the source's order. bad: "stop" makes `pairs` raise if anything is broken, "skip" leaves it out."""
 
     def __init__(self, bad: str = "stop"):
@@ -86,7 +86,7 @@ class Gathering:
 
         captions: of pictures, by their hash, that have one of their own.
         """
-        prompt = as_prompt(prompt)
+        prompt = normalize_prompt(prompt)
         if not prompt:
             return self.broken("the caption is empty", where)
         if picture_0.sha256 == picture_1.sha256:
@@ -97,8 +97,8 @@ class Gathering:
         known = self._judged.setdefault(key, _Judged(prompt, picture_0, picture_1, where))
         if known.said:
             self.leave_out(REPEATED, where)
-        known.said.append(Said("import", share_0, votes, weight))
-        known.captions |= {name: as_prompt(text) for name, text in captions.items()}
+        known.said.append(Vote("import", share_0, votes, weight))
+        known.captions |= {name: normalize_prompt(text) for name, text in captions.items()}
         known.ranking = known.ranking or ranking
         known.assumed = known.assumed and assumed
         return None
@@ -140,14 +140,14 @@ class Gathering:
 
 
 @dataclass(frozen=True)
-class Gathered:
-    """A PairSource of what a layout's reader yields. bad: see `Gathering`."""
+class AggregatedPairs:
+    """A PairSource of what a layout's reader yields. bad: see `PairAggregator`."""
 
     reader: Reader
     bad: str = "stop"
 
     def load(self) -> PairSet:
-        gathering = Gathering(self.bad)
+        gathering = PairAggregator(self.bad)
         for row in self.reader.rows():
             gathering.take(row)
         return gathering.pairs(self.reader.source)
@@ -181,7 +181,7 @@ def counts(without: Iterable[LeftOut]) -> str:
 
 
 def _pair(judged: _Judged) -> Pair | None:
-    total = tally(judged.said)
+    total = count_votes(judged.said)
     found = preference(total.votes_first, total.votes, total.weight)
     if found is None:
         return None

@@ -7,9 +7,9 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from ...errors import UserError
-from ..pairs import as_prompt
+from ..pairs import normalize_prompt
 
-PICTURE_ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif")
+IMAGE_ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif")
 CAPTION_ENDINGS = (".caption", ".txt")
 
 
@@ -19,10 +19,10 @@ def common_prompt(pictures: Iterable[Path]) -> str:
     Raises UserError where there is none, where two differ (the objectives compare pictures under one prompt), and for a
     caption that is no text.
     """
-    captions = [caption for caption in map(caption_beside, pictures) if caption is not None]
+    captions = [caption for caption in map(read_caption, pictures) if caption is not None]
     if not captions:
         raise UserError(f"no caption beside either picture ({' or '.join(CAPTION_ENDINGS)})")
-    if len({as_prompt(caption) for caption in captions}) > 1:
+    if len({normalize_prompt(caption) for caption in captions}) > 1:
         raise UserError(
             "the captions of the two pictures differ; they need the same prompt (where each picture has "
             "its own caption, say `--rejected-captions own`)"
@@ -36,14 +36,14 @@ def own_captions(chosen: Iterable[Path], rejected: Path) -> tuple[str, str | Non
     chosen: where the prompt may lie beside, in that order. Raises UserError where there is no caption at all, and for
     one that is no text.
     """
-    prompt = next((said for one in chosen if (said := caption_beside(one)) is not None), None)
-    own = caption_beside(rejected)
+    prompt = next((said for one in chosen if (said := read_caption(one)) is not None), None)
+    own = read_caption(rejected)
     if prompt is None:
         return common_prompt([rejected]), None
-    return prompt, None if own is None or as_prompt(own) == as_prompt(prompt) else own
+    return prompt, None if own is None or normalize_prompt(own) == normalize_prompt(prompt) else own
 
 
-def caption_beside(picture: Path, endings: Iterable[str] = CAPTION_ENDINGS) -> str | None:
+def read_caption(picture: Path, endings: Iterable[str] = CAPTION_ENDINGS) -> str | None:
     """The text of the file that is named as the picture but for its ending; None where there is none."""
     for ending in endings:
         path = picture.with_suffix(ending)
@@ -56,13 +56,13 @@ def caption_beside(picture: Path, endings: Iterable[str] = CAPTION_ENDINGS) -> s
     return None
 
 
-def is_picture(path: Path) -> bool:
+def is_image(path: Path) -> bool:
     """By its name's ending. What begins with a dot is no picture: macOS leaves ``._x.png`` beside ``x.png``."""
-    return path.suffix.lower() in PICTURE_ENDINGS and not path.name.startswith(".")
+    return path.suffix.lower() in IMAGE_ENDINGS and not path.name.startswith(".")
 
 
-def pictures_below(folder: Path) -> Iterator[Path]:
+def images_below(folder: Path) -> Iterator[Path]:
     """Every picture in `folder` and its subfolders in the order of their paths; links to folders are not followed."""
     for place, folders, files in os.walk(folder):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
-        yield from (path for path in map(Path(place).joinpath, sorted(files)) if is_picture(path))
+        yield from (path for path in map(Path(place).joinpath, sorted(files)) if is_image(path))

@@ -9,8 +9,8 @@ from pathlib import Path
 from ...errors import UserError
 from ..pairs import PairSource, dataset_named
 from . import onetrainer
-from .aggregate import BAD_CHOICES, Gathered
-from .captions import is_picture, pictures_below
+from .aggregate import BAD_CHOICES, AggregatedPairs
+from .captions import images_below, is_image
 from .invoke import InvokeJsonl
 from .kohya import KohyaFolders, concept_folders
 from .onetrainer import OneTrainerFolder
@@ -54,7 +54,7 @@ def open_pairs(
             f"{path} holds single pictures, and nothing says which of them are better: they must be judged first; "
             "`mapo import` takes them into a dataset and `mapo studio` shows them in pairs"
         )
-    return Gathered(reader, bad)
+    return AggregatedPairs(reader, bad)
 
 
 def find_reader(
@@ -147,7 +147,7 @@ def _folder(path: Path, absolute: bool, own_captions: bool = False) -> Reader:
     by_name = OneTrainerFolder(path, onetrainer.CHOSEN, onetrainer.REJECTED, own_captions)
     if by_name.any_pair():
         return by_name
-    if next(pictures_below(path), None) and not _one_sided(path):
+    if next(images_below(path), None) and not _one_sided(path):
         return OutputFolders(path)
     raise UserError(f"{path} is no data set of judged pairs: {_what_lies_in(path)}; {_KNOWN}")
 
@@ -162,7 +162,7 @@ def _what_lies_in(folder: Path) -> str:
         return "it is empty"
     if _one_sided(folder):
         return "it has only one of the folders w (chosen) and l (rejected)"
-    if any(map(is_picture, entries)):
+    if any(map(is_image, entries)):
         return "it holds single pictures, and nothing says which of them were compared"
     shown = ", ".join(entry.name for entry in entries[:5])
     return f"it holds {shown}" + (f" and {len(entries) - 5} more" if len(entries) > 5 else "")

@@ -24,15 +24,15 @@ from ...cancellation import Cancelled
 from ...errors import UserError
 from ..dataset_pairs import captions_of, rankings_of
 from ..datasets import find_dataset
-from ..images import picture_path
+from ..images import image_path
 from ..pairs import LeftOut, left_out
 from ..preference import TIE, UNLABELLED, preference, undecided
-from ..schema import Candidate, Pair, Picture, Prompt
+from ..schema import Candidate, ImageRecord, Pair, Prompt
 from ..store import Store
 from .detect_layout import LAYOUTS
 from .folder_writers import InvokeWriter, KohyaWriter, OneTrainerWriter, RankedWriter
 from .parquet_writer import ParquetWriter
-from .writer import Holds, StoredPair, StoredPicture, Writer, put
+from .writer import Capabilities, ExportedImage, ExportedPair, Writer, put
 
 _ROWS_AT_ONCE = 200
 _TELL_SECONDS = 0.2
@@ -146,12 +146,12 @@ def _write_pairs(
     written = assumed = 0
     pictures: set[str] = set()
     without: list[tuple[str, str]] = []
-    losses = _Losses(writer.holds)
+    losses = _Losses(writer.capabilities)
     try:
         for number, (pair, both_bad) in enumerate(_pairs(store, dataset)):
             told.done(number)
             reason = undecided(pair.votes_first, pair.votes, both_bad)
-            held = {None: True, TIE: writer.holds.ties, UNLABELLED: writer.holds.unjudged}
+            held = {None: True, TIE: writer.capabilities.ties, UNLABELLED: writer.capabilities.unjudged}
             if not held.get(reason, False):
                 without.append((str(reason), _shown(pair)))
                 continue
@@ -168,29 +168,29 @@ def _write_pairs(
 class _Losses:
     """What of the written pairs the layout does not say."""
 
-    def __init__(self, holds: Holds):
-        self._holds = holds
+    def __init__(self, capabilities: Capabilities):
+        self._capabilities = capabilities
         self._counts: dict[str, int] = {}
 
-    def count(self, pair: StoredPair, both_bad: float) -> None:
+    def count(self, pair: ExportedPair, both_bad: float) -> None:
         found = pair.preference
         if found is None and not pair.votes:
             return
-        if found is not None and found.share < 1 and not self._holds.shares:
+        if found is not None and found.share < 1 and not self._capabilities.shares:
             self._add("how sure the judgements are (only which picture is chosen)")
-        if pair.votes != 1 and not self._holds.votes:
+        if pair.votes != 1 and not self._capabilities.votes:
             self._add("how many people judged")
-        if pair.rejected_prompt and not self._holds.captions:
+        if pair.rejected_prompt and not self._capabilities.captions:
             self._add("the rejected pictures' own captions")
-        if pair.assumed and not self._holds.assumed:
+        if pair.assumed and not self._capabilities.assumed:
             self._add("that nobody judged them, and the preference was assumed")
-        if pair.ranking and self._holds.rankings:
+        if pair.ranking and self._capabilities.rankings:
             return
         if pair.ranking:
             self._add("which pictures were ranked together")
-        if found is not None and found.weight != 1 and not self._holds.whole_weights:
+        if found is not None and found.weight != 1 and not self._capabilities.whole_weights:
             self._add("the weight")
-        if found is not None and self._holds.whole_weights and found.weight != max(1, round(found.weight)):
+        if found is not None and self._capabilities.whole_weights and found.weight != max(1, round(found.weight)):
             self._add("the exact weight (repeats are whole numbers)")
         if both_bad:
             self._add("the votes that neither picture is any good")
@@ -216,9 +216,9 @@ def _write_pictures(store: Store, dataset: int, folder: Path, told: _Telling) ->
     return written
 
 
-def _pairs(store: Store, dataset: int) -> Iterator[tuple[StoredPair, float]]:
+def _pairs(store: Store, dataset: int) -> Iterator[tuple[ExportedPair, float]]:
     """(pair, votes for both bad), in the order in which they were made."""
-    first, second = aliased(Picture), aliased(Picture)
+    first, second = aliased(ImageRecord), aliased(ImageRecord)
     asked = (
         select(Pair, Prompt.text, first, second)
         .join(Prompt, Prompt.id == Pair.prompt_id)
@@ -240,17 +240,17 @@ def _pairs(store: Store, dataset: int) -> Iterator[tuple[StoredPair, float]]:
             rejected = pair.second_id if found is None or found.for_first else pair.first_id
             own = captions.get((pair.prompt_id, rejected)) if found else None
             how = (own, rankings.get(pair.id), pair.assumed)
-            yield StoredPair(prompt, *pictures, pair.votes, pair.votes_first, found, *how), pair.both_bad
+            yield ExportedPair(prompt, *pictures, pair.votes, pair.votes_first, found, *how), pair.both_bad
             last = pair.id
         if len(rows) < _ROWS_AT_ONCE:
             return
 
 
-def _candidates(store: Store, dataset: int) -> Iterator[tuple[str, StoredPicture]]:
+def _candidates(store: Store, dataset: int) -> Iterator[tuple[str, ExportedImage]]:
     asked = (
-        select(Candidate.id, Prompt.text, Picture)
+        select(Candidate.id, Prompt.text, ImageRecord)
         .join(Prompt, Prompt.id == Candidate.prompt_id)
-        .join(Picture, Picture.id == Candidate.picture_id)
+        .join(ImageRecord, ImageRecord.id == Candidate.picture_id)
         .where(Prompt.dataset_id == dataset)
         .order_by(Candidate.id)
         .limit(_ROWS_AT_ONCE)
@@ -266,8 +266,8 @@ def _candidates(store: Store, dataset: int) -> Iterator[tuple[str, StoredPicture
             return
 
 
-def _stored(store: Store, picture: Picture) -> StoredPicture:
-    path = picture_path(store, picture)
+def _stored(store: Store, picture: ImageRecord) -> ExportedImage:
+    path = image_path(store, picture)
 
     def read() -> bytes:
         try:
@@ -278,7 +278,7 @@ def _stored(store: Store, picture: Picture) -> StoredPicture:
             raise UserError(f"the workspace's picture {path} is damaged: put back a copy of it")
         return data
 
-    return StoredPicture(picture.sha256, picture.ending, picture.model, read)
+    return ExportedImage(picture.sha256, picture.ending, picture.model, read)
 
 
 def _count(store: Store, table: type[Pair], dataset: int) -> int:
@@ -292,5 +292,5 @@ def _count_candidates(store: Store, dataset: int) -> int:
         return session.scalar(asked) or 0
 
 
-def _shown(pair: StoredPair) -> str:
+def _shown(pair: ExportedPair) -> str:
     return f"{pair.prompt[:60]!r}: {pair.first.name}, {pair.second.name}"

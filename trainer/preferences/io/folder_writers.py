@@ -7,22 +7,22 @@ import re
 from itertools import combinations, product
 from pathlib import Path
 
-from ..ranking_weights import picture_scores
+from ..ranking_weights import image_scores
 from .onetrainer import CHOSEN, REJECTED
 from .ranked import FILE as RANKING_FILE
-from .writer import Holds, StoredPair, StoredPicture, put
+from .writer import Capabilities, ExportedImage, ExportedPair, put
 
 
 class KohyaWriter:
     """<repeats>_<name>/w and l. A weight becomes repeats, rounded to a whole number and at least 1."""
 
-    holds = Holds(whole_weights=True, captions=True)
+    capabilities = Capabilities(whole_weights=True, captions=True)
 
     def __init__(self, folder: Path, dataset: str):
         self._folder = folder
         self._name = re.sub(r"[^A-Za-z0-9]+", "_", dataset).strip("_") or "pairs"
 
-    def write(self, pair: StoredPair) -> None:
+    def write(self, pair: ExportedPair) -> None:
         weight = pair.preference.weight if pair.preference else 1.0
         concept = f"{max(1, round(weight))}_{self._name}"
         for side, picture in zip("wl", pair.chosen_first, strict=True):
@@ -36,12 +36,12 @@ class KohyaWriter:
 class OneTrainerWriter:
     """<pair>_chosen.png and <pair>_rejected.png, each with its caption."""
 
-    holds = Holds(captions=True)
+    capabilities = Capabilities(captions=True)
 
     def __init__(self, folder: Path, dataset: str):
         self._folder = folder
 
-    def write(self, pair: StoredPair) -> None:
+    def write(self, pair: ExportedPair) -> None:
         for pattern, picture in zip((CHOSEN, REJECTED), pair.chosen_first, strict=True):
             name = pattern.format(pair.name)
             put(self._folder, name + picture.ending, picture.read())
@@ -55,13 +55,13 @@ class InvokeWriter:
     """metadata.jsonl, and each picture once in images/. Where there was more than one vote, prefer_0 and prefer_1 are
     numbers of votes; they are null without any."""
 
-    holds = Holds(ties=True, unjudged=True, shares=True, votes=True, captions=True, assumed=True)
+    capabilities = Capabilities(ties=True, unjudged=True, shares=True, votes=True, captions=True, assumed=True)
 
     def __init__(self, folder: Path, dataset: str):
         self._pictures = _Once(folder)
         self._lines = (folder / "metadata.jsonl").open("w", encoding="utf-8", newline="\n")
 
-    def write(self, pair: StoredPair) -> None:
+    def write(self, pair: ExportedPair) -> None:
         row = {
             "image_0": self._pictures.put(pair.first),
             "image_1": self._pictures.put(pair.second),
@@ -79,14 +79,14 @@ class InvokeWriter:
 class RankedWriter:
     """ranking.jsonl, and each picture once in images/. A pair that is in no whole ranking is a ranking of two."""
 
-    holds = Holds(rankings=True)
+    capabilities = Capabilities(rankings=True)
 
     def __init__(self, folder: Path, dataset: str):
         self._folder = folder
         self._pictures = _Once(folder)
         self._rankings: dict[tuple[str, str], list[tuple[str, str]]] = {}
 
-    def write(self, pair: StoredPair) -> None:
+    def write(self, pair: ExportedPair) -> None:
         chosen, rejected = (self._pictures.put(picture) for picture in pair.chosen_first)
         self._rankings.setdefault((pair.prompt, pair.ranking or f"pair {pair.name}"), []).append((chosen, rejected))
 
@@ -105,7 +105,7 @@ class _Once:
         self._folder = folder
         self._written: set[str] = set()
 
-    def put(self, picture: StoredPicture) -> str:
+    def put(self, picture: ExportedImage) -> str:
         name = f"images/{picture.name}"
         if name not in self._written:
             self._written.add(put(self._folder, name, picture.read()))
@@ -114,17 +114,17 @@ class _Once:
 
 def _rankings(pairs: list[tuple[str, str]]) -> list[list[list[str]]]:
     """The one ranking that says what these pairs of (better, worse) do; where there is none, one for each."""
-    scores = picture_scores(pairs)
+    scores = image_scores(pairs)
     tiers = [[one for one in scores if scores[one] == score] for score in sorted(set(scores.values()), reverse=True)]
     says = {two for above, below in combinations(tiers, 2) for two in product(above, below)}
     return [tiers] if says == set(pairs) else [[[better], [worse]] for better, worse in pairs]
 
 
-def _caption(pair: StoredPair, rejected: bool) -> str:
+def _caption(pair: ExportedPair, rejected: bool) -> str:
     return pair.rejected_prompt if rejected and pair.rejected_prompt else pair.prompt
 
 
-def _preferred(pair: StoredPair) -> dict[str, float | bool | None]:
+def _preferred(pair: ExportedPair) -> dict[str, float | bool | None]:
     if pair.votes <= 0:
         return {"prefer_0": None, "prefer_1": None}
     if pair.votes == 1 and pair.votes_first in (0, 1):

@@ -22,14 +22,14 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from ...errors import UserError
-from ..bulk_insert import Row, add_rows
+from ..bulk_insert import PairRow, add_rows
 from ..datasets import add_candidates, add_prompt, create_dataset, prompt_digest, spread_pairs
-from ..images import pictures_of
-from ..pairs import LeftOut, as_prompt, left_out, without_unstorable
-from ..schema import Candidate, Dataset, Picture, Prompt
+from ..images import image_records
+from ..pairs import LeftOut, left_out, normalize_prompt, storable_text
+from ..schema import Candidate, Dataset, ImageRecord, Prompt
 from ..store import Store
 from .detect_layout import find_reader
-from .prefetch import Kept, KeptGroup, KeptRow, kept_rows
+from .prefetch import Kept, StoredGroup, StoredRow, stored_rows
 from .records import Unusable
 
 CLIENT = "import"
@@ -98,10 +98,10 @@ def import_pairs(
     cannot be read, or the dataset is a comparison.
     """
     reader = find_reader(path, layout, chosen_pattern, rejected_pattern, absolute=anywhere, own_captions=own_captions)
-    into = _Importing(store, as_prompt(dataset_name), annotator)
+    into = _Importing(store, normalize_prompt(dataset_name), annotator)
     total = reader.count() if tell else None
     done, told, stopped = 0, 0.0, False
-    with closing(kept_rows(store, reader, into.knows)) as rows:
+    with closing(stored_rows(store, reader, into.knows)) as rows:
         for kept in rows:
             if stop:
                 stopped = True
@@ -122,8 +122,8 @@ class _Importing:
 
     def __init__(self, store: Store, dataset: str, annotator: str):
         self._store, self._dataset, self._annotator = store, dataset, annotator
-        self._rows: list[KeptRow] = []
-        self._groups: list[KeptGroup] = []
+        self._rows: list[StoredRow] = []
+        self._groups: list[StoredGroup] = []
         self._pictures_taken = 0
         self._said: Counter[int] = Counter()
         self._without: list[tuple[str, str]] = []
@@ -135,8 +135,8 @@ class _Importing:
 
     def take(self, kept: Kept) -> None:
         if isinstance(kept, Unusable):
-            self._without.append((without_unstorable(kept.reason), without_unstorable(kept.where)))
-        elif isinstance(kept, KeptRow):
+            self._without.append((storable_text(kept.reason), storable_text(kept.where)))
+        elif isinstance(kept, StoredRow):
             self._rows.append(kept)
             self._pictures_taken += 2
         else:
@@ -185,21 +185,21 @@ class _Importing:
             counts.update(pairs=new, waiting=new, there=len(group.pictures) - (after - before))
         return counts
 
-    def _pictures(self, session: Session, counts: Counter[str]) -> dict[str, Picture]:
+    def _pictures(self, session: Session, counts: Counter[str]) -> dict[str, ImageRecord]:
         """Of everything taken, by their hash."""
         taken = [picture for row in self._rows for picture in (row.picture_0, row.picture_1)]
         taken += [picture for group in self._groups for picture in group.pictures]
-        before = session.scalar(select(func.max(Picture.id))) or 0
-        pictures = pictures_of(session, ((one.file, one.about) for one in taken))
+        before = session.scalar(select(func.max(ImageRecord.id))) or 0
+        pictures = image_records(session, ((one.file, one.about) for one in taken))
         counts["pictures"] = sum(one.id > before for one in pictures.values())
         return pictures
 
-    def _row(self, row: KeptRow, pictures: dict[str, Picture]) -> Row:
+    def _row(self, row: StoredRow, pictures: dict[str, ImageRecord]) -> PairRow:
         two = [pictures[row.picture_0.file.sha256], pictures[row.picture_1.file.sha256]]
         share = None if row.share_0 is None else round(row.share_0, 12)
-        annotator = as_prompt(row.annotator or "")[:200] or None
+        annotator = normalize_prompt(row.annotator or "")[:200] or None
         sequence = self._sequence(row, two, share, annotator)
-        return Row(
+        return PairRow(
             row.prompt,
             two[0],
             two[1],
@@ -212,7 +212,7 @@ class _Importing:
             purpose="assumed" if row.assumed else "ranking" if row.ranking else "import",
         )
 
-    def _sequence(self, row: KeptRow, two: Sequence[Picture], share: float | None, annotator: str | None) -> int:
+    def _sequence(self, row: StoredRow, two: Sequence[ImageRecord], share: float | None, annotator: str | None) -> int:
         """A number for what a row says, and for how often the source said so before: three people may agree. Rows of
         one ranking, which names itself, have one."""
         if row.ranking is not None:
@@ -230,7 +230,7 @@ def into_dataset(session: Session, name: str, make: bool = False) -> Dataset | N
 
     Raises UserError where it is a comparison.
     """
-    found = session.scalar(select(Dataset).where(Dataset.name == as_prompt(name)))
+    found = session.scalar(select(Dataset).where(Dataset.name == normalize_prompt(name)))
     if found is not None and found.kind != "pairs":
         raise UserError(f"{found.name} is a {found.kind}, which nothing is imported into: name a dataset")
     return create_dataset(session, name) if found is None and make else found

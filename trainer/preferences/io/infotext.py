@@ -16,7 +16,7 @@ from pathlib import Path
 
 from PIL import ExifTags, Image
 
-from ..pairs import as_prompt, without_unstorable
+from ..pairs import normalize_prompt, storable_text
 from .comfy_workflow import painted_by
 
 _MOST_TEXT = 4_000_000
@@ -32,7 +32,7 @@ _UNICODE_COMMENT = b"UNICODE\0"
 
 
 @dataclass(frozen=True)
-class PictureText:
+class GenerationInfo:
     """What is known of a painted picture; None: nothing. lora: names and strengths, as ``foo:0.8, bar:1``."""
 
     prompt: str | None = None
@@ -42,7 +42,7 @@ class PictureText:
     lora: str | None = None
 
 
-def read_text(picture: bytes | Path) -> PictureText:
+def read_text(picture: bytes | Path) -> GenerationInfo:
     """What the fields of a PNG, JPEG or WebP file say, from its header alone. Never raises: a picture without sensible
     text, and what is no picture, says nothing."""
     try:
@@ -50,15 +50,15 @@ def read_text(picture: bytes | Path) -> PictureText:
         with Image.open(file, formats=_FORMATS) as image:
             parameters, graph = _fields(image)
     except Exception:  # Pillow raises anything on foreign bytes, and for text that unpacks to too much
-        return PictureText()
+        return GenerationInfo()
     if parameters:
         found = from_parameters(parameters)
         if found.prompt:
             return found
-    return from_graph(graph) if graph else PictureText()
+    return from_graph(graph) if graph else GenerationInfo()
 
 
-def from_parameters(text: str) -> PictureText:
+def from_parameters(text: str) -> GenerationInfo:
     """A1111's text: the prompt may have many lines, and the last line's values may be quoted."""
     above, settings, line = ("\n" + text[:_MOST_TEXT].strip()).rpartition("\nSteps:")
     values = _values("Steps:" + line.partition("\n")[0][:_MOST_SETTINGS]) if settings else {}
@@ -68,7 +68,7 @@ def from_parameters(text: str) -> PictureText:
     scheduler = values.get("Schedule type")
     sampler = values.get("Sampler")
     return _tidy(
-        PictureText(
+        GenerationInfo(
             # What loads a LoRA never reaches the text encoder.
             prompt=_EXTRA_NETWORK.sub(" ", prompt),
             seed=values.get("Seed"),
@@ -79,10 +79,10 @@ def from_parameters(text: str) -> PictureText:
     )
 
 
-def from_graph(text: str) -> PictureText:
+def from_graph(text: str) -> GenerationInfo:
     """ComfyUI's graph as JSON."""
     found = painted_by(text) if len(text) <= _MOST_TEXT else {}
-    return _tidy(PictureText(**found))
+    return _tidy(GenerationInfo(**found))
 
 
 def _fields(image: Image.Image) -> tuple[str, str]:
@@ -143,8 +143,8 @@ def _hashed_loras(text: str) -> list[str]:
     return [part.split(":")[0].strip() for part in text[:10_000].split(",") if part.strip()]
 
 
-def _tidy(text: PictureText) -> PictureText:
-    prompt = as_prompt((text.prompt or "")[:_MOST_PROMPT]) or None
+def _tidy(text: GenerationInfo) -> GenerationInfo:
+    prompt = normalize_prompt((text.prompt or "")[:_MOST_PROMPT]) or None
     # The schema's columns: a seed has 40 characters at most, a sampler 200.
     short = {name: _short(getattr(text, name), most) for name, most in _LENGTHS.items()}
     return replace(text, prompt=prompt, **short)
@@ -154,4 +154,4 @@ _LENGTHS = {"seed": 40, "sampler": 200, "model": _MOST_VALUE, "lora": _MOST_VALU
 
 
 def _short(value: str | None, most: int) -> str | None:
-    return without_unstorable((value or "")[:most]).strip() or None
+    return storable_text((value or "")[:most]).strip() or None

@@ -15,8 +15,8 @@ from typing import Any
 
 from ...errors import UserError
 from .aggregate import share, votes
-from .jsonl import json_lines, parsed, picture_named
-from .records import SourcePicture, SourceRow, Unusable
+from .jsonl import json_lines, named_image, parsed
+from .records import SourceImage, SourceRow, Unusable
 
 NEEDED = ("image_0", "image_1", "prompt")
 
@@ -51,9 +51,7 @@ class InvokeJsonl:
     def _row(self, row: dict[str, Any], where: str) -> SourceRow:
         scores = row.get("prefer_0"), row.get("prefer_1")
         share_0 = share(*scores)
-        pictures = [
-            SourcePicture(picture_named(row[name], self._folder, self.absolute)) for name in ("image_0", "image_1")
-        ]
+        pictures = [SourceImage(named_image(row[name], self._folder, self.absolute)) for name in ("image_0", "image_1")]
         own = row.get("rejected_prompt")
         if own is not None and not isinstance(own, str):
             raise UserError("its rejected_prompt is no text")

@@ -41,7 +41,7 @@ def parsed(line: str, texts: tuple[str, ...]) -> dict[str, Any]:
     return row
 
 
-def picture_named(name: str, folder: Path, absolute: bool) -> UnreadFile:
+def named_image(name: str, folder: Path, absolute: bool) -> UnreadFile:
     """The picture file that a line names. folder: of the file, resolved; absolute: whether others are taken, see above.
 
     Raises UserError for one that lies outside.

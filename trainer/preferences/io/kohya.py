@@ -17,8 +17,8 @@ from pathlib import Path
 
 from ...errors import UserError
 from ...images.image_file import UnreadFile
-from .captions import common_prompt, is_picture, own_captions
-from .records import SourcePicture, SourceRow, Unusable
+from .captions import common_prompt, is_image, own_captions
+from .records import SourceImage, SourceRow, Unusable
 
 _REPEATS = re.compile(r"(\d{1,9})_")
 
@@ -62,7 +62,7 @@ def _rows(folder: Path, shown_as: Path, weight: float, own: bool) -> Iterator[So
             yield Unusable(str(error), where)
             continue
         chosen, rejected = (
-            SourcePicture(UnreadFile(path, (shown_as / path.relative_to(folder)).as_posix())) for path in paths
+            SourceImage(UnreadFile(path, (shown_as / path.relative_to(folder)).as_posix())) for path in paths
         )
         yield SourceRow(prompt, chosen, rejected, 1.0, where, weight=weight, rejected_prompt=rejected_prompt)
 
@@ -79,7 +79,7 @@ def _weight(folder: Path) -> float:
 def _pictures(side: Path) -> dict[str, list[Path]]:
     by_name: dict[str, list[Path]] = {}
     for path in sorted(side.iterdir()):
-        if is_picture(path):
+        if is_image(path):
             by_name.setdefault(path.stem, []).append(path)
     return by_name
 

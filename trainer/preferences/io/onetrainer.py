@@ -18,8 +18,8 @@ from pathlib import Path
 
 from ...errors import UserError
 from ...images.image_file import UnreadFile
-from .captions import PICTURE_ENDINGS, common_prompt, own_captions, pictures_below
-from .records import SourcePicture, SourceRow, Unusable
+from .captions import IMAGE_ENDINGS, common_prompt, images_below, own_captions
+from .records import SourceImage, SourceRow, Unusable
 
 CHOSEN, REJECTED = "{}_chosen", "{}_rejected"
 _SIDES = ("chosen", "rejected")
@@ -56,7 +56,7 @@ class OneTrainerFolder:
 
     def rows(self) -> Iterator[SourceRow | Unusable]:
         sides: tuple[dict[str, list[Path]], dict[str, list[Path]]] = ({}, {})
-        for path in pictures_below(self.path):
+        for path in images_below(self.path):
             side, name = self._matched(path)
             if side is None:
                 yield Unusable("its name matches neither pattern", self._shown(path), broken=False)
@@ -73,13 +73,13 @@ class OneTrainerFolder:
             except UserError as error:
                 yield Unusable(str(error), name)
                 continue
-            chosen, rejected = (SourcePicture(UnreadFile(path, self._shown(path))) for path in paths)
+            chosen, rejected = (SourceImage(UnreadFile(path, self._shown(path))) for path in paths)
             yield SourceRow(prompt, chosen, rejected, 1.0, name, rejected_prompt=rejected_prompt)
 
     def any_pair(self) -> bool:
         """Whether something lies here that each of the patterns matches."""
         seen = set()
-        for path in pictures_below(self.path):
+        for path in images_below(self.path):
             seen.add(self._matched(path)[0])
             if {0, 1} <= seen:
                 return True
@@ -105,6 +105,6 @@ class OneTrainerFolder:
 
 def _expression(pattern: str) -> re.Pattern[str]:
     before, after = map(re.escape, pattern.split("{}"))
-    if not pattern.lower().endswith(PICTURE_ENDINGS):
+    if not pattern.lower().endswith(IMAGE_ENDINGS):
         after += r"\.[^./]+"
     return re.compile(f"{before}(.+){after}")

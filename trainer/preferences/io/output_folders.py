@@ -13,9 +13,9 @@ from pathlib import Path
 
 from ...errors import UserError
 from ...images.image_file import UnreadFile
-from .captions import caption_beside, pictures_below
+from .captions import images_below, read_caption
 from .infotext import from_parameters, read_text
-from .records import SourceGroup, SourcePicture, Unusable
+from .records import SourceGroup, SourceImage, Unusable
 
 NO_PROMPT = "nothing in it or beside it (.txt) says which prompt it was painted for"
 
@@ -32,11 +32,11 @@ class OutputFolders:
         return str(self.path)
 
     def count(self) -> int:
-        return sum(1 for _ in pictures_below(self.path))
+        return sum(1 for _ in images_below(self.path))
 
     def rows(self) -> Iterator[SourceGroup | Unusable]:
         by_prompt: dict[str, list[Path]] = {}
-        for path in pictures_below(self.path):
+        for path in images_below(self.path):
             shown = path.relative_to(self.path.parent).as_posix()
             if path.name.startswith("grid-"):
                 yield Unusable("a grid of pictures that A1111 also saved singly", shown, broken=False)
@@ -52,9 +52,9 @@ class OutputFolders:
                 yield Unusable(NO_PROMPT, shown, broken=False)
         for prompt, paths in by_prompt.items():
             files = [UnreadFile(path, path.relative_to(self.path.parent).as_posix()) for path in paths]
-            yield SourceGroup(prompt, tuple(map(SourcePicture, files)), files[0].label)
+            yield SourceGroup(prompt, tuple(map(SourceImage, files)), files[0].label)
 
 
 def _prompt(path: Path) -> str | None:
-    beside = caption_beside(path, (".txt",))
+    beside = read_caption(path, (".txt",))
     return (from_parameters(beside).prompt if beside else None) or read_text(path).prompt

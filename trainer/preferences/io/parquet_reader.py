@@ -27,7 +27,7 @@ from ...errors import UserError
 from ...images.decode import image_size
 from ...images.image_ref import verify_unchanged
 from .aggregate import UNLABELLED, share
-from .records import SourcePicture, SourceRow, Unusable
+from .records import SourceImage, SourceRow, Unusable
 
 SAME_TWICE = "marked as showing the same picture twice (are_different is false)"
 OWN_CAPTION = "rejected_prompt"
@@ -172,7 +172,7 @@ def _row(
         if not isinstance(data, bytes):
             raise UserError(f"{column} holds {type(data).__name__}, not a picture file's bytes")
         at = UnreadCell(shard, group, row, column, label, data)
-        pictures.append(SourcePicture(at, str(model) if model is not None else None))
+        pictures.append(SourceImage(at, str(model) if model is not None else None))
     judge = values.get(columns.annotator) if columns.annotator else None
     return SourceRow(
         str(values[columns.prompt] or ""),

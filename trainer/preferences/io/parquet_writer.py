@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from .parquet_reader import LAYOUTS, OWN_CAPTION
-from .writer import Holds, StoredPair, StoredPicture
+from .writer import Capabilities, ExportedImage, ExportedPair
 
 _GROUP_BYTES = 64 * 1024**2
 _FILE_BYTES = 1024**3
@@ -25,8 +25,8 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class _Kind:
-    holds: Holds
-    row: Callable[[StoredPair], Row]
+    capabilities: Capabilities
+    row: Callable[[ExportedPair], Row]
     columns: dict[str, str]
     """Besides the pictures: "text", "number" or "yes or no"."""
     structs: bool = True
@@ -39,7 +39,7 @@ class ParquetWriter:
     def __init__(self, folder: Path, layout: str):
         self._folder = folder
         self._kind = _KINDS[layout]
-        self.holds = self._kind.holds
+        self.capabilities = self._kind.capabilities
         self._schema = _schema(LAYOUTS[layout].pictures, self._kind)
         self._pictures = LAYOUTS[layout].pictures
         self._rows: list[Row] = []
@@ -48,10 +48,10 @@ class ParquetWriter:
         self._file_bytes = 0
         self._files = 0
 
-    def write(self, pair: StoredPair) -> None:
+    def write(self, pair: ExportedPair) -> None:
         row = self._kind.row(pair)
         for name in self._pictures:
-            picture: StoredPicture = row[name]
+            picture: ExportedImage = row[name]
             data = picture.read()
             self._row_bytes += len(data)
             row[name] = {"bytes": data, "path": picture.name} if self._kind.structs else data
@@ -89,7 +89,7 @@ class ParquetWriter:
         self._file, self._file_bytes = None, 0
 
 
-def _own_caption(pair: StoredPair) -> Row:
+def _own_caption(pair: ExportedPair) -> Row:
     return {OWN_CAPTION: pair.rejected_prompt}
 
 
@@ -107,7 +107,7 @@ def _schema(pictures: tuple[str, str], kind: _Kind) -> Any:
     return pa.schema(fields, metadata={"huggingface": json.dumps({"info": {"features": features}})})
 
 
-def _pick_a_pic(pair: StoredPair) -> Row:
+def _pick_a_pic(pair: ExportedPair) -> Row:
     share = round(pair.votes_first / pair.votes, 12) if pair.votes else None
     return {
         "jpg_0": pair.first,
@@ -125,12 +125,12 @@ def _pick_a_pic(pair: StoredPair) -> Row:
     }
 
 
-def _binarized(pair: StoredPair) -> Row:
+def _binarized(pair: ExportedPair) -> Row:
     chosen, rejected = pair.chosen_first
     return {"prompt": pair.prompt, "chosen": chosen, "rejected": rejected, **_own_caption(pair)}
 
 
-def _votes(pair: StoredPair) -> Row:
+def _votes(pair: ExportedPair) -> Row:
     return {
         "prompt": pair.prompt,
         "image1": pair.first,
@@ -145,7 +145,7 @@ def _votes(pair: StoredPair) -> Row:
 
 _KINDS = {
     "pick-a-pic": _Kind(
-        Holds(ties=True, unjudged=True, shares=True, captions=True),
+        Capabilities(ties=True, unjudged=True, shares=True, captions=True),
         _pick_a_pic,
         {
             **dict.fromkeys(("label_0", "label_1"), "number"),
@@ -154,9 +154,9 @@ _KINDS = {
         },
         structs=False,
     ),
-    "binarized": _Kind(Holds(captions=True), _binarized, {"prompt": "text", OWN_CAPTION: "text"}),
+    "binarized": _Kind(Capabilities(captions=True), _binarized, {"prompt": "text", OWN_CAPTION: "text"}),
     "votes": _Kind(
-        Holds(ties=True, unjudged=True, shares=True, votes=True, captions=True),
+        Capabilities(ties=True, unjudged=True, shares=True, votes=True, captions=True),
         _votes,
         {
             **dict.fromkeys(("prompt", "model1", "model2", OWN_CAPTION), "text"),

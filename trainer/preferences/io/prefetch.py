@@ -14,11 +14,11 @@ from functools import partial
 from typing import Any
 
 from ...errors import DiskFull, UserError
-from ..images import About, KeptFile, keep_file
-from ..pairs import as_prompt
+from ..images import ImageMetadata, StoredFile, store_image
+from ..pairs import normalize_prompt
 from ..store import Store
 from .infotext import read_text
-from .records import Reader, SourceGroup, SourcePicture, SourceRow, Unusable
+from .records import Reader, SourceGroup, SourceImage, SourceRow, Unusable
 
 ALONE = "the only picture of its prompt: there is nothing to compare it with"
 _ROWS_AHEAD = 24
@@ -27,20 +27,20 @@ _PICTURES_REMEMBERED = 1000
 
 
 @dataclass(frozen=True)
-class KeptPicture:
+class StoredImage:
     """A picture that lies in the workspace's folder, and what is known of how it was made."""
 
-    file: KeptFile
-    about: About
+    file: StoredFile
+    about: ImageMetadata
 
 
 @dataclass(frozen=True)
-class KeptRow:
+class StoredRow:
     """A `SourceRow` whose pictures are kept; what has no explanation here is explained there."""
 
     prompt: str
-    picture_0: KeptPicture
-    picture_1: KeptPicture
+    picture_0: StoredImage
+    picture_1: StoredImage
     share_0: float | None
     votes: float
     weight: float
@@ -51,19 +51,19 @@ class KeptRow:
 
 
 @dataclass(frozen=True)
-class KeptGroup:
+class StoredGroup:
     """Pictures of one prompt, kept; nobody judged them."""
 
     prompt: str
-    pictures: tuple[KeptPicture, ...]
+    pictures: tuple[StoredImage, ...]
 
 
-Kept = KeptRow | KeptGroup | Unusable
-_Reading = Future["KeptPicture | str"]
+Kept = StoredRow | StoredGroup | Unusable
+_Reading = Future["StoredImage | str"]
 """A picture that is no good gives the reason."""
 
 
-def kept_rows(store: Store, reader: Reader, is_known: Callable[[str], bool]) -> Iterator[Kept]:
+def stored_rows(store: Store, reader: Reader, is_known: Callable[[str], bool]) -> Iterator[Kept]:
     """The reader's rows in their order. is_known: whether there are pictures of a prompt already, so that a single one
     more is of use. Raises UserError where the source cannot be read, DiskFull where the workspace is full."""
     ahead: deque[Callable[[], Iterator[Kept]]] = deque()
@@ -83,11 +83,11 @@ def kept_rows(store: Store, reader: Reader, is_known: Callable[[str], bool]) -> 
 class _Remembering:
     """Begins to read a picture, unless that was just done. Remembers no picture's bytes."""
 
-    def __init__(self, begin: Callable[[SourcePicture], _Reading]):
+    def __init__(self, begin: Callable[[SourceImage], _Reading]):
         self._begin = begin
         self._begun: dict[tuple[str, str | None], _Reading] = {}
 
-    def __call__(self, picture: SourcePicture) -> _Reading:
+    def __call__(self, picture: SourceImage) -> _Reading:
         name = (picture.at.label, picture.model)
         if name not in self._begun:
             self._begun[name] = self._begin(picture)
@@ -97,12 +97,12 @@ class _Remembering:
 
 
 def _begun(
-    row: SourceRow | SourceGroup | Unusable, is_known: Callable[[str], bool], read: Callable[[SourcePicture], _Reading]
+    row: SourceRow | SourceGroup | Unusable, is_known: Callable[[str], bool], read: Callable[[SourceImage], _Reading]
 ) -> Callable[[], Iterator[Kept]]:
     """Begin reading a row's pictures; what comes back waits for them."""
     if isinstance(row, Unusable):
         return partial(iter, (row,))
-    prompt = as_prompt(row.prompt)
+    prompt = normalize_prompt(row.prompt)
     if not prompt:
         return partial(iter, (Unusable("the caption is empty", row.where),))
     if isinstance(row, SourceGroup):
@@ -122,7 +122,7 @@ def _pair(prompt: str, where: str, reading: tuple[_Reading, _Reading], told: tup
     elif picture_0.file.sha256 == picture_1.file.sha256:
         yield Unusable("the two pictures are identical", where)
     else:
-        yield KeptRow(prompt, picture_0, picture_1, *told)
+        yield StoredRow(prompt, picture_0, picture_1, *told)
 
 
 def _group(prompt: str, reading: list[tuple[str, _Reading]]) -> Iterator[Kept]:
@@ -134,17 +134,17 @@ def _group(prompt: str, reading: list[tuple[str, _Reading]]) -> Iterator[Kept]:
         else:
             sound.setdefault(picture.file.sha256, picture)
     if sound:
-        yield KeptGroup(prompt, tuple(sound.values()))
+        yield StoredGroup(prompt, tuple(sound.values()))
 
 
-def _keep(store: Store, picture: SourcePicture) -> KeptPicture | str:
+def _keep(store: Store, picture: SourceImage) -> StoredImage | str:
     label = picture.at.label
     try:
         data = picture.at.read()
-        file = keep_file(store, data, label)
+        file = store_image(store, data, label)
     except DiskFull:
         raise
     except UserError as error:
         return str(error)
     text = read_text(data)
-    return KeptPicture(file, About(text.seed, text.sampler, text.model or picture.model, text.lora, label))
+    return StoredImage(file, ImageMetadata(text.seed, text.sampler, text.model or picture.model, text.lora, label))

@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import UserError
-from .jsonl import json_lines, parsed, picture_named
-from .records import SourcePicture, SourceRow, Unusable
+from .jsonl import json_lines, named_image, parsed
+from .records import SourceImage, SourceRow, Unusable
 
 FILE = "ranking.jsonl"
 
@@ -54,7 +54,7 @@ class RankedJsonl:
     def _pairs(self, prompt: str, tiers: list[list[str]], ranking: str, where: str) -> Iterator[SourceRow]:
         folder = self.path.parent.resolve()
         names = [name for tier in tiers for name in tier]
-        pictures = {name: SourcePicture(picture_named(name, folder, self.absolute)) for name in names}
+        pictures = {name: SourceImage(named_image(name, folder, self.absolute)) for name in names}
         for above, below in itertools.combinations(tiers, 2):
             for better, worse in itertools.product(above, below):
                 two = pictures[better], pictures[worse]

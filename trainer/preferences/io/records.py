@@ -9,7 +9,7 @@ from typing import Protocol
 from ...images.image_ref import ImageRef
 
 
-class PictureAt(Protocol):
+class UnreadImage(Protocol):
     """Where a picture lies. Nothing has been read of it yet, or only its bytes."""
 
     @property
@@ -24,10 +24,10 @@ class PictureAt(Protocol):
 
 
 @dataclass(frozen=True)
-class SourcePicture:
+class SourceImage:
     """A picture, and what the source itself (not the picture's own text) says of the model that painted it."""
 
-    at: PictureAt
+    at: UnreadImage
     model: str | None = None
 
 
@@ -41,8 +41,8 @@ class SourceRow:
     """
 
     prompt: str
-    picture_0: SourcePicture
-    picture_1: SourcePicture
+    picture_0: SourceImage
+    picture_1: SourceImage
     share_0: float | None
     where: str
     votes: float = 1.0
@@ -58,7 +58,7 @@ class SourceGroup:
     """All pictures of one prompt, of which nobody said yet which is better. Only of layouts without judgements."""
 
     prompt: str
-    pictures: tuple[SourcePicture, ...]
+    pictures: tuple[SourceImage, ...]
     where: str
 
 

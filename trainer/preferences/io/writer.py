@@ -12,7 +12,7 @@ from ..preference import Preference
 
 
 @dataclass(frozen=True)
-class StoredPicture:
+class ExportedImage:
     """A picture of the workspace. ending: with its dot. read: its bytes; raises UserError where they are gone."""
 
     sha256: str
@@ -27,15 +27,15 @@ class StoredPicture:
 
 
 @dataclass(frozen=True)
-class StoredPair:
+class ExportedPair:
     """A pair and what its judgements add up to. preference: None for a tie (then there are votes) or without votes.
 
     rejected_prompt, ranking, assumed: see `pairs.Pair`.
     """
 
     prompt: str
-    first: StoredPicture
-    second: StoredPicture
+    first: ExportedImage
+    second: ExportedImage
     votes: float
     votes_first: float
     preference: Preference | None
@@ -50,7 +50,7 @@ class StoredPair:
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     @property
-    def chosen_first(self) -> tuple[StoredPicture, StoredPicture]:
+    def chosen_first(self) -> tuple[ExportedImage, ExportedImage]:
         """Chosen and rejected picture. Only where there is a preference."""
         if self.preference is not None and not self.preference.for_first:
             return self.second, self.first
@@ -58,7 +58,7 @@ class StoredPair:
 
 
 @dataclass(frozen=True)
-class Holds:
+class Capabilities:
     """What of a pair a layout keeps besides its pictures and prompt. whole_weights: weights, but no fractions.
     captions: a rejected picture's own. rankings: which pairs were ranked together, and what they weigh by that."""
 
@@ -75,10 +75,10 @@ class Holds:
 class Writer(Protocol):
     """Writes pairs into a folder that is there and empty."""
 
-    holds: Holds
+    capabilities: Capabilities
 
-    def write(self, pair: StoredPair) -> None:
-        """Add a pair; one without a preference only where `holds` says so."""
+    def write(self, pair: ExportedPair) -> None:
+        """Add a pair; one without a preference only where `capabilities` says so."""
 
     def finish(self) -> None:
         """Write what is still held back, and close every file."""
