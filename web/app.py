@@ -78,6 +78,9 @@ def studio_app(
 
     workspace: absolute; made where it is not there. roots: folders that the page may read pictures from, resolved.
     """
+    from .server.fast_gradio import import_gradio
+
+    import_gradio()
     import gradio as gr
     from fastapi import FastAPI, Request
 

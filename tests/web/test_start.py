@@ -59,6 +59,8 @@ def get(address: str, **headers: str) -> tuple[int, str]:
 @pytest.mark.slow
 def test_it_starts_beside_another_and_ctrl_c_ends_it_cleanly(started, tmp_path):
     with socket.socket() as other:
+        # Else connections of a studio that has just ended count as somebody who has the port.
+        other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             other.bind(("127.0.0.1", app.PORT))
             other.listen()
