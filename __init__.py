@@ -7,7 +7,7 @@ WEB_DIRECTORY = "comfy_nodes/page"
 
 
 async def comfy_entrypoint():
-    """ComfyUI asks for its extension here, once, at its start."""
-    from .comfy_nodes.extension import begin
+    """The extension, which ComfyUI asks for once, at its start."""
+    from .comfy_nodes.extension import create_extension
 
-    return begin()
+    return create_extension()

@@ -1,4 +1,4 @@
-"""What does ComfyUI get from this pack, and what if something that it needs is not installed?
+"""The extension: nodes and routes that ComfyUI gets from this pack; none where a package is missing.
 
 ComfyUI waits for this at its start. So nothing of the engine is imported here, nor by a node before it is executed:
 `trainer` is imported inside functions throughout this face.
@@ -51,7 +51,7 @@ class MaPO(ComfyExtension):
         return self._nodes
 
 
-def begin() -> MaPO:
+def create_extension() -> MaPO:
     """Make the nodes and add the routes. Without a package that is needed: one line in the log, and nothing else."""
     missing = [name for name in _NEEDED if find_spec(name) is None]
     if missing:

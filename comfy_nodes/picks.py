@@ -1,6 +1,6 @@
-"""Which picks wait for a person, who is asked, and how does each of them end?
+"""Picks: questions to a person that a graph waits for, who is asked, and the one outcome that each of them has.
 
-The graph waits in one thread, the pages speak in others. A pick ends once; whoever comes later is told how it ended.
+The graph waits in one thread, pages answer in others. A pick ends once; whoever comes later hears how it ended.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from ..trainer.preferences.queue import ImageInfo
 
-LOOK_EVERY = 0.2
+POLL_SECONDS = 0.2
 """Seconds between looks at the clock, at the pages and at whether the prompt was interrupted."""
-RELOADING = 4.0
+RELOAD_SECONDS = 4.0
 """Seconds that a page may be away before others are offered what it was asked: it may only be loaded again."""
 _REMEMBERED = 200  # that ended: a page that was away may still send its answer
 _PAGES = 1000  # that showed picks since the start, the newest
@@ -32,7 +32,7 @@ class Question:
     prompt_id, node, index: what is executed; index: which item of a list. page: that queued it, None for a program.
     prompt, text: the dataset's prompt, its number and its text. pictures: as the graph brought them, each once; shown:
     the same, in the order in which they are shown. pair: their pair where they are two.
-    wait: seconds, 0 for as long as it takes. otherwise: what happens where nobody answers.
+    wait: seconds, 0 for as long as it takes. on_timeout: what happens where nobody answers: skip, first or stop.
     """
 
     prompt_id: str
@@ -46,7 +46,7 @@ class Question:
     shown: tuple[ImageInfo, ...]
     pair: int | None
     wait: float
-    otherwise: str
+    on_timeout: str
 
     @property
     def key(self) -> str:
@@ -56,7 +56,7 @@ class Question:
 
 
 @dataclass(frozen=True)
-class End:
+class Outcome:
     """how: "answered", "skipped", "cancelled", "withdrawn" (the prompt was stopped) or "late" (nobody answered).
 
     answer: in the person's word; chosen, rejected: pictures by sha256, None where nothing goes on. by: the page and its
@@ -71,9 +71,12 @@ class End:
 
 
 @dataclass(frozen=True)
-class World:
-    """What a pick that waits looks at. interrupted: whether the person stopped the prompt; pages: which are connected;
-    tell: (event, data, page or None for all); patience: seconds without any page after which nobody is waited for."""
+class HostState:
+    """What a waiting pick reads of ComfyUI, and how it reaches pages.
+
+    interrupted: whether the person stopped the prompt. pages: which are connected. tell: (event, data, page or None for
+    all). patience: seconds without any page after which nobody is waited for.
+    """
 
     interrupted: Callable[[], bool]
     pages: Callable[[], Collection[str]]
@@ -82,48 +85,50 @@ class World:
 
 
 class Pick:
-    """One question and its end. Any thread may use it."""
+    """One question and its outcome. Any thread may use it."""
 
     def __init__(self, question: Question, when_ended: Callable[[Pick], None]):
         self.question = question
         self.deciding = threading.RLock()
         """To be held while an answer is stored, so that no other end comes between."""
         self._when_ended = when_ended
-        self._end: End | None = None
+        self._outcome: Outcome | None = None
         self._due = time.monotonic() + question.wait if question.wait > 0 else None
 
     @property
-    def ended(self) -> End | None:
-        return self._end
+    def outcome(self) -> Outcome | None:
+        return self._outcome
 
     @property
     def seconds_left(self) -> float | None:
         """None where there is no limit."""
         return None if self._due is None else max(0.0, self._due - time.monotonic())
 
-    def end(self, end: End) -> bool:
+    def end(self, outcome: Outcome) -> bool:
         """False where it has ended already, which then stands."""
         with self.deciding:
-            if self._end is not None:
+            if self._outcome is not None:
                 return False
-            self._end = end
+            self._outcome = outcome
         self._when_ended(self)
         return True
 
-    def told(self) -> dict[str, Any]:
-        """What a page is told of it."""
-        asked, left = self.question, self.seconds_left
+    def as_dict(self) -> dict[str, Any]:
+        """What a page is sent of it."""
+        question, left = self.question, self.seconds_left
         return {
-            "key": asked.key,
-            "node": asked.node,
-            "prompt_id": asked.prompt_id,
-            "page": asked.page,
-            "dataset": asked.dataset,
-            "prompt": asked.text,
-            "view": "rank" if asked.pair is None else "pairs",
-            "pictures": [{"id": one.sha256, "width": one.width, "height": one.height} for one in asked.shown],
+            "key": question.key,
+            "node": question.node,
+            "prompt_id": question.prompt_id,
+            "page": question.page,
+            "dataset": question.dataset,
+            "prompt": question.text,
+            "view": "rank" if question.pair is None else "pairs",
+            "pictures": [
+                {"id": image.sha256, "width": image.width, "height": image.height} for image in question.shown
+            ],
             "seconds_left": None if left is None else round(left, 1),
-            "otherwise": asked.otherwise,
+            "otherwise": question.on_timeout,
         }
 
 
@@ -142,9 +147,9 @@ class Picks:
     def waiting(self) -> list[Pick]:
         """In the order in which they were asked."""
         with self._lock:
-            return [pick for pick in self._picks.values() if pick.ended is None]
+            return [pick for pick in self._picks.values() if pick.outcome is None]
 
-    def showing(self, page: str) -> None:
+    def mark_as_person(self, page: str) -> None:
         """This page shows picks to a person: what it asks for is waited for, also when it was closed."""
         with self._lock:
             self._people[page] = self._people.pop(page, None)
@@ -155,37 +160,39 @@ class Picks:
         """The prompt is not executed any more: nobody needs to answer for it."""
         for pick in self.waiting():
             if pick.question.prompt_id == prompt_id:
-                pick.end(End("withdrawn"))
+                pick.end(Outcome("withdrawn"))
 
-    async def ask(self, question: Question, world: World) -> End:
+    async def ask(self, question: Question, host_state: HostState) -> Outcome:
         """Ask, and wait for the end. Raises asyncio.CancelledError, the pick withdrawn, where the prompt was ended."""
-        loop, heard = asyncio.get_running_loop(), asyncio.Event()
+        loop, has_ended = asyncio.get_running_loop(), asyncio.Event()
 
         def ended(pick: Pick) -> None:
-            world.tell("mapo.picked", {"key": pick.question.key, "how": pick.ended.how if pick.ended else ""}, None)
+            host_state.tell(
+                "mapo.picked", {"key": pick.question.key, "how": pick.outcome.how if pick.outcome else ""}, None
+            )
             with contextlib.suppress(RuntimeError):  # the prompt has ended meanwhile, and its loop with it
-                loop.call_soon_threadsafe(heard.set)
+                loop.call_soon_threadsafe(has_ended.set)
 
         pick = Pick(question, ended)
         self._keep(pick)
         try:
-            absence = _Absence(self, pick, world)
-            while pick.ended is None:
-                if world.interrupted():
+            page_watch = _PageWatch(self, pick, host_state)
+            while pick.outcome is None:
+                if host_state.interrupted():
                     # All of the prompt: ComfyUI waits for every item of a list before it hears of the first.
                     self.withdraw(question.prompt_id)
-                elif pick.seconds_left == 0 or absence.look():
-                    pick.end(End("late"))
+                elif pick.seconds_left == 0 or page_watch.nobody_will_come():
+                    pick.end(Outcome("late"))
                 else:
-                    await _for_a_while(heard)
+                    await _wait_for(has_ended)
         except asyncio.CancelledError:
-            pick.end(End("withdrawn"))
+            pick.end(Outcome("withdrawn"))
             raise
-        if pick.ended.how == "cancelled":
+        if pick.outcome.how == "cancelled":
             self.withdraw(question.prompt_id)
-        return pick.ended
+        return pick.outcome
 
-    def is_a_persons(self, page: str | None) -> bool:
+    def is_person(self, page: str | None) -> bool:
         with self._lock:
             return page in self._people
 
@@ -193,39 +200,39 @@ class Picks:
         with self._lock:
             before = self._picks.pop(pick.question.key, None)
             self._picks[pick.question.key] = pick
-            over = [key for key, one in self._picks.items() if one.ended is not None]
-            for key in over[: max(0, len(over) - _REMEMBERED)]:
+            ended = [key for key, pick in self._picks.items() if pick.outcome is not None]
+            for key in ended[: max(0, len(ended) - _REMEMBERED)]:
                 del self._picks[key]
-        if before is not None:  # a program gave two prompts one name
-            before.end(End("withdrawn"))
+        if before is not None:  # a program gave two prompts the same name
+            before.end(Outcome("withdrawn"))
 
 
-class _Absence:
+class _PageWatch:
     """Tells the page that is to answer, other pages once that one is gone, and when there is nobody to wait for."""
 
-    def __init__(self, picks: Picks, pick: Pick, world: World):
-        self._picks, self._pick, self._world = picks, pick, world
+    def __init__(self, picks: Picks, pick: Pick, host_state: HostState):
+        self._picks, self._pick, self._host_state = picks, pick, host_state
         self._page = pick.question.page
-        self._gone = _Clock()
-        self._nobody = _Clock()
-        self._offered = self._page not in world.pages()
-        world.tell("mapo.pick", pick.told(), None if self._offered else self._page)
+        self._gone = _Stopwatch()
+        self._nobody = _Stopwatch()
+        self._offered = self._page not in host_state.pages()
+        host_state.tell("mapo.pick", pick.as_dict(), None if self._offered else self._page)
 
-    def look(self) -> bool:
-        """Whether nobody will come."""
-        pages = self._world.pages()
+    def nobody_will_come(self) -> bool:
+        """Whether no page is left that could answer. Offers the pick to other pages where its own is gone."""
+        pages = self._host_state.pages()
         gone = self._gone.running(self._page not in pages)
         if not gone:
             self._offered = False
-        elif gone > RELOADING and not self._offered:
+        elif gone > RELOAD_SECONDS and not self._offered:
             self._offered = True
-            self._world.tell("mapo.pick", self._pick.told(), None)
+            self._host_state.tell("mapo.pick", self._pick.as_dict(), None)
         # A person who closed the page comes back, a program does not.
-        waited_for = self._pick.question.wait > 0 or self._picks.is_a_persons(self._page)
-        return self._nobody.running(not pages and not waited_for) > self._world.patience
+        waited_for = self._pick.question.wait > 0 or self._picks.is_person(self._page)
+        return self._nobody.running(not pages and not waited_for) > self._host_state.patience
 
 
-class _Clock:
+class _Stopwatch:
     """For how many seconds something has been so."""
 
     def __init__(self) -> None:
@@ -237,23 +244,23 @@ class _Clock:
         return 0.0 if self._since is None else now - self._since
 
 
-def answered(question: Question, answer: str, left: str, by: tuple[str, int]) -> End:
-    """The end that an answer to a pair is. left: the picture that was on the left."""
+def answered(question: Question, answer: str, left: str, by: tuple[str, int]) -> Outcome:
+    """The outcome of an answer to a pair. left: the picture that was on the left."""
     first, second = (one.sha256 for one in question.pictures)
     right = second if left == first else first
     sides = {"left": (left, right), "right": (right, left), "tie": (first, second)}
-    return End("answered", answer, *sides.get(answer, (None, None)), by=by)
+    return Outcome("answered", answer, *sides.get(answer, (None, None)), by=by)
 
 
-def ranked(tiers: Sequence[Sequence[str]], by: tuple[str, int]) -> End:
-    """The end that a ranking is, best tier first: the best goes on as chosen, one of the worst as rejected."""
-    told = [tier for tier in tiers if tier]
-    return End("answered", "ranking", told[0][0], told[-1][0], by)
+def ranked(tiers: Sequence[Sequence[str]], by: tuple[str, int]) -> Outcome:
+    """The outcome of a ranking, best tier first: the best goes on as chosen, one of the worst as rejected."""
+    filled = [tier for tier in tiers if tier]
+    return Outcome("answered", "ranking", filled[0][0], filled[-1][0], by)
 
 
-async def _for_a_while(heard: asyncio.Event) -> None:
+async def _wait_for(has_ended: asyncio.Event) -> None:
     with contextlib.suppress(asyncio.TimeoutError):
-        await asyncio.wait_for(heard.wait(), LOOK_EVERY)
+        await asyncio.wait_for(has_ended.wait(), POLL_SECONDS)
 
 
 PICKS = Picks()

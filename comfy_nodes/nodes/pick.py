@@ -1,4 +1,4 @@
-"""MaPO Pick: the graph waits until a person has said which picture is better, and goes on with that one."""
+"""MaPO Pick: the graph waits until a person chooses the better image, and goes on with it."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from comfy_api.latest import io
 from ..collect import Collected, collect
 from ..comfy_api import dataset_names, host
 from ..comfy_api.graph import upstream_graph
-from ..picks import PICKS, End, Question, World
+from ..picks import PICKS, HostState, Outcome, Question
 
 if TYPE_CHECKING:
     import torch
 
-PATIENCE = 30.0
+PATIENCE_SECONDS = 30.0
 """Seconds without any page after which a prompt that no person queued is not waited for."""
 _MOST = 9  # keys 1 to 9
-_by_chance = random.SystemRandom()
+_random = random.SystemRandom()
 
 
 class Pick(io.ComfyNode):
@@ -81,14 +81,15 @@ class Pick(io.ComfyNode):
         host.tell_pages("mapo.collected", {"dataset": dataset, "new": kept.new, "waiting": kept.waiting})
         question = _question(kept, dataset, wait, without_answer)
         host.say("waits for your pick", question.node)
-        world = World(host.is_interrupted, host.pages, host.tell_pages, PATIENCE)
-        end = _what_follows(await PICKS.ask(question, world), question)
-        host.say(_line(end), question.node)
-        at = {one.sha256: index for index, one in reversed(list(enumerate(kept.pictures)))}
+        host_state = HostState(host.is_interrupted, host.pages, host.tell_pages, PATIENCE_SECONDS)
+        outcome = _resolve(await PICKS.ask(question, host_state), question)
+        host.say(_line(outcome), question.node)
+        at = {image.sha256: index for index, image in reversed(list(enumerate(kept.pictures)))}
         chosen, rejected = (
-            host.blocked() if name is None else images[at[name] : at[name] + 1] for name in (end.chosen, end.rejected)
+            host.blocked() if name is None else images[at[name] : at[name] + 1]
+            for name in (outcome.chosen, outcome.rejected)
         )
-        return io.NodeOutput(chosen, rejected, end.answer, ui={"text": (_line(end),)})
+        return io.NodeOutput(chosen, rejected, outcome.answer, ui={"text": (_line(outcome),)})
 
 
 def _check(count: int) -> None:
@@ -101,7 +102,7 @@ def _check(count: int) -> None:
         )
 
 
-def _question(kept: Collected, dataset: str, wait: int, otherwise: str) -> Question:
+def _question(kept: Collected, dataset: str, wait: int, on_timeout: str) -> Question:
     from ...trainer.errors import UserError
 
     different = tuple(dict.fromkeys(kept.pictures))
@@ -109,7 +110,7 @@ def _question(kept: Collected, dataset: str, wait: int, otherwise: str) -> Quest
         raise UserError("MaPO Pick got the same picture twice: there is nothing to choose, paint with different seeds")
     prompt_id, node, index = host.executing_item()
     # Nobody shall learn that the left one is the one with the LoRA.
-    shown = tuple(_by_chance.sample(different, len(different)))
+    shown = tuple(_random.sample(different, len(different)))
     return Question(
         prompt_id=prompt_id,
         node=node,
@@ -122,38 +123,38 @@ def _question(kept: Collected, dataset: str, wait: int, otherwise: str) -> Quest
         shown=shown,
         pair=kept.pair,
         wait=wait,
-        otherwise=otherwise,
+        on_timeout=on_timeout,
     )
 
 
-def _what_follows(end: End, question: Question) -> End:
+def _resolve(outcome: Outcome, question: Question) -> Outcome:
     """What the graph goes on with. Raises what ends the prompt."""
     from ...trainer.errors import UserError
 
-    if end.how in ("cancelled", "withdrawn"):
+    if outcome.how in ("cancelled", "withdrawn"):
         if host.is_interrupted():
-            host.stop_if_interrupted()  # it is heard now: the next prompt must not hear it again
+            host.stop_if_interrupted()  # consumed here: the next prompt must not see it again
         raise host.interruption()
-    if end.how != "late":
-        return end
-    if question.otherwise == "stop":
+    if outcome.how != "late":
+        return outcome
+    if question.on_timeout == "stop":
         limit = f"in {question.wait:g} seconds" if question.wait else "and no page of ComfyUI is open"
         raise UserError(f"nobody picked {limit}: queue it again, or let without_answer say what to go on with")
-    if question.otherwise == "first":
-        return End("late", "first", question.pictures[0].sha256, question.pictures[-1].sha256)
-    return End("late", "skip")
+    if question.on_timeout == "first":
+        return Outcome("late", "first", question.pictures[0].sha256, question.pictures[-1].sha256)
+    return Outcome("late", "skip")
 
 
-def _line(end: End) -> str:
+def _line(outcome: Outcome) -> str:
     """For the node."""
-    if end.how == "late":
-        return "nobody picked: the first goes on" if end.chosen else "nobody picked: nothing goes on"
-    said = {
+    if outcome.how == "late":
+        return "nobody picked: the first goes on" if outcome.chosen else "nobody picked: nothing goes on"
+    lines = {
         "tie": "a tie: the first goes on",
         "both_bad": "both bad: nothing goes on",
         "skip": "skipped: nothing goes on",
     }
-    return said.get(end.answer, "picked")
+    return lines.get(outcome.answer, "picked")
 
 
 NODE = Pick

@@ -1,4 +1,4 @@
-"""Which addresses does the page ask? All are below /mapo/, but for the page's own files."""
+"""Routes: every address that the page asks, below /mapo/ but for the page's own files."""
 
 from __future__ import annotations
 
@@ -24,4 +24,4 @@ def add_routes() -> None:
     host.when_serving(dataset_names.look_again)
     host.when_prompted(runs.warn_of_sharing)
     watcher = run_watcher.Watcher(runs.RUNS, host.tell_pages, lora_files.install)
-    host.when_serving(lambda: run_watcher.begin(watcher, settings.workspace, host.pages))
+    host.when_serving(lambda: run_watcher.start_watching(watcher, settings.workspace, host.pages))

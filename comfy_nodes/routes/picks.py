@@ -1,4 +1,4 @@
-"""How does a page show a pick and answer it? The judging contract, narrowed to the one question of a key."""
+"""Routes of picks: the judging contract, narrowed to the single question of a key."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from aiohttp import web
 
 from ..comfy_api import host, settings
-from ..picks import PICKS, End, Pick, answered, ranked
+from ..picks import PICKS, Outcome, Pick, answered, ranked
 from . import http, judging
 
 if TYPE_CHECKING:
@@ -36,15 +36,15 @@ def pick_routes() -> dict[tuple[str, str], http.Handler]:
     one = "/mapo/pick/{key}"
     return {
         ("GET", "/mapo/picks"): waiting,
-        ("GET", f"{one}/next"): _asking("next", _next),
-        ("GET", f"{one}/groups"): _asking("groups", _groups),
-        ("GET", f"{one}/statistics"): _asking("statistics", _statistics),
+        ("GET", f"{one}/next"): _reading("next", _next),
+        ("GET", f"{one}/groups"): _reading("groups", _groups),
+        ("GET", f"{one}/statistics"): _reading("statistics", _statistics),
         ("GET", f"{one}/picture/{{sha256}}"): judging.picture,
-        ("POST", f"{one}/answers"): _saying("answers", _keep_answer),
-        ("POST", f"{one}/rankings"): _saying("rankings", _keep_ranking),
+        ("POST", f"{one}/answers"): _writing("answers", _keep_answer),
+        ("POST", f"{one}/rankings"): _writing("rankings", _keep_ranking),
         ("POST", f"{one}/undo"): _ending(None),
-        ("POST", f"{one}/skip"): _ending(End("skipped", "skip")),
-        ("POST", f"{one}/cancel"): _ending(End("cancelled")),
+        ("POST", f"{one}/skip"): _ending(Outcome("skipped", "skip")),
+        ("POST", f"{one}/cancel"): _ending(Outcome("cancelled")),
     }
 
 
@@ -52,49 +52,49 @@ async def waiting(request: web.Request) -> web.StreamResponse:
     """Every pick that waits; gone: the page that was asked is not there. ?page= is the page that asks, to be known."""
     page, there = request.query.get("page", ""), host.pages()
     if 0 < len(page) <= 100:
-        PICKS.showing(page)
-    picks = [{**pick.told(), "gone": pick.question.page not in there} for pick in PICKS.waiting()]
+        PICKS.mark_as_person(page)
+    picks = [{**pick.as_dict(), "gone": pick.question.page not in there} for pick in PICKS.waiting()]
     return await http.reply(lambda: {"picks": picks})
 
 
-def _asking(name: str, ask: Callable[[Pick, Any, str], Any]) -> http.Handler:
-    """ask: (pick, the contract's request, who asks) -> reply."""
+def _reading(name: str, ask: Callable[[Pick, Any, str], Any]) -> http.Handler:
+    """ask: (pick, the contract's request, annotator) -> reply."""
 
     async def read(request: web.Request) -> web.StreamResponse:
-        said, person = dict(request.query), judging.person(request)
+        query, person = dict(request.query), judging.person(request)
         pick = PICKS.find(request.match_info["key"])
         if pick is None:
             return _unknown()
 
         def answer() -> Any:
             contract = judging.contract()
-            return ask(pick, contract.from_query(contract.READ[name][0], said), person())
+            return ask(pick, contract.from_query(contract.READ[name][0], query), person())
 
         return await http.reply(answer)
 
     return read
 
 
-def _saying(name: str, keep: Callable[[Pick, Any, str], str | None]) -> http.Handler:
-    """keep: (pick, submission, who says it) -> why it is refused, None where it is stored."""
+def _writing(name: str, keep: Callable[[Pick, Any, str], str | None]) -> http.Handler:
+    """keep: (pick, submission, annotator) -> why it is refused, None where it is stored."""
 
     async def write(request: web.Request) -> web.StreamResponse:
-        said, person = await http.body(request), judging.person(request)
+        body, person = await http.body(request), judging.person(request)
         pick = PICKS.find(request.match_info["key"])
         if pick is None:
             return _unknown()
 
         def decide() -> AnswersReply:
             contract = judging.contract()
-            submissions = getattr(contract.WRITE[name][0].model_validate_json(said), name)
+            submissions = getattr(contract.WRITE[name][0].model_validate_json(body), name)
             reply, annotator = contract.AnswersReply(stored=[], refused=[]), person()
-            for one in submissions:
+            for submission in submissions:
                 with pick.deciding:
-                    why = _too_late(pick, one) if pick.ended else keep(pick, one, annotator)
+                    why = _too_late(pick, submission) if pick.outcome else keep(pick, submission, annotator)
                 if why is None:
-                    reply.stored.append(one.sequence)
+                    reply.stored.append(submission.sequence)
                 else:
-                    reply.refused.append(contract.Refused(sequence=one.sequence, why=why))
+                    reply.refused.append(contract.Refused(sequence=submission.sequence, why=why))
             return reply
 
         return await http.reply(decide)
@@ -102,7 +102,7 @@ def _saying(name: str, keep: Callable[[Pick, Any, str], str | None]) -> http.Han
     return write
 
 
-def _ending(end: End | None) -> http.Handler:
+def _ending(outcome: Outcome | None) -> http.Handler:
     """Ends the pick with nothing stored; `how` says how it has ended. None: there is nothing to take back any more."""
 
     async def write(request: web.Request) -> web.StreamResponse:
@@ -110,35 +110,35 @@ def _ending(end: End | None) -> http.Handler:
         pick = PICKS.find(request.match_info["key"])
         if pick is None:
             return _unknown()
-        if end is None:
+        if outcome is None:
             return await http.reply(lambda: judging.contract().UndoReply(undone=False))
 
         def decide() -> dict[str, str]:
-            pick.end(end)
-            return {"how": pick.ended.how if pick.ended else ""}
+            pick.end(outcome)
+            return {"how": pick.outcome.how if pick.outcome else ""}
 
         return await http.reply(decide)
 
     return write
 
 
-def _next(pick: Pick, has: NextRequest, annotator: str) -> NextReply:
-    contract, asked = judging.contract(), pick.question
-    waits = pick.ended is None and asked.pair is not None
+def _next(pick: Pick, request: NextRequest, annotator: str) -> NextReply:
+    contract, question = judging.contract(), pick.question
+    is_open = pick.outcome is None and question.pair is not None
     pairs = []
-    if waits and asked.pair not in has.exclude:
+    if is_open and question.pair not in request.exclude:
         left, right = _shown(pick)
-        pairs = [contract.PairOut(pair=asked.pair, prompt=asked.text, purpose="judge", left=left, right=right)]
-    return contract.NextReply(pairs=pairs, waiting=int(waits))
+        pairs = [contract.PairOut(pair=question.pair, prompt=question.text, purpose="judge", left=left, right=right)]
+    return contract.NextReply(pairs=pairs, waiting=int(is_open))
 
 
-def _groups(pick: Pick, has: GroupsRequest, annotator: str) -> GroupsReply:
-    contract, asked = judging.contract(), pick.question
-    waits = pick.ended is None and asked.pair is None
+def _groups(pick: Pick, request: GroupsRequest, annotator: str) -> GroupsReply:
+    contract, question = judging.contract(), pick.question
+    is_open = pick.outcome is None and question.pair is None
     groups = []
-    if waits and asked.prompt not in has.exclude:
-        groups = [contract.GroupOut(prompt=asked.prompt, text=asked.text, pictures=_shown(pick))]
-    return contract.GroupsReply(groups=groups, waiting=int(waits))
+    if is_open and question.prompt not in request.exclude:
+        groups = [contract.GroupOut(prompt=question.prompt, text=question.text, pictures=_shown(pick))]
+    return contract.GroupsReply(groups=groups, waiting=int(is_open))
 
 
 def _statistics(pick: Pick, _: Any, annotator: str) -> Any:
@@ -158,8 +158,8 @@ def _keep_answer(pick: Pick, said: AnswerIn, annotator: str) -> str | None:
 
 
 def _keep_ranking(pick: Pick, said: RankingIn, annotator: str) -> str | None:
-    asked = {one.sha256 for one in pick.question.pictures}
-    if said.prompt != pick.question.prompt or {name for tier in said.tiers for name in tier} != asked:
+    known = {image.sha256 for image in pick.question.pictures}
+    if said.prompt != pick.question.prompt or {name for tier in said.tiers for name in tier} != known:
         return "these are not the pictures that are asked about"
     contract = judging.contract()
     reply = contract.rankings(settings.store(), contract.RankingsRequest(rankings=[said]), annotator)
@@ -171,14 +171,14 @@ def _keep_ranking(pick: Pick, said: RankingIn, annotator: str) -> str | None:
 
 def _too_late(pick: Pick, said: AnswerIn | RankingIn) -> str | None:
     """Why, or None where it is the very answer that ended the pick, sent again."""
-    if pick.ended.by == (said.client, said.sequence):
+    if pick.outcome.by == (said.client, said.sequence):
         return None
-    return _OVER[pick.ended.how]
+    return _OVER[pick.outcome.how]
 
 
 def _shown(pick: Pick) -> list[Any]:
     shape = judging.contract().ImageOut
-    return [shape(id=one.sha256, width=one.width, height=one.height) for one in pick.question.shown]
+    return [shape(id=image.sha256, width=image.width, height=image.height) for image in pick.question.shown]
 
 
 def _unknown() -> web.Response:

@@ -1,4 +1,4 @@
-"""How do the pages hear of runs that change and end, whoever began them: the side bar, the studio, the command line?"""
+"""Run watcher: tells the pages of runs that change and end, whoever started them: side bar, studio, command line."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ class Watcher:
         was = self._seen.get(row.name)
         if not row.has_ended:
             return False
-        if was is None:  # begun and ended since the last look; else it was only renamed, or brought from elsewhere
+        if was is None:  # started and ended since the last look; else it was only renamed, or brought from elsewhere
             return row.changed >= self._looked
         return not was.has_ended or (was.phase, was.step) != (row.phase, row.step)
 
@@ -71,13 +71,13 @@ class Watcher:
         from ...trainer.runs.run_folder import Run
 
         run = Run(workspace / "runs" / row.name)
-        said = sentence(run, row)
+        text = sentence(run, row)
         if row.phase == "finished":
             try:
                 self._install(run)
             except UserError as error:
-                said += f" It could not be copied into ComfyUI's list: {error}."
-        self._tell("mapo.ended", {"name": row.name, "phase": row.phase, "sentence": said})
+                text += f" It could not be copied into ComfyUI's list: {error}."
+        self._tell("mapo.ended", {"name": row.name, "phase": row.phase, "sentence": text})
 
 
 def sentence(run: Run, row: Row) -> str:
@@ -96,10 +96,10 @@ def sentence(run: Run, row: Row) -> str:
         return f"{row.name} was stopped {done}{': what it learned is saved' if row.step else ''}."
     if row.phase == "failed":
         return f"{row.name} failed {done}: {(row.message or 'it left no message').rstrip('. ')}."
-    return f"{row.name} ended without a word {done}: it can be gone on with."
+    return f"{row.name} ended without a word {done}: you can resume it."
 
 
-def begin(watcher: Watcher, workspace: Callable[[], Path], pages: Callable[[], set[str]]) -> None:
+def start_watching(watcher: Watcher, workspace: Callable[[], Path], pages: Callable[[], set[str]]) -> None:
     """Watch from now on. To be called on the event loop."""
     task = asyncio.get_running_loop().create_task(watch(watcher, workspace, pages))
     _watching.add(task)  # the loop itself would let go of it
@@ -107,15 +107,15 @@ def begin(watcher: Watcher, workspace: Callable[[], Path], pages: Callable[[], s
 
 async def watch(watcher: Watcher, workspace: Callable[[], Path], pages: Callable[[], set[str]]) -> None:
     """Look for as long as ComfyUI lives, while a page is there. All that waits for the disk is done in threads."""
-    trouble = ""
+    last_error = ""
     while True:
         await asyncio.sleep(_EVERY_SECONDS)
         if not pages():
             continue
         try:
             await asyncio.to_thread(lambda: watcher.look(workspace()))
-            trouble = ""
+            last_error = ""
         except Exception as error:
             # Once: a disk that is gone would fill the log.
-            if trouble != (trouble := str(error)):
+            if last_error != (last_error := str(error)):
                 log.warning("MaPO: the runs cannot be watched", exc_info=True)

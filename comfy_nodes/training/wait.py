@@ -1,4 +1,4 @@
-"""How does a training go on while a node waits for it: what is shown of it, and what if the person gives up?
+"""Waiting for a training: what the node shows of it, and what happens when the person interrupts.
 
 Nothing of ComfyUI is in here; a node hands in how things are shown.
 """
@@ -41,8 +41,8 @@ class Ending:
     given_up: bool
 
 
-class Host(Protocol):
-    """What the node gives."""
+class NodeDisplay(Protocol):
+    """Where it is shown, and whether the person interrupted."""
 
     def show(self, moment: Moment) -> None: ...
 
@@ -50,7 +50,7 @@ class Host(Protocol):
         """Whether the person asked to stop, since this was last asked."""
 
 
-def watch(handle: RunHandle, host: Host, grace: float = GRACE_SECONDS) -> Ending:
+def watch(handle: RunHandle, display: NodeDisplay, grace: float = GRACE_SECONDS) -> Ending:
     """How the run ended. An interruption asks it to save and stop; a second one, or `grace` seconds, end it."""
     from ...trainer.jobs import job
 
@@ -58,10 +58,10 @@ def watch(handle: RunHandle, host: Host, grace: float = GRACE_SECONDS) -> Ending
         status = _status(handle)
         if status.phase in _ENDED:
             return Ending(status, status.phase == "stopped")
-        if host.interrupted():
+        if display.interrupted():
             job.stop(handle.run)
-            return Ending(_stopping(handle, host, status, grace), True)
-        host.show(moment(handle.run, status))
+            return Ending(_stopping(handle, display, status, grace), True)
+        display.show(moment(handle.run, status))
         time.sleep(_POLL_SECONDS)
 
 
@@ -119,7 +119,7 @@ def _status(handle: RunHandle) -> Status:
     return status
 
 
-def _stopping(handle: RunHandle, host: Host, status: Status, grace: float) -> Status:
+def _stopping(handle: RunHandle, display: NodeDisplay, status: Status, grace: float) -> Status:
     from ...trainer.jobs import job
 
     def is_there() -> bool:  # also after its last event: who goes on at once must find it gone
@@ -127,7 +127,7 @@ def _stopping(handle: RunHandle, host: Host, status: Status, grace: float) -> St
 
     until = time.monotonic() + grace
     while status.phase not in _ENDED or is_there():
-        impatient = host.interrupted() or time.monotonic() > until
+        impatient = display.interrupted() or time.monotonic() > until
         if impatient and handle.process is None:
             return status  # it was found at work: it ends by itself, at the next step
         if impatient and handle.process:
@@ -135,7 +135,7 @@ def _stopping(handle: RunHandle, host: Host, status: Status, grace: float) -> St
             handle.process.wait()
         now = moment(handle.run, status)
         line = "stopping: what it learned is being saved; interrupt again to end it at once, which loses some steps"
-        host.show(Moment(now.done, now.total, line, now.samples))
+        display.show(Moment(now.done, now.total, line, now.samples))
         time.sleep(_POLL_SECONDS)
         status = _status(handle)
     return status
