@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -15,6 +16,7 @@ from mapo_studio.tests.simulated_devices import pretend
 from mapo_studio.trainer import device as device_module
 from mapo_studio.trainer.cli import doctor
 from mapo_studio.trainer.cli.doctor import Finding
+from mapo_studio.trainer.cli.main import main
 from mapo_studio.trainer.installer.torch_wheel import Card, Graphics
 from mapo_studio.trainer.models.tokenizer import CLIP_REPO
 
@@ -25,7 +27,7 @@ def only(findings) -> Finding:
 
 
 def test_this_environment_lacks_nothing(tmp_path: Path):
-    findings = doctor.examine(tmp_path / "not" / "there yet")
+    findings = list(doctor.examine(tmp_path / "not" / "there yet"))
     names = [
         "Python",
         "PyTorch",
@@ -173,11 +175,33 @@ FINDINGS = [
 
 def test_printed_findings_hold_every_word_even_brackets(capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "200")
-    doctor.print_findings(FINDINGS)
-    printed = capsys.readouterr().out
     for finding in FINDINGS:
+        doctor.print_finding(finding)
+        printed = capsys.readouterr().out
         assert all(word in printed for word in (finding.name, finding.status, finding.detail, finding.mend))
 
 
-def test_json_holds_the_findings():
-    assert [Finding(**found) for found in json.loads(doctor.findings_as_json(FINDINGS))] == FINDINGS
+@pytest.fixture
+def two_findings(monkeypatch, capsys) -> list[str]:
+    """Lets the command find FINDINGS alone; what had been printed when the second was looked for."""
+    printed = []
+
+    def examine(workspace: Path) -> Iterator[Finding]:
+        yield FINDINGS[0]
+        printed.append(capsys.readouterr().out)
+        yield FINDINGS[1]
+
+    monkeypatch.setattr(doctor, "examine", examine)
+    return printed
+
+
+def test_a_finding_is_printed_before_the_next_check_begins(two_findings, capsys):
+    assert main(["doctor"]) == 1
+    assert "all [of] it" in two_findings[0]
+    assert "card" in capsys.readouterr().out
+
+
+def test_json_holds_the_findings_and_nothing_else_is_printed(two_findings, capsys):
+    assert main(["doctor", "--json"]) == 1
+    assert two_findings == [""]
+    assert [Finding(**found) for found in json.loads(capsys.readouterr().out)] == FINDINGS

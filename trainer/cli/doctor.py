@@ -1,12 +1,11 @@
-"""What of this machine will do for training, what will not, and how to mend it."""
+"""Doctor: checks of this machine, one after the other, each with what is wrong and how to mend it."""
 
 from __future__ import annotations
 
-import json
 import shutil
 import sys
-from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Literal
@@ -29,8 +28,10 @@ class Finding:
     mend: str = ""
 
 
-def examine(workspace: Path | None) -> list[Finding]:
-    """Every check once. Looks only: loads no model, reaches no network, writes nothing.
+def examine(workspace: Path | None) -> Iterator[Finding]:
+    """Every check once, each when its finding is asked for: the first needs nothing, later ones start PyTorch.
+
+    Looks only: loads no model, reaches no network, writes nothing.
 
     workspace: where runs will be kept, need not exist yet; None: the current folder.
     """
@@ -46,24 +47,24 @@ def examine(workspace: Path | None) -> list[Finding]:
         "memory": memory,
         "disk": partial(disk, place),
     }
-    return [finding for name, check in checks.items() for finding in _survives(name, check)]
+    for name, check in checks.items():
+        yield from _survives(name, check)
 
 
-def print_findings(findings: list[Finding]) -> None:
+def print_finding(finding: Finding) -> None:
+    """One row of a table whose columns are as wide for every finding, so that each can be printed as it comes."""
     from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
 
     table = Table(box=None, padding=(0, 2, 0, 0), show_header=False)
-    for finding in findings:
-        mend = f"\n-> {escape(finding.mend)}" if finding.mend else ""
-        table.add_row(MARKS[finding.status], finding.name, escape(finding.detail) + mend)
+    for width in (len("warning"), len("8-bit optimizer")):
+        table.add_column(min_width=width)
+    table.add_column()
+    mend = f"\n-> {escape(finding.mend)}" if finding.mend else ""
+    table.add_row(MARKS[finding.status], finding.name, escape(finding.detail) + mend)
     Console().print(table)
-
-
-def findings_as_json(findings: list[Finding]) -> str:
-    """A list of objects with name, status, detail and mend."""
-    return json.dumps([asdict(finding) for finding in findings], indent=2, ensure_ascii=False)
+    sys.stdout.flush()
 
 
 def python() -> Iterable[Finding]:

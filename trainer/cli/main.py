@@ -289,11 +289,13 @@ def _doctor(words: list[str]) -> int:
     asked = parse(Doctor, words, "doctor", Doctor(default_workspace()))
     from . import doctor
 
-    findings = doctor.examine(asked.workspace.resolve())
+    findings = []
+    for finding in doctor.examine(asked.workspace.resolve()):
+        findings.append(finding)
+        if not asked.json:
+            doctor.print_finding(finding)
     if asked.json:
         _say(json.dumps([asdict(finding) for finding in findings]))
-    else:
-        doctor.print_findings(findings)
     return int(any(finding.status == "missing" for finding in findings))
 
 
