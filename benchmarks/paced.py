@@ -3,9 +3,9 @@
     python benchmarks/paced.py released CLONE ARGUMENT ...    the released script, in an environment of its own
     python benchmarks/paced.py ours RUN_TOML WORKSPACE        our training, as `mapo train` does it
 
-Neither side's code is changed. Each calls something once a step (theirs Accelerator.log, ours Meter.add); a call there
-is timed, and after every STEPS of them one JSON line is printed and a line on the standard input waited for: the time
-until then belongs to the other side. An empty line means go on, the end of the input means stop.
+Neither side's code is changed. Each calls something once a step (theirs Accelerator.log, ours StepMetrics.add); a
+call there is timed, and after every STEPS of them one JSON line is printed and a line on the standard input waited for:
+the time until then belongs to the other side. An empty line means go on, the end of the input means stop.
 """
 
 from __future__ import annotations
@@ -91,7 +91,7 @@ def _ours(settings: Path, workspace: Path, pace: _Pace) -> None:
     from mapo_studio.trainer.config.run_config import read_config
     from mapo_studio.trainer.runs.run_folder import Run
     from mapo_studio.trainer.training import loop
-    from mapo_studio.trainer.training.metrics import Meter
+    from mapo_studio.trainer.training.metrics import StepMetrics
 
     run = Run.create(workspace, read_config(settings))
     prepare = loop.prepare
@@ -103,7 +103,7 @@ def _ours(settings: Path, workspace: Path, pace: _Pace) -> None:
         return made
 
     loop.prepare = timed
-    _count(Meter, "add", pace)
+    _count(StepMetrics, "add", pace)
     loop.train(run, StopRequest(run.stop_file))
 
 

@@ -36,7 +36,7 @@ from mapo_studio.trainer.preferences.io.detect_layout import open_pairs
 from mapo_studio.trainer.runs.run_folder import Run
 from mapo_studio.trainer.training.batches import BatchSettings, PairBatches, batches_by_step
 from mapo_studio.trainer.training.learner import Learner
-from mapo_studio.trainer.training.metrics import Meter
+from mapo_studio.trainer.training.metrics import StepMetrics
 from mapo_studio.trainer.training.pair_errors import pair_errors
 
 CPU = torch.device("cpu")
@@ -81,7 +81,7 @@ def measure(folder: Path, rounds: int, pairs: int) -> dict[str, list[float]]:
     settings = BatchSettings(pairs, base.schedule.timesteps, seed=0)
     batches = PairBatches(encoded.pairs, load_text(encoded.text("")), settings)
     learner, run = Learner(config, base, CPU), Run.create(folder, config)
-    meter, kept = Meter(run, rounds, loss_scaling=False), batches[0]
+    metrics, kept = StepMetrics(run, rounds, every=config.watch.log_every), batches[0]
     # One round more than is timed: the first warms up.
     ahead = enumerate(batches_by_step(batches, 1, 0, rounds + 1, CPU))
 
@@ -92,9 +92,7 @@ def measure(folder: Path, rounds: int, pairs: int) -> dict[str, list[float]]:
 
     def loop() -> None:
         step, micro_batches = next(ahead)
-        meter.add(step + 1, learner.learn(step, micro_batches), learner.learning_rate(step), micro_batches)
-        if (step + 1) % config.watch.log_every == 0:
-            meter.read()
+        metrics.add(step + 1, learner.learn(step, micro_batches), learner.learning_rate(step), micro_batches)
 
     ways: dict[str, Callable[[], object]] = {"bare": bare, "step": lambda: learner.learn(0, [kept]), "loop": loop}
     times: dict[str, list[float]] = {way: [] for way in ways}

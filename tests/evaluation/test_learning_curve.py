@@ -42,10 +42,10 @@ def trains(run, stop):
         run.log("step", step=step)
         if stop and step < config.training.steps:
             run.log("stopped", step=step)
-            return Outcome(step, config.training.steps, run.lora_file, None, kept=step)
+            return Outcome(step, config.training.steps, run.lora_file, None, best_step=step)
     run.log("evaluation", step=step, agreement=0.5, low=0.2, high=0.8, pairs=4, agreeing="0110")
     run.log("finished", step=step)
-    return Outcome(step, step, run.lora_file, None, kept=step)
+    return Outcome(step, step, run.lora_file, None, best_step=step)
 
 
 def no_stop(run):

@@ -3,7 +3,7 @@
 import json
 
 from mapo_studio.trainer.runs import event_log
-from mapo_studio.trainer.training.early_stopping import standing_of
+from mapo_studio.trainer.training.early_stopping import history_of
 
 OLD = [
     {"time": 1.5, "event": "step", "step": 1, "loss": 0.1, "winner_error": 0.3, "loser_error": 0.4, "margin": 0.1},
@@ -22,4 +22,4 @@ def test_errors_are_chosen_and_rejected_whatever_wrote_them(tmp_path):
             "chosen_error": 0.3,
             "rejected_error": 0.4,
         }
-    assert standing_of(event_log.read(file)).kept.chosen_error == 0.3
+    assert history_of(event_log.read(file)).best.chosen_error == 0.3

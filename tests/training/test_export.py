@@ -89,7 +89,7 @@ def test_the_best_moment_becomes_the_lora_and_the_run_says_so(workspace, setting
     run = new(workspace, settings, "best", sample_every=5, sample_steps=1)
     outcome = go(run)
     assert lora(run) == seen[3] != seen[5]
-    assert (outcome.kept, outcome.step, outcome.finished, outcome.early) == (3, 5, True, False)
+    assert (outcome.best_step, outcome.step, outcome.finished, outcome.stopped_early) == (3, 5, True, False)
     assert outcome.agreement.agreement == 0.95
     metadata = read_lora(run.lora_file).metadata
     assert (metadata["mapo.steps"], metadata["mapo.agreement"]) == ("3", "0.95")
@@ -108,7 +108,7 @@ def test_the_best_moment_becomes_the_lora_and_the_run_says_so(workspace, setting
 def test_agreement_that_is_full_from_the_start_keeps_the_last_step(workspace, settings, measuring):
     seen = measuring(SATURATED)
     run = new(workspace, settings, "saturated")
-    assert go(run).kept == 5
+    assert go(run).best_step == 5
     assert lora(run) == seen[5]
     assert job.status(run).message is None
 
@@ -117,7 +117,7 @@ def test_who_wants_the_last_step_gets_it(workspace, settings, measuring):
     seen = measuring(RISES_AND_FALLS)
     run = new(workspace, settings, "last", keep="last")
     outcome = go(run)
-    assert (outcome.kept, outcome.said) == (5, "")
+    assert (outcome.best_step, outcome.message) == (5, "")
     assert lora(run) == seen[5]
     assert outcome.agreement.agreement == 0.7
 
@@ -130,7 +130,7 @@ def test_a_run_that_is_cut_off_keeps_the_same(workspace, settings, measuring, cu
     with pytest.raises(PowerCut):
         go(run)
     seen = measuring(RISES_AND_FALLS)
-    assert go(run).kept == 3
+    assert go(run).best_step == 3
     assert lora(run) == seen[3]
 
 
@@ -151,13 +151,13 @@ def test_a_run_that_is_stopped_after_its_best_moment_has_it_in_its_file_and_goes
     config = run.config()
     run.save_config(config.model_copy(update={"training": config.training.model_copy(update={"steps": 6})}))
     outcome = train(run, stop)
-    assert (outcome.finished, outcome.step, outcome.kept) == (False, 5, 3)
+    assert (outcome.finished, outcome.step, outcome.best_step) == (False, 5, 3)
     assert lora(run) == seen[3]
     assert kept_files(run) == ["kept-00000003.safetensors"]
     seen.clear()
     monkeypatch.setattr(Learner, "learn", learn)
     measuring(RISES_AND_FALLS | {6: (1.0, 0.04)})
-    assert go(run).kept == 6
+    assert go(run).best_step == 6
     assert lora(run) == seen[6]
 
 
@@ -179,7 +179,7 @@ def test_a_run_that_brings_nothing_more_ends_early_and_stays_ended(workspace, se
 
     before = [event["event"] for event in run.events()].count("step")
     outcome = go(run)  # asked to go on, it is complete already, and what it kept stays
-    assert (outcome.finished, outcome.early, outcome.step, outcome.kept) == (True, True, 4, 2)
+    assert (outcome.finished, outcome.stopped_early, outcome.step, outcome.best_step) == (True, True, 4, 2)
     assert [event["event"] for event in run.events()].count("step") == before
     assert lora(run) == seen[2]
 

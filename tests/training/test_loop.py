@@ -23,7 +23,7 @@ from mapo_studio.trainer.models.sdxl import SDXL
 from mapo_studio.trainer.preferences.io.detect_layout import open_pairs
 from mapo_studio.trainer.runs.run_folder import Run
 from mapo_studio.trainer.training.batches import draw, seeded, stack
-from mapo_studio.trainer.training.checkpoint import Origin, latest_step, load_state
+from mapo_studio.trainer.training.checkpoint import RunFingerprint, latest_step, load_checkpoint
 from mapo_studio.trainer.training.learner import Learner
 from mapo_studio.trainer.training.loop import train
 
@@ -138,6 +138,33 @@ def test_a_run_cut_off_in_any_step_ends_with_the_same_bytes(whole, like_whole, m
     go(like_whole)
     assert tensors(like_whole) == tensors(whole)
     assert [e["step"] for e in like_whole.events() if e["event"] == "step"] == list(range(1, 9))
+
+
+def test_a_run_of_an_earlier_version_is_resumed_to_the_same_bytes(whole, like_whole, monkeypatch):
+    learn = Learner.learn
+
+    def cut(self, step, batches):
+        if step == 7:
+            raise PowerCut
+        return learn(self, step, batches)
+
+    monkeypatch.setattr(Learner, "learn", cut)
+    with pytest.raises(PowerCut):
+        go(like_whole)
+    monkeypatch.undo()
+    for file in like_whole.state_folder.glob("step-*/progress.json"):
+        progress = json.loads(file.read_text())
+        earlier = {name: progress[name] for name in ("step", "batches", "quantize", "origin")}
+        assert earlier != progress
+        file.write_text(json.dumps(earlier))
+    events = like_whole.events_file.read_text()
+    old = events.replace("chosen_error", "winner_error").replace("rejected_error", "loser_error")
+    assert old != events
+    like_whole.events_file.write_text(old)
+    go(like_whole)
+    assert tensors(like_whole) == tensors(whole)
+    last, same = (list(run.events())[-1] for run in (like_whole, whole))
+    assert (last["kept"], last["said"], last["agreement"]) == (same["kept"], same["said"], same["agreement"])
 
 
 def test_a_run_killed_by_sigkill_ends_with_the_same_bytes(whole, like_whole, monkeypatch):
@@ -295,7 +322,8 @@ def test_every_objective_trains(run, kind):
 def test_a_half_precision_base_trains_a_full_precision_lora(run):
     half = run(training={"steps": 2, "precision": "bfloat16"})
     assert go(half).finished
-    state = load_state(half.state_folder, Origin(open_base(half.config().base).identity(), pairs_of(half)))
+    fingerprint = RunFingerprint(open_base(half.config().base).identity(), pairs_of(half))
+    _, state = load_checkpoint(half.state_folder, fingerprint)
     assert {tensor.dtype for tensor in state.adapter.values()} == {torch.float32}
     assert read_lora(half.lora_file).dtype == torch.float32
 

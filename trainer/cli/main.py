@@ -362,14 +362,14 @@ def _train_run(run: Run, as_json: bool, world: World) -> int:
         _say(f"stopped before the first step; {again}")
         return stop.exit_code
     if outcome.finished:
-        said = f"{outcome.said}\n" if outcome.said else ""
+        said = f"{outcome.message}\n" if outcome.message else ""
         _say(f"{said}the LoRA is {outcome.lora}\nwhat it learned: {run.report_file}")
     else:
         _say(f"stopped after step {outcome.step} of {outcome.steps}, saved; {again}\nthe LoRA so far: {outcome.lora}")
     if as_json:
         measured = outcome.agreement
         facts = {"finished": outcome.finished, "step": outcome.step, "agreement": measured and measured.agreement}
-        facts |= {"kept": outcome.kept, "early": outcome.early}
+        facts |= {"kept": outcome.best_step, "early": outcome.stopped_early}
         facts |= {"agreement_low": measured and measured.low, "agreement_high": measured and measured.high}
         _say(json.dumps({**facts, "lora": str(outcome.lora), "report": str(run.report_file)}))
     return 0 if outcome.finished else stop.exit_code

@@ -12,7 +12,7 @@ from ..config.run_config import RunConfig
 from ..intervals import format_interval
 from ..runs.run_folder import Event, Run
 from ..text import finite_number, format_count, format_percent
-from ..training.early_stopping import chosen_error_warning, moment_of, standing_of
+from ..training.early_stopping import chosen_error_warning, history_of, point_of
 
 Ending = Literal["finished", "stopped", "failed", "open"]
 
@@ -160,11 +160,11 @@ def how_it_ended(summary: Summary) -> str:
 def damage(summary: Summary) -> str | None:
     """A warning where the agreement was bought with the picture quality, which agreement alone does not show."""
     told = measured(summary)
-    if told is None or (moment := moment_of(told)) is None:
+    if told is None or (point := point_of(told)) is None:
         return None
-    earlier = (one for one in summary.evaluations if (finite_number(one, "step") or 0) < moment.step)
-    rise = standing_of(earlier).harm(moment)
-    return chosen_error_warning(summary.config.objective, *rise, moment.agreement) if rise else None
+    earlier = (one for one in summary.evaluations if (finite_number(one, "step") or 0) < point.step)
+    rise = history_of(earlier).chosen_error_rise(point)
+    return chosen_error_warning(summary.config.objective, *rise, point.agreement) if rise else None
 
 
 def resume_command(summary: Summary) -> str:

@@ -1,14 +1,14 @@
-"""Which moment of a training is kept as its result, does it still improve, and is it doing damage?
+"""Best-checkpoint selection, early stopping, and a warning when the error on chosen images rises.
 
 What was measured on the held-out pairs is read in the order in which it was measured, and nothing else is: a run that
-goes on comes to the same answers.
+is resumed comes to the same answers.
 
 Agreement on a few dozen pairs is coarse, and reaches its highest value long before a LoRA has learned what it can. So a
-later moment is kept rather than an earlier one, unless there is a reason not to:
+later point is the best one rather than an earlier one, unless there is a reason against it:
 - its agreement is clearly lower than the highest so far: by more than one standard error, and by more than one pair;
-- or, where it is not clearly higher than the kept one's, its error on the chosen pictures is clearly higher than it was
-  at the best moment of like agreement: it agrees no better and paints worse.
-The moment before the first step is never kept: there is no LoRA in it.
+- or, where it is not clearly higher than the best one's, its error on the chosen images is clearly higher than it was
+  at the best point of like agreement: it agrees no better and generates worse.
+The point before the first step is never the best: there is no LoRA in it.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from ..runs.run_folder import Event
 from ..text import format_percent
 
 CLEARLY_WORSE = 1.1
-"""Times an error: far more than the rounding of another card, and seen in pictures."""
-_BETTER_AT_ALL = 0.99
+"""Times an error: far more than the rounding of another card, and seen in images."""
+_IMPROVED = 0.99
 _HIGH_AGREEMENT = 0.6
-_HARMFUL = 1.2
+_CLEAR_RISE = 1.2
 """Times the lowest error. A push that teaches well raises it by some 10 % on the way, and it falls again."""
 
 _LESS_PUSH = {
@@ -36,8 +36,8 @@ _LESS_PUSH = {
 
 
 @dataclass(frozen=True)
-class Moment:
-    """What was measured after `step` steps on `pairs` held-out pairs."""
+class EvalPoint:
+    """What was measured after `step` steps on `pairs` held-out pairs. chosen_error: mean squared, on chosen images."""
 
     step: int
     agreement: float
@@ -46,79 +46,88 @@ class Moment:
 
 
 @dataclass(frozen=True)
-class Standing:
-    """How a training stands by all that was measured so far.
+class EvalHistory:
+    """All points of a training that came to a number, and what follows from them; extended by `after`.
 
-    kept: None before the first; newest: the last one. highest: agreement at any moment; lowest: chosen error among
-    moments of like agreement.
-    stale: moments in a row without a higher agreement, or a lower chosen error at one
-    that is as high as any. least: the lowest chosen error at any moment, and the step where it was.
+    best: None before the first. highest: agreement at any point; lowest: chosen error among points of like agreement.
+    stale: points in a row without a higher agreement, or a lower chosen error at an agreement that is as high as any.
+    lowest_at: the lowest chosen error at any point, and its step.
     """
 
-    kept: Moment | None = None
+    points: tuple[EvalPoint, ...] = ()
+    best: EvalPoint | None = None
     highest: float = -math.inf
     lowest: float = math.inf
-    newest: Moment | None = None
     stale: int = 0
-    least: tuple[float, int] = (math.inf, 0)
+    lowest_at: tuple[float, int] = (math.inf, 0)
 
-    def after(self, moment: Moment) -> Standing:
-        """The standing with one moment more. What is measured at a step once more changes nothing."""
-        if self.newest and moment.step == self.newest.step:
+    @classmethod
+    def of(cls, points: Iterable[EvalPoint]) -> EvalHistory:
+        """The history of these points, the oldest first."""
+        history = cls()
+        for point in points:
+            history = history.after(point)
+        return history
+
+    @property
+    def newest(self) -> EvalPoint | None:
+        return self.points[-1] if self.points else None
+
+    def after(self, point: EvalPoint) -> EvalHistory:
+        """The history with one point more. What is measured at a step once more changes nothing."""
+        if self.newest and point.step == self.newest.step:
             return self
-        least = min(self.least, (moment.chosen_error, moment.step))
-        doubt = doubtful(self.highest, moment.pairs)
-        high = moment.agreement >= self.highest - doubt
-        improved = moment.agreement > self.highest or (high and moment.chosen_error < _BETTER_AT_ALL * self.lowest)
+        noise = noise_floor(self.highest, point.pairs)
+        high = point.agreement >= self.highest - noise
+        improved = point.agreement > self.highest or (high and point.chosen_error < _IMPROVED * self.lowest)
         now = replace(
             self,
-            highest=max(self.highest, moment.agreement),
-            newest=moment,
+            points=(*self.points, point),
+            highest=max(self.highest, point.agreement),
             stale=0 if improved else self.stale + 1,
-            least=least,
+            lowest_at=min(self.lowest_at, (point.chosen_error, point.step)),
         )
-        if moment.step == 0:
+        if point.step == 0:
             return now
-        if self.kept is None or moment.agreement > self.kept.agreement + doubt:
-            return replace(now, kept=moment, lowest=moment.chosen_error)
-        if high and moment.chosen_error <= CLEARLY_WORSE * self.lowest:
-            return replace(now, kept=moment, lowest=min(self.lowest, moment.chosen_error))
+        if self.best is None or point.agreement > self.best.agreement + noise:
+            return replace(now, best=point, lowest=point.chosen_error)
+        if high and point.chosen_error <= CLEARLY_WORSE * self.lowest:
+            return replace(now, best=point, lowest=min(self.lowest, point.chosen_error))
         return now
 
-    def best(self, step: int) -> int:
+    def best_step(self, step: int) -> int:
         """Which step's weights to keep of a training that has ended after `step`.
 
-        Those of the end unless an earlier moment was better than the newest: steps after that one count as it does.
+        Those of the end unless an earlier point was better than the newest: steps after that one count as it does.
         """
-        return step if self.kept is None or self.kept == self.newest else self.kept.step
+        return step if self.best is None or self.best == self.newest else self.best.step
 
-    def why(self) -> str:
-        """Why an earlier moment is kept, for a person."""
-        if self.kept is None or self.newest is None or self.kept == self.newest:
+    def reason(self) -> str:
+        """Why an earlier point than the newest is the best, for a person; "" where none is."""
+        if self.best is None or self.newest is None or self.best == self.newest:
             return ""
-        before, after = self.kept, self.newest
-        if after.agreement < before.agreement - doubtful(self.highest, after.pairs):
+        before, after = self.best, self.newest
+        if after.agreement < before.agreement - noise_floor(self.highest, after.pairs):
             return (
                 f"the agreement fell from {format_percent(before.agreement)} to {format_percent(after.agreement)} since"
             )
-        rise = after.chosen_error / before.chosen_error - 1
-        higher = f"{format_percent(rise)} higher since"
+        higher = f"{format_percent(after.chosen_error / before.chosen_error - 1)} higher since"
         return f"the agreement rose no further, and the error on the chosen pictures is {higher}"
 
-    def harm(self, moment: Moment) -> tuple[float, int] | None:
-        """By which share the error on the chosen pictures is above its lowest before `moment`, and at which step
-        that was; None where it is not clearly, or where the agreement is low too and nothing was bought with it."""
-        lowest, step = self.least
-        if moment.agreement < _HIGH_AGREEMENT or lowest <= 0 or moment.chosen_error < _HARMFUL * lowest:
+    def chosen_error_rise(self, point: EvalPoint) -> tuple[float, int] | None:
+        """By which share the error on the chosen images is above its lowest before `point`, and at which step that
+        was; None where it is not clearly, or where the agreement is low too and nothing was bought with it."""
+        lowest, step = self.lowest_at
+        if point.agreement < _HIGH_AGREEMENT or lowest <= 0 or point.chosen_error < _CLEAR_RISE * lowest:
             return None
-        return moment.chosen_error / lowest - 1, step
+        return point.chosen_error / lowest - 1, step
 
-    def exhausted(self, patience: int) -> bool:
-        """Whether so many moments in a row brought nothing that it is not worth going on; 0: never."""
+    def out_of_patience(self, patience: int) -> bool:
+        """Early stopping: whether `patience` points in a row brought nothing; never with 0."""
         return 0 < patience <= self.stale
 
 
-def doubtful(agreement: float, pairs: int) -> float:
+def noise_floor(agreement: float, pairs: int) -> float:
     """The difference from `agreement` that says nothing: one standard error (of a share drawn towards a half, so that
     100 % has one too), and at least one pair; 0 before anything was measured."""
     if not math.isfinite(agreement):
@@ -127,22 +136,18 @@ def doubtful(agreement: float, pairs: int) -> float:
     return max(math.sqrt(share * (1 - share) / (pairs + 2)), 1 / pairs) + 1e-9
 
 
-def standing_of(events: Iterable[Event]) -> Standing:
-    """The standing after all that a run measured and was a number."""
-    standing = Standing()
-    for event in events:
-        if moment := moment_of(event):
-            standing = standing.after(moment)
-    return standing
+def history_of(events: Iterable[Event]) -> EvalHistory:
+    """The history of a run by its events."""
+    return EvalHistory.of(point for event in events if (point := point_of(event)))
 
 
-def moment_of(event: Event) -> Moment | None:
-    """What an `evaluation` event tells; None for any other, and where a number is missing or was not finite."""
+def point_of(event: Event) -> EvalPoint | None:
+    """What an `evaluation` event says; None for any other, and where a number is missing or was not finite."""
     values = [event.get(name) for name in ("step", "agreement", "pairs", "chosen_error")]
-    if event.get("event") != "evaluation" or not all(isinstance(one, (int, float)) for one in values):
+    if event.get("event") != "evaluation" or not all(isinstance(value, (int, float)) for value in values):
         return None
     step, agreement, pairs, error = values
-    return Moment(int(step), agreement, int(pairs), error) if pairs and math.isfinite(agreement + error) else None
+    return EvalPoint(int(step), agreement, int(pairs), error) if pairs and math.isfinite(agreement + error) else None
 
 
 def chosen_error_warning(objective: ObjectiveConfig, rise: float, since: int, agreement: float) -> str:

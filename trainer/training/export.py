@@ -1,4 +1,4 @@
-"""Which weights become the LoRA file of a run that ends, and what does the file say of them?"""
+"""Export: which weights become the LoRA file of a run that ends, and what its metadata say."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from ..errors import UserError
 from ..lora import adapter
 from ..lora.file import read_lora, write_lora
 from ..runs.run_folder import Run
-from .checkpoint import load_best, prune_best
-from .early_stopping import Standing
+from .checkpoint import load_best
+from .early_stopping import EvalHistory
 from .heldout_eval import Agreement
 from .learner import Learner
 from .prepare_data import Material
@@ -23,17 +23,20 @@ from .prepare_data import Material
 
 @dataclass(frozen=True)
 class Result:
-    """step: after which the weights were such; weights: None for those that the model wears. agreement: as measured
-    there, or newest before; None where nothing was. said: for a person, where another step than the last was kept."""
+    """What a run leaves behind. step: the one whose weights these are; weights: None for those that the model has.
+
+    agreement: as measured there, or newest before; None where nothing was. message: for a person, where it is not the
+    last step's.
+    """
 
     step: int
     weights: dict[str, Tensor] | None
     agreement: Agreement | None
-    said: str = ""
+    message: str = ""
 
     @contextmanager
-    def worn(self, unet: nn.Module) -> Iterator[None]:
-        """`unet` wears these weights for the length of a `with`, then its own again."""
+    def with_weights(self, unet: nn.Module) -> Iterator[None]:
+        """`unet` has these weights for the length of a `with`, then its own again."""
         if self.weights is None:
             yield
             return
@@ -45,31 +48,26 @@ class Result:
             adapter.load_state(unet, own)
 
 
-def result_of(run: Run, config: RunConfig, standing: Standing, step: int) -> Result:
-    """What a run that ends after `step` leaves behind: the best moment's weights where it was told to keep them."""
-    best = standing.best(step) if config.watch.keep == "best" else step
+def final_result(run: Run, config: RunConfig, history: EvalHistory, step: int) -> Result:
+    """What a run that ends after `step` leaves behind: the best point's weights with `watch.keep` "best"."""
+    best = history.best_step(step) if config.watch.keep == "best" else step
     weights = _weights_at(run, best) if best != step else None
     if best != step and weights is None:
         run.log("warning", text=f"the weights of step {best} are gone, so those of step {step} were kept")
         best = step
-    said = f"The LoRA is that of step {best} of {step}: {standing.why()}." if best != step else ""
-    return Result(best, weights, _agreement_at(run, best), said)
+    message = f"The LoRA is that of step {best} of {step}: {history.reason()}." if best != step else ""
+    return Result(best, weights, _agreement_at(run, best), message)
 
 
-def write_result(run: Run, config: RunConfig, material: Material, learner: Learner, result: Result) -> None:
+def export_lora(run: Run, config: RunConfig, material: Material, learner: Learner, result: Result) -> None:
     """Write `run.lora_file`. Raises UserError where the disk is full or a weight is not finite."""
     source = learner.unet if result.weights is None else result.weights
     facts = _facts(run, config, material, learner, result)
     write_lora(run.lora_file, source, learner.settings, material.base.family, facts)
 
 
-def tidy(run: Run) -> None:
-    """Remove what only a run that goes on needs: its LoRA file holds the best weights now."""
-    prune_best(run.state_folder)
-
-
 def _weights_at(run: Run, step: int) -> dict[str, Tensor] | None:
-    """The weights after that step, as kept beside the states, or in the LoRA file of a run that had ended before."""
+    """The weights after that step, from beside the checkpoints or, of a run that had ended before, its LoRA file."""
     if (weights := load_best(run.state_folder, step)) is not None:
         return weights
     try:
@@ -81,10 +79,12 @@ def _weights_at(run: Run, step: int) -> dict[str, Tensor] | None:
 
 def _agreement_at(run: Run, step: int) -> Agreement | None:
     """The newest measurement up to that step, which may have been taken before the run was resumed."""
-    wanted = [one.name for one in fields(Agreement)]
-    measured = [event for event in run.events() if event["event"] == "evaluation" and event["step"] <= step]
-    # An older version kept less of a measurement.
-    return Agreement(**{name: measured[-1][name] for name in wanted if name in measured[-1]}) if measured else None
+    evaluations = [event for event in run.events() if event["event"] == "evaluation" and event["step"] <= step]
+    if not evaluations:
+        return None
+    # An older version wrote less of a measurement.
+    names = [field.name for field in fields(Agreement) if field.name in evaluations[-1]]
+    return Agreement(**{name: evaluations[-1][name] for name in names})
 
 
 def _facts(run: Run, config: RunConfig, material: Material, learner: Learner, result: Result) -> dict[str, object]:

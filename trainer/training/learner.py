@@ -17,7 +17,7 @@ from ..models.base_model import BaseModel
 from ..models.memory_saving import activation_checkpointing
 from ..models.memory_saving import compile as speed
 from .batches import PairBatch, seeded
-from .checkpoint import Origin, State
+from .checkpoint import LearnerState
 from .gradient import accumulate_gradient, gradient_mode
 from .objectives import Judged, PairErrors
 from .optimizer import build_optimizer, lr_factor
@@ -60,7 +60,7 @@ class Learner:
     def learn(self, step: int, batches: Sequence[PairBatch]) -> Tensor:
         """Optimizer step number `step`, from 0, on the mean loss over all pairs of `batches`, and of other processes'.
 
-        Returns the step's numbers in the order of meter.NAMES, float32, still on the device: nothing waits for it here.
+        Returns metrics.METRICS of the step, in their order, float32, still on the device: nothing waits for it here.
         """
         config = self._config
         pairs = sum(map(len, batches))
@@ -93,12 +93,11 @@ class Learner:
         optimization = self._config.optimization
         return optimization.learning_rate * lr_factor(optimization, step, self._config.training.steps)
 
-    def state(self, step: int, origin: Origin, batches: int) -> State:
-        """Everything needed to go on after `step` steps, which took `batches` batches."""
-        optimizer, quantize = self._optimizer.state(), self._config.training.quantize
-        return State(step, adapter.state(self.unet), optimizer, origin, batches, quantize)
+    def state_dict(self) -> LearnerState:
+        """The LoRA's weights and the optimizer's state, as a checkpoint holds them."""
+        return LearnerState(adapter.state(self.unet), self._optimizer.state())
 
-    def restore(self, state: State) -> None:
+    def load_state_dict(self, state: LearnerState) -> None:
         """Go back to a saved state; a note is added where the optimizer could not."""
         adapter.load_state(self.unet, state.adapter)
         if note := self._optimizer.restore(state.optimizer):

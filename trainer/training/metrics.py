@@ -1,4 +1,4 @@
-"""The numbers of every step, gathered on the device and read all at once, so that no step waits for them."""
+"""Step metrics: gathered on the device and written together, so that no step waits for them."""
 
 from __future__ import annotations
 
@@ -16,41 +16,50 @@ from ..preferences.pairs import Pair
 from ..runs.run_folder import Run
 from .batches import PairBatch
 
-# One step's numbers, in this order: means over its pairs, and the norm of its gradient before clipping.
-NAMES = ("loss", "chosen_error", "rejected_error", "margin", "agreement", "gradient_norm")
+METRICS = ("loss", "chosen_error", "rejected_error", "margin", "agreement", "gradient_norm")
+"""Of a step, in this order: means over its pairs, and the norm of its gradient before clipping."""
 
 
-class Meter:
-    """Collects each step's numbers and writes them as `step` events of the run."""
+class StepMetrics:
+    """Collects each step's metrics and writes them as `step` events of the run."""
 
-    def __init__(self, run: Run, steps: int, *, loss_scaling: bool, world: World = SINGLE):
-        """steps: of the whole run. loss_scaling: float16 training, where a gradient that overflows is skipped by the
-        scaler and only the errors themselves must be finite."""
+    def __init__(self, run: Run, steps: int, *, every: int = 1, loss_scaling: bool = False, world: World = SINGLE):
+        """steps: of the whole run. every: how many steps are written together; the first one is written at once.
+
+        loss_scaling: float16 training, where a gradient that overflows is skipped by the scaler and only the errors
+        themselves must be finite.
+        """
         self._run = run
         self._steps = steps
+        self._every = every
         self._world = world
-        self._must_be_finite = 5 if loss_scaling else len(NAMES)
-        self._waiting: list[tuple[int, float, Tensor, list[Pair]]] = []
+        self._must_be_finite = 5 if loss_scaling else len(METRICS)
+        self._pending: list[tuple[int, float, Tensor, list[Pair]]] = []
         self._since = time.perf_counter()
+        self._paused_at: float | None = None
+        self._is_first = True
 
-    def add(self, step: int, numbers: Tensor, learning_rate: float, batches: Sequence[PairBatch]) -> None:
-        """Step number `step`, from 1, was taken with these batches; numbers: in the order of NAMES, on the device."""
-        # Only which pairs they were is kept: their tensors would stay on the device until the numbers are read.
+    def add(self, step: int, values: Tensor, learning_rate: float, batches: Sequence[PairBatch]) -> None:
+        """Step number `step`, from 1, was taken with these batches. values: (len(METRICS),), on the device."""
+        # Only which pairs they were is kept: their tensors would stay on the device until the values are read.
         pairs = [encoded.pair for batch in batches for encoded in batch.pairs]
-        self._waiting.append((step, learning_rate, numbers, pairs))
+        self._pending.append((step, learning_rate, values, pairs))
+        if step % self._every == 0 or self._is_first:  # the first at once: a person waits for a sign of life
+            self.flush()
+        self._is_first = False
 
-    def read(self) -> None:
-        """Wait for the device, write what was gathered. Raises UserError where a number is not finite."""
-        if not self._waiting:
+    def flush(self) -> None:
+        """Wait for the device and write what was collected. Raises UserError where a number is not finite."""
+        if not self._pending:
             return
-        rows = torch.stack([numbers for _, _, numbers, _ in self._waiting]).cpu().tolist()
-        now = time.perf_counter()
+        rows = torch.stack([values for _, _, values, _ in self._pending]).cpu().tolist()
+        now = time.perf_counter() if self._paused_at is None else self._paused_at
         seconds = (now - self._since) / len(rows)
-        for (step, learning_rate, _, pairs), row in zip(self._waiting, rows, strict=True):
+        for (step, learning_rate, _, pairs), row in zip(self._pending, rows, strict=True):
             self._run.log(
                 "step",
                 step=step,
-                **dict(zip(NAMES, row, strict=True)),
+                **dict(zip(METRICS, row, strict=True)),
                 learning_rate=learning_rate,
                 seconds=round(seconds, 4),
                 remaining=round(seconds * (self._steps - step), 1),
@@ -58,7 +67,7 @@ class Meter:
             if not all(map(math.isfinite, row[: self._must_be_finite])):
                 # The numbers are those of all processes, so all of them come here.
                 raise UserError(_not_finite(self._run, step, self._world.all_gather(pairs)))
-        self._waiting.clear()
+        self._pending.clear()
         self._since = now
 
     def restart(self) -> None:
@@ -68,9 +77,10 @@ class Meter:
     @contextmanager
     def paused(self) -> Iterator[None]:
         """What happens inside does not count as time of a step."""
-        begun = time.perf_counter()
+        self._paused_at = time.perf_counter()
         yield
-        self._since += time.perf_counter() - begun
+        self._since += time.perf_counter() - self._paused_at
+        self._paused_at = None
 
 
 def _not_finite(run: Run, step: int, pairs: list[Pair]) -> str:

@@ -21,7 +21,7 @@ from ..models.open import open_base
 from ..preferences.io.detect_layout import open_pairs
 from ..preferences.pairs import PairSet, Split, drawn, split_by_prompt
 from ..preferences.ranking_weights import gain_weighted
-from .checkpoint import Origin
+from .checkpoint import RunFingerprint
 
 _SAMPLES = 4
 _SECONDS_BETWEEN = 0.5
@@ -41,8 +41,8 @@ class Material:
     """Those that are trained and measured at."""
 
     @property
-    def origin(self) -> Origin:
-        return Origin(base=self.base.identity(), pairs=self.pair_set.fingerprint)
+    def fingerprint(self) -> RunFingerprint:
+        return RunFingerprint(base=self.base.identity(), pairs=self.pair_set.fingerprint)
 
 
 def prepare(
