@@ -228,7 +228,7 @@ def test_a_number_that_is_not_finite_stops_names_the_pairs_and_keeps_the_good_st
 
     def poison(self, step, batches):
         if step == 6:
-            batches[0].chosen.fill_(float("nan"))
+            batches[0].images.latents.fill_(float("nan"))
         return learn(self, step, batches)
 
     monkeypatch.setattr(Learner, "learn", poison)
