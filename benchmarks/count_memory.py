@@ -12,7 +12,7 @@ import json
 
 from mapo_studio.trainer.config.presets import apply, preset_named, presets
 from mapo_studio.trainer.config.run_config import RunConfig
-from mapo_studio.trainer.memory_estimate.estimate import Count
+from mapo_studio.trainer.memory_estimate.estimate import MemoryEstimator
 from mapo_studio.trainer.models.meta_models import shapes_of
 from mapo_studio.trainer.models.registry import FAMILIES
 
@@ -28,9 +28,9 @@ def main() -> None:
     print(f"| preset | base | {' | '.join(PARTS)} |")
     print("|---" * (len(PARTS) + 2) + "|")
     for family in FAMILIES:
-        count = Count(shapes_of(family))
+        estimator = MemoryEstimator(shapes_of(family))
         for preset in map(preset_named, asked.preset) if asked.preset else presets():
-            sizes = count.of(apply(RunConfig(), preset)).in_gib()
+            sizes = estimator.estimate(apply(RunConfig(), preset)).in_gib()
             figures = " | ".join(f"{sizes[part + '_gib']:.2f}" for part in PARTS)
             print(f"| {preset.name} | {family} | {figures} |", flush=True)
             rows.append({"preset": preset.name, "family": family, **sizes})

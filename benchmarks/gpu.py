@@ -41,7 +41,7 @@ from mapo_studio.benchmarks.small_sdxl import TEXT_WIDTH, unet_shape
 from mapo_studio.trainer.config.presets import apply, preset_named, presets
 from mapo_studio.trainer.config.run_config import RunConfig, parse_config
 from mapo_studio.trainer.device import DTYPES, abilities, pick_device, pick_precision, release_memory
-from mapo_studio.trainer.memory_estimate.estimate import Count, batch_of
+from mapo_studio.trainer.memory_estimate.estimate import MemoryEstimator, batch_of
 from mapo_studio.trainer.models.memory_saving.quantize import fill, shell
 from mapo_studio.trainer.models.meta_models import shapes_of
 from mapo_studio.trainer.models.noise_schedule import resolve_prediction_type
@@ -298,7 +298,7 @@ def flop_of(step: Callable[[], object], row: Row) -> float:
 def planned_gib(row: Row, precision: str) -> float:
     """The peak that `mapo plan` counts for the step, of the published shapes."""
     torch.set_num_threads(1)
-    return Count(shapes_of("sdxl")).of(config_of(row, precision)).peak / 2**30
+    return MemoryEstimator(shapes_of("sdxl")).estimate(config_of(row, precision)).step_peak / 2**30
 
 
 def config_of(row: Row, precision: str) -> RunConfig:

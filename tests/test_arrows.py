@@ -47,7 +47,6 @@ STILL = {
     "trainer/config/run_config.py imports trainer/preferences/pairs.py",
     "trainer/config/run_config.py imports trainer/training/objectives.py",
     "trainer/services/training_proposal.py imports trainer/demo/recipe.py",
-    "trainer/memory_estimate/plan.py imports trainer/cli/arguments.py",
 }
 
 

@@ -6,7 +6,7 @@ import pytest
 from mapo_studio.trainer.cli.main import main
 from mapo_studio.trainer.config.presets import apply, preset_named
 from mapo_studio.trainer.config.run_config import RunConfig, parse_config
-from mapo_studio.trainer.memory_estimate.estimate import GIB, Count
+from mapo_studio.trainer.memory_estimate.estimate import GIB, MemoryEstimator
 from mapo_studio.trainer.models.meta_models import shapes_of
 
 pytestmark = pytest.mark.slow
@@ -16,7 +16,7 @@ ATTENTION = {"rank": 16, "targets": "attention"}
 
 @pytest.fixture(scope="module")
 def sdxl():
-    return Count(shapes_of("sdxl"))
+    return MemoryEstimator(shapes_of("sdxl"))
 
 
 # The figures are for a LoRA on attention; one on all layers, which takes more, keeps to them too.
@@ -26,16 +26,16 @@ def sdxl():
 )
 def test_a_pair_at_1024_px_one_picture_after_the_other(sdxl, quantize, most, targets):
     config = {"training": {"quantize": quantize, "split_pair": True}, "adapter": ATTENTION | {"targets": targets}}
-    assert sdxl.of(parse_config(config, "test")).peak <= most * GIB
+    assert sdxl.estimate(parse_config(config, "test")).step_peak <= most * GIB
 
 
 def test_every_saving_on_sdxl(sdxl):
     config = apply(parse_config({"adapter": ATTENTION}, "test"), preset_named("4 GB"))
-    assert sdxl.of(config).peak <= 2.0 * GIB
+    assert sdxl.estimate(config).step_peak <= 2.0 * GIB
 
 
 def test_every_saving_on_sd15_at_512_px():
-    assert Count(shapes_of("sd15")).of(apply(RunConfig(), preset_named("4 GB"))).peak <= 1.0 * GIB
+    assert MemoryEstimator(shapes_of("sd15")).estimate(apply(RunConfig(), preset_named("4 GB"))).step_peak <= 1.0 * GIB
 
 
 def test_the_command_by_itself(capsys):

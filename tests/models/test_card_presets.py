@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from mapo_studio.trainer.config.presets import apply, preset_named, presets
 from mapo_studio.trainer.config.run_config import RunConfig
-from mapo_studio.trainer.memory_estimate.estimate import GIB, Count
+from mapo_studio.trainer.memory_estimate.estimate import GIB, MemoryEstimator
 from mapo_studio.trainer.models.card_presets import least_memory, memory_warning, preset_for, required_memory
 from mapo_studio.trainer.models.meta_models import shapes_of
 from mapo_studio.trainer.models.registry import FAMILIES
@@ -84,8 +84,8 @@ def test_its_figures_are_those_in_the_documentation(name):
 @pytest.mark.parametrize(("family", "names"), [("sdxl", list(BY_NAME)[0::2]), ("sd15", list(BY_NAME)[1::2])])
 def test_counting_again_comes_to_the_same_figures(family, names):
     """Each of them with one family: it is the same count."""
-    count = Count(shapes_of(family))
+    estimator = MemoryEstimator(shapes_of(family))
     for preset in (BY_NAME[name] for name in names):
-        found = count.of(apply(RunConfig(), preset))
-        assert found.most / GIB == pytest.approx(FAMILIES[family].preset_gib[preset.card], abs=0.006), preset.name
-        assert required_memory(found.most) <= preset.card * 0.95 * GIB
+        found = estimator.estimate(apply(RunConfig(), preset))
+        assert found.run_peak / GIB == pytest.approx(FAMILIES[family].preset_gib[preset.card], abs=0.006), preset.name
+        assert required_memory(found.run_peak) <= preset.card * 0.95 * GIB

@@ -139,7 +139,8 @@ def _plan(words: list[str]) -> int:
     asked = asked_of(words, "plan", "Say what a training would take, of this card or of one that is not here.")
     from ..memory_estimate.plan import make_plan, plan_memory
 
-    fit = plan_memory(asked)
+    flags = asked.flags
+    fit = plan_memory(asked.given, flags.preset, family=flags.family, gigabytes=flags.memory)
     said, values = [fit.summary()], fit.as_json()
     if fit.config.base and fit.config.data.pairs:
         plan = make_plan(fit.config.checked(), asked.flags.workspace)

@@ -1,4 +1,4 @@
-"""What to change in a training that does not fit its card, one step at a time, without changing what is learned.
+"""Memory savings: what to change in a training that does not fit its card, in steps that change nothing learned.
 
 First what costs least: time before exactness. Pairs a step, rank, targets, resolution and objective stay; so a run may
 go on from its saved state with the settings of any of these steps.
@@ -9,13 +9,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from .optimizers import OPTIMIZERS, optimizer_row
 from .run_config import RunConfig
 
 Change = tuple[dict[str, dict[str, Any]], str]
 """Settings by their part of the RunConfig, and a sentence that names them."""
 
 
-def more_sparing(config: RunConfig) -> tuple[RunConfig, str] | None:
+def next_saving(config: RunConfig) -> tuple[RunConfig, str] | None:
     """`config` with the next step taken, and a sentence that says which; None where every step is taken already."""
     for step in _STEPS:
         change = step(config)
@@ -26,9 +27,9 @@ def more_sparing(config: RunConfig) -> tuple[RunConfig, str] | None:
     return None
 
 
-def all_more_sparing(config: RunConfig) -> Iterator[tuple[RunConfig, str]]:
+def savings(config: RunConfig) -> Iterator[tuple[RunConfig, str]]:
     """Every further step, each on top of those before it."""
-    while step := more_sparing(config):
+    while step := next_saving(config):
         config = step[0]
         yield step
 
@@ -56,10 +57,8 @@ def _split(config: RunConfig) -> Change | None:
     return {"training": {"split_pair": True}}, "the two pictures of a pair one after the other (--split-pair)"
 
 
-def _eight_bit(config: RunConfig) -> Change | None:
-    if config.optimization.optimizer != "adamw":
-        return None
-    return {"optimization": {"optimizer": "adamw8bit"}}, "the optimizer's states in 8 bits (--optimizer adamw8bit)"
+def _smaller_states(config: RunConfig) -> Change | None:
+    return _other_optimizer(config, paged=False)
 
 
 def _offload(config: RunConfig) -> Change | None:
@@ -69,11 +68,17 @@ def _offload(config: RunConfig) -> Change | None:
     return {"training": {"gradient_checkpointing": "offload"}}, sentence
 
 
-def _paged(config: RunConfig) -> Change | None:
-    if config.optimization.optimizer == "paged_adamw8bit":
+def _paged_states(config: RunConfig) -> Change | None:
+    return _other_optimizer(config, paged=True)
+
+
+def _other_optimizer(config: RunConfig, paged: bool) -> Change | None:
+    """One of the same update only: another would learn something else."""
+    smaller = OPTIMIZERS.get(optimizer_row(config.optimization.optimizer).smaller)
+    if smaller is None or smaller.paged != paged:
         return None
-    sentence = "the optimizer's states wait in the computer's memory (--optimizer paged_adamw8bit)"
-    return {"optimization": {"optimizer": "paged_adamw8bit"}}, sentence
+    sentence = f"the optimizer's states {smaller.summary} (--optimizer {smaller.name})"
+    return {"optimization": {"optimizer": smaller.name}}, sentence
 
 
 def _fewer_bits(config: RunConfig) -> Change | None:
@@ -87,10 +92,10 @@ def _fewer_bits(config: RunConfig) -> Change | None:
 _STEPS: tuple[Callable[[RunConfig], Change | None], ...] = (
     _recompute,
     _fewer_at_once,
-    _eight_bit,
+    _smaller_states,
     _offload,
     _split,
-    _paged,
+    _paged_states,
     _fewer_bits,
 )
 

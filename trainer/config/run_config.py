@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ..errors import UserError
 from ..preferences.pairs import dataset_named
+from . import optimizers
 from .validation import validation_sentence
 
 if sys.version_info >= (3, 11):
@@ -140,7 +141,7 @@ class ObjectiveConfig(_Part):
 class OptimizerConfig(_Part):
     """How the LoRA's weights are moved."""
 
-    optimizer: Literal["auto", "paged_adamw8bit", "adamw8bit", "adamw"] = "auto"
+    optimizer: Literal[optimizers.CHOICES] = optimizers.AUTO  # type: ignore[valid-type]
     """8-bit states need a quarter of AdamW's memory; paged ones leave a card that is full. auto: 8-bit on a GPU; on a
     CPU AdamW, which is faster there."""
     learning_rate: float = Field(1e-4, gt=0)

@@ -37,14 +37,14 @@ from ..preferences.pairs import Pair
 from . import tensor_cache as entries
 
 STORED = torch.float16
-_PROMPTS_A_BATCH = 8
-_CHECKED_A_REPORT = 100
-_PIXELS_A_BATCH = 1024 * 1024
-_PIXELS_ON_A_CPU = 256 * 256
+PROMPTS_PER_BATCH = 8
+_CHECKED_PER_REPORT = 100
+PIXELS_PER_BATCH = 1024 * 1024
+PIXELS_PER_BATCH_ON_A_CPU = 256 * 256
 """More at once is slower there: activations leave the processor's cache, and every layer asks for new memory."""
 # One 1024 px picture already keeps a consumer card busy, and a larger batch would only ask for more memory: on Windows
 # the driver would hand out slow shared memory before torch ever saw an error.
-_MOST_A_BATCH = 16
+MAX_IMAGES_PER_BATCH = 16
 
 
 @dataclass(frozen=True)
@@ -240,7 +240,7 @@ def _missing(paths: Sequence[Path], workers: int, progress: Callable[[EncodeProg
         for done, (path, sound) in enumerate(zip(paths, pool.map(entries.is_sound, paths), strict=True), start=1):
             if not sound:
                 missing.add(path)
-            if done % _CHECKED_A_REPORT == 0 or done == len(paths):
+            if done % _CHECKED_PER_REPORT == 0 or done == len(paths):
                 progress(EncodeProgress("check", done, len(paths), done - len(missing)))
     return missing
 
@@ -254,8 +254,8 @@ def _encode_texts(
 ) -> None:
     encoder = base.load_text(device, dtype)
     prompts = list(texts)
-    for start in range(0, len(prompts), _PROMPTS_A_BATCH):
-        batch = prompts[start : start + _PROMPTS_A_BATCH]
+    for start in range(0, len(prompts), PROMPTS_PER_BATCH):
+        batch = prompts[start : start + PROMPTS_PER_BATCH]
         with torch.inference_mode():
             answers = encoder(batch)
         for prompt, tensors in zip(batch, answers, strict=True):
@@ -270,8 +270,7 @@ def _encode_pictures(
 ) -> None:
     vae = base.load_vae(device)
     done, total = 0, sum(len(work.entries) for work in works)
-    at_once = _PIXELS_ON_A_CPU if device.type == "cpu" else _PIXELS_A_BATCH
-    for batch in _batches(_decoded(works, workers), at_once):
+    for batch in _batches(_decoded(works, workers), device):
         pixels = torch.from_numpy(np.stack([one.rgb for one in batch])).permute(0, 3, 1, 2)
         # In the order of the file's bytes, which all layers follow, a CPU is faster: docs/benchmarks.md.
         pixels = pixels if device.type == "cpu" else pixels.contiguous()
@@ -303,8 +302,14 @@ def _decoded(works: Sequence[_Work], workers: int) -> Iterator[_Pixels]:
         pool.shutdown(cancel_futures=True)
 
 
-def _batches(pixels: Iterator[_Pixels], at_once: int) -> Iterator[list[_Pixels]]:
-    """Batches of one size each, of `at_once` pixels at most if that is a picture or more.
+def images_per_batch(width: int, height: int, device: torch.device) -> int:
+    """How many images of this size the VAE encodes at once."""
+    pixels = PIXELS_PER_BATCH_ON_A_CPU if device.type == "cpu" else PIXELS_PER_BATCH
+    return min(MAX_IMAGES_PER_BATCH, max(1, pixels // (width * height)))
+
+
+def _batches(pixels: Iterator[_Pixels], device: torch.device) -> Iterator[list[_Pixels]]:
+    """Batches of images of one size each.
 
     What waits for its batch to fill is at most one batch a bucket.
     """
@@ -313,7 +318,7 @@ def _batches(pixels: Iterator[_Pixels], at_once: int) -> Iterator[list[_Pixels]]
         size = one.rgb.shape
         batch = filling.setdefault(size, [])
         batch.append(one)
-        if len(batch) >= min(_MOST_A_BATCH, max(1, at_once // (size[0] * size[1]))):
+        if len(batch) >= images_per_batch(size[1], size[0], device):
             yield filling.pop(size)
     yield from filling.values()
 

@@ -1,9 +1,12 @@
-"""How is the memory counted that a computation takes on a card, without the card?
+"""Meta-tensor memory tracker: counts the memory that a computation takes on a card, without the card.
 
 The computation is done to tensors of torch's meta device, which have shapes and no numbers: they stand for what lies on
 the card, ordinary tensors of the CPU for what lies in the computer's memory. Every storage is counted from its making
 to its end. What CUDA does otherwise than a CPU is done here too: autocast's casts, by the lists of torch's
 ATen/autocast_mode.h, and the attention kernels, with what they keep for the backward pass.
+
+torch's own MemTracker and FakeTensorMode do not serve: on a CPU build of torch, a fake CUDA parameter that needs a
+gradient aborts when its gradient is accumulated.
 
 Not counted: the CUDA context, what kernels ask for within themselves, memory in pieces too small to use.
 """
@@ -23,7 +26,7 @@ from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
-CARD = torch.device("meta")
+META = torch.device("meta")
 HOST = torch.device("cpu")
 
 _LOWER: dict[Any, tuple[str, ...]] = {
@@ -40,24 +43,24 @@ _SHAPES: dict[Any, Any] = {}
 """What was made of which shapes: the same in every count of a process."""
 
 
-class LiveStorage(TorchDispatchMode):
-    """Bytes of the storages that live on `card` and elsewhere, while this is entered: `now`, and the `most` there were.
+class MetaMemoryTracker(TorchDispatchMode):
+    """Bytes of the storages that live on `card` and elsewhere, while this is entered: `now`, and at their `peak`.
 
-    host_now and host_most are the same of what lies in the computer's memory, where moving something off the card puts
+    host_now and host_peak are the same of what lies in the computer's memory, where moving something off the card puts
     it. `card` is the CPU itself when real tensors are counted.
     """
 
-    def __init__(self, card: torch.device = CARD) -> None:
+    def __init__(self, card: torch.device = META) -> None:
         super().__init__()
-        self.now = self.most = self.host_now = self.host_most = 0
+        self.now = self.peak = self.host_now = self.host_peak = 0
         self._card = card.type
         self._known: dict[int, weakref.ref[Any]] = {}
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         kind = _kind(func)
-        if kind == _CHANGES_VALUES and args[0].device.type == CARD.type:
-            return args[0]  # what has no numbers needs none changed
+        if kind == _CHANGES_VALUES and args[0].device.type == META.type:
+            return args[0]  # meta tensors hold no data: skip in-place ops
         made = self._remembered(func, args, kwargs) if kind == _MAKES else _done(func, args, kwargs)
         if kind != _VIEWS:
             for tensor in (made,) if isinstance(made, Tensor) else tree_leaves(made):
@@ -74,7 +77,7 @@ class LiveStorage(TorchDispatchMode):
             # A factory that is told no dtype takes the default one, which loading a model changes for a while.
             key = (func, torch.get_default_dtype(), _described(args), _described(tuple(kwargs.items())))
             if _SHAPES.get(key):
-                made = [torch.empty_strided(*shape, dtype=dtype, device=CARD) for shape, dtype in _SHAPES[key][0]]
+                made = [torch.empty_strided(*shape, dtype=dtype, device=META) for shape, dtype in _SHAPES[key][0]]
                 return made[0] if _SHAPES[key][1] else tuple(made)
         except _Indescribable:
             return _done(func, args, kwargs)
@@ -83,7 +86,7 @@ class LiveStorage(TorchDispatchMode):
         given = {one.untyped_storage()._cdata for one in tree_leaves((args, kwargs)) if isinstance(one, Tensor)}
         tensors = (made,) if single else made
         if isinstance(tensors, tuple) and all(
-            isinstance(one, Tensor) and one.device.type == CARD.type and one.untyped_storage()._cdata not in given
+            isinstance(one, Tensor) and one.device.type == META.type and one.untyped_storage()._cdata not in given
             for one in tensors
         ):
             _SHAPES[key] = ([((one.shape, one.stride()), one.dtype) for one in tensors], single)
@@ -104,17 +107,13 @@ class LiveStorage(TorchDispatchMode):
         self._known[key] = weakref.ref(storage, ended)
         self._change(on_card, size)
 
-    def forget_peak(self) -> None:
-        """Begin to look for the most anew, from what lives now."""
-        self.most, self.host_most = self.now, self.host_now
-
     def _change(self, on_card: bool, size: int) -> None:
         if on_card:
             self.now += size
-            self.most = max(self.most, self.now)
+            self.peak = max(self.peak, self.now)
         else:
             self.host_now += size
-            self.host_most = max(self.host_most, self.host_now)
+            self.host_peak = max(self.host_peak, self.host_now)
 
 
 def size_of(tensors: Iterable[Tensor]) -> int:
@@ -123,7 +122,7 @@ def size_of(tensors: Iterable[Tensor]) -> int:
 
 
 @contextmanager
-def as_on_cuda() -> Iterator[None]:
+def emulate_cuda_autocast() -> Iterator[None]:
     """What CUDA's autocast and attention do, done to tensors of the meta device, for a `with` block.
 
     The meta device has no autocast of its own: that of the CPU stands for it, and says whether it is on.
@@ -132,7 +131,7 @@ def as_on_cuda() -> Iterator[None]:
     begin, leave = torch.autocast.__init__, torch.autocast.__exit__
 
     def begun(autocast: Any, device_type: str, *how: Any, **more: Any) -> None:
-        begin(autocast, HOST.type if device_type == CARD.type else device_type, *how, **more)
+        begin(autocast, HOST.type if device_type == META.type else device_type, *how, **more)
 
     def left(autocast: Any, *error: Any) -> Any:
         answer = leave(autocast, *error)
@@ -193,7 +192,7 @@ class _Casts:
 
 
 def _floats_on_card(tensor: Tensor) -> bool:
-    return tensor.device.type == CARD.type and tensor.is_floating_point()
+    return tensor.device.type == META.type and tensor.is_floating_point()
 
 
 def _done(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
@@ -203,10 +202,10 @@ def _done(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     aten = torch.ops.aten
     if func is aten._pin_memory.default:
         return args[0]
-    if func is aten._to_copy.default and _is_host(kwargs.get("device")) and args[0].device.type == CARD.type:
+    if func is aten._to_copy.default and _is_host(kwargs.get("device")) and args[0].device.type == META.type:
         dtype = kwargs.get("dtype") or args[0].dtype
         return torch.empty_strided(args[0].size(), args[0].stride(), dtype=dtype, device=HOST)
-    if func is aten.copy_.default and args[0].device.type == HOST.type and args[1].device.type == CARD.type:
+    if func is aten.copy_.default and args[0].device.type == HOST.type and args[1].device.type == META.type:
         return args[0]
     return func(*args, **kwargs)
 
@@ -254,7 +253,7 @@ class _Indescribable(Exception):
 def _described(value: Any) -> Any:
     """All of `value` that decides the shapes of what is made of it, to be looked up by."""
     if isinstance(value, Tensor):
-        if value.device.type != CARD.type:
+        if value.device.type != META.type:
             raise _Indescribable
         return value.shape, value.stride(), value.dtype
     if isinstance(value, (list, tuple)):

@@ -1,4 +1,4 @@
-"""What will a training take: of a card's memory, counted; and here, how long, tried."""
+"""Plan of a training: the memory that it takes of a card, counted; and its time on this machine, tried."""
 
 from __future__ import annotations
 
@@ -9,21 +9,19 @@ from pathlib import Path
 
 import torch
 
-from ..cli.arguments import Asked
 from ..config.presets import AUTOMATIC, NONE
 from ..config.run_config import RunConfig
-from ..device import memory_of, pick_device, release_memory
+from ..device import memory_of, pick_device
 from ..errors import UserError
-from ..models.base_model import BaseModel
 from ..models.meta_models import shapes_like, shapes_of
 from ..models.open import TINY, open_base
-from ..preferences.pairs import Pair
+from ..models.registry import FAMILIES
 from ..text import format_duration
 from ..training.batches import PairBatch
 from ..training.learner import Learner
 from ..training.prepare_data import divided, pairs_of
-from .estimate import Count, batch_of
-from .fit_preset import Fit, card_of, fitted
+from .estimate import MemoryEstimator
+from .fit_preset import PresetFit, Resolve, card_of, choose_preset
 
 _TIMED = 3
 
@@ -70,7 +68,9 @@ def make_plan(config: RunConfig, workspace: Path) -> Plan:
     device = pick_device(config.training.device)
     tokenizers = Path(config.tokenizers) if config.tokenizers else None
     base = open_base(config.base, tokenizers=tokenizers, prediction=config.prediction)
-    batch = _noise_batch(base, config, split.train[0], device)
+    # Noise of the right shapes: the arithmetic does not care what the images show.
+    side = config.data.resolution or base.resolution
+    batch = MemoryEstimator(shapes_like(base)).batch(config.training.batch_size, side, device, torch.randn)
     learner = Learner(config, base, device)
     seconds = _time_steps(learner, batch, config, device)
     pairs_a_step = config.training.batch_size * config.training.accumulation
@@ -92,17 +92,6 @@ def make_plan(config: RunConfig, workspace: Path) -> Plan:
     )
 
 
-def _noise_batch(base: BaseModel, config: RunConfig, pair: Pair, device: torch.device) -> PairBatch:
-    """A batch of the right shapes whose pictures are noise: the arithmetic does not care what they show."""
-    encoder = base.load_text(device, torch.float32)
-    text = encoder([pair.prompt])[0]
-    del encoder
-    release_memory(device)
-    side = config.data.resolution or base.resolution
-    shapes = {name: tuple(tensor.shape) for name, tensor in text.items()}
-    return batch_of(config.training.batch_size, side, base, shapes, device, torch.randn)
-
-
 def _time_steps(learner: Learner, batch: PairBatch, config: RunConfig, device: torch.device) -> float:
     times = []
     for step in range(_TIMED + 1):
@@ -113,23 +102,26 @@ def _time_steps(learner: Learner, batch: PairBatch, config: RunConfig, device: t
     return statistics.median(times[1:])
 
 
-def plan_memory(asked: Asked) -> Fit:
-    """What the training that was asked for takes of a card: of this machine's, of --memory GB, or of any.
+def plan_memory(
+    resolve: Resolve, preset: str, *, family: str | None = None, gigabytes: float | None = None
+) -> PresetFit:
+    """What a training takes of a card: of this machine's, of one that is sold with `gigabytes`, or of any.
 
-    Raises UserError where neither a base nor a family is named, and where nothing fits; nothing is computed.
+    resolve: its settings over those of a preset; preset: a name, "automatic" or "none"; family: whose published model
+    is counted where the settings name no base. Raises UserError where neither a base nor a family is named, and where
+    nothing fits; nothing is computed.
     """
-    flags, plain = asked.flags, asked.given(None)
-    if plain.base:
-        tokenizers = Path(plain.tokenizers) if plain.tokenizers else None
-        base = shapes_like(open_base(plain.base, tokenizers=tokenizers, prediction=plain.prediction))
-    elif flags.family:
-        base = shapes_of(flags.family)
+    config = resolve(None)
+    if config.base:
+        tokenizers = Path(config.tokenizers) if config.tokenizers else None
+        base = shapes_like(open_base(config.base, tokenizers=tokenizers, prediction=config.prediction))
+    elif family:
+        base = shapes_of(family)
     else:
         raise UserError(
-            "no base model: give --base with one, or --family sdxl (or sd15) to count for the published one"
+            f"no base model: give --base with one, or --family ({' or '.join(FAMILIES)}) to count for the published one"
         )
-    card = card_of(flags.memory) if flags.memory else memory_of(pick_device(plain.training.device))
+    card = card_of(gigabytes) if gigabytes else memory_of(pick_device(config.training.device))
     # Trained here without a card, or on the embedded base, it is trained without a preset.
-    bare = plain.base == TINY or (card is None and plain.base and plain.data.pairs)
-    preset = NONE if bare and flags.preset == AUTOMATIC else flags.preset
-    return fitted(Count(base), asked.given, preset, card)
+    bare = config.base == TINY or (card is None and config.base and config.data.pairs)
+    return choose_preset(MemoryEstimator(base), resolve, NONE if bare and preset == AUTOMATIC else preset, card)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import torch
 
-from ..config.memory_savings import all_more_sparing
+from ..config.memory_savings import savings
 from ..config.presets import presets
 from ..config.run_config import RunConfig
 from ..device import card_memory
@@ -28,7 +28,7 @@ def with_less_memory(config: RunConfig) -> tuple[RunConfig, str] | None:
     """The settings of a run that has begun, a step more sparing, and a sentence that says which; None: none is left."""
     training = config.training
     at_once = training.pairs_at_once or training.batch_size
-    for candidate, sentence in all_more_sparing(config):
+    for candidate, sentence in savings(config):
         changes = candidate.training.model_dump()
         # The batch stays, and goes through the base in parts.
         fewer = min(at_once, candidate.training.batch_size)
