@@ -293,11 +293,11 @@ def test_groups_are_prompts_that_can_be_ranked_and_were_not(filled):
     there = filled(6, "six")
     ann, bob = Person(there), Person(there, "bob")
     found = {group.text: group for group in ann.groups()}
-    assert {text: len(group.pictures) for text, group in found.items()} == {"three": 3, "six": 4}
-    assert len({picture.sha256 for picture in found["six"].pictures}) == 4
+    assert {text: len(group.images) for text, group in found.items()} == {"three": 3, "six": 4}
+    assert len({picture.sha256 for picture in found["six"].images}) == 4
     six = found["six"]
     assert [group.text for group in ann.groups(exclude=[six.prompt])] == ["three"]
-    names = [picture.sha256 for picture in six.pictures]
+    names = [picture.sha256 for picture in six.images]
     with there.store.writing() as session:
         assert judgements.rank(session, "ann", six.prompt, [names[:1], names[1:]], "page", 900, 2.0) == 3
     assert [group.text for group in ann.groups()] == ["three"]

@@ -1,7 +1,7 @@
-"""What has one person said of a dataset so far, without reading it all again for every pair that is shown?
+"""An annotator's history in a dataset, cached: what was judged, without reading all rows for every pair that is shown.
 
-Judgements are only ever appended and numbered in order, so what they come to is kept in memory and brought up to date
-by the new ones. Nothing depends on it: another process, or this one started again, reads the same from the rows.
+Judgements are only ever appended and numbered in order, so their sums are kept in memory and brought up to date by the
+new ones. Nothing depends on the cache: another process, or this one restarted, reads the same from the rows.
 """
 
 from __future__ import annotations
@@ -21,33 +21,33 @@ from .pairs import normalize_prompt
 from .schema import Annotator, Judgement, Pair
 
 FIRST, SECOND, TIE, BOTH_BAD, SKIP = range(1, 6)
-"""What was said of a pair, whichever side its pictures were on. 0: nothing."""
+"""Verdicts on a pair, whichever side its images were on. 0: none."""
 
 SIDED = ("judge", "repeat", "compare")
-"""Purposes of judgements for which two pictures stood side by side."""
+"""Purposes of judgements for which two images stood side by side."""
 
 _RECENT = 400
-_KEPT = 64
-_ROWS_AT_ONCE = 10_000
-_MOST_OF_A_BYTE = 255
+_MAX_HISTORIES = 64
+_ROWS_PER_FETCH = 10_000
+_MAX_BYTE = 255
 
 _histories: WeakKeyDictionary[Pool, OrderedDict[tuple[int, int], History]] = WeakKeyDictionary()
-_looking = threading.Lock()
+_histories_lock = threading.Lock()
 
 
 class StandingJudgement(NamedTuple):
-    """A judgement that stands. what: FIRST, SECOND, TIE, BOTH_BAD or SKIP."""
+    """A judgement that was not taken back. verdict: FIRST, SECOND, TIE, BOTH_BAD or SKIP."""
 
     id: int
     pair: int
-    what: int
+    verdict: int
     first_on_left: bool
     purpose: str
     seconds: float | None
 
 
-class _Row(NamedTuple):
-    """A judgement or an undo, as it is read."""
+class _JudgementRow(NamedTuple):
+    """A judgement or an undo, as `_NEW_JUDGEMENTS` selects it."""
 
     id: int
     pair: int
@@ -63,7 +63,7 @@ class _Row(NamedTuple):
 
 
 class History:
-    """What one annotator's judgements of one dataset that stand come to. To be used within `history_of`."""
+    """Sums over one annotator's standing judgements of one dataset. To be used within `history_of`."""
 
     def __init__(self, dataset_id: int, annotator_id: int | None):
         self.dataset_id = dataset_id
@@ -72,29 +72,29 @@ class History:
         self.pairs = 0
         """Of the dataset."""
         self.seen = 0
-        """Pairs that the annotator said something of, if only a skip."""
+        """Pairs that the annotator answered, be it with a skip."""
         self.judged = 0
-        """Those that the annotator did not only skip."""
+        """Those that were answered with more than a skip."""
         self.counts: Counter[int] = Counter()
-        """Judgements, by what was said."""
+        """Judgements by verdict."""
         self.left = self.sided = 0
-        """Judgements for the picture on the left; for either side."""
+        """Judgements for the image on the left; for either side."""
         self.recent: deque[StandingJudgement] = deque(maxlen=_RECENT)
         """The newest judgements, the newest last."""
         self.repeats: dict[int, tuple[int, int]] = {}
-        """By pair: what was said of it, and what when it was shown again."""
+        """By pair: the verdict, and that on its repeat."""
         self.ranked: Counter[int] = Counter()
         """By prompt: judgements out of rankings."""
         self.undone: dict[int, None] = {}
-        """Pairs of which nothing is said any more, in the order of their undoing."""
-        self.places: dict[int, tuple[int, float]] = {}
+        """Pairs whose every judgement was taken back, in the order of the undos."""
+        self.positions: dict[int, tuple[int, float]] = {}
         """By number of answers: (round, shuffle) up to which the annotator had seen every such pair; the queue's."""
         self.rankable: tuple[int, frozenset[int]] = (0, frozenset())
-        """Newest candidate when it was looked for, and prompts with pictures enough to rank; the queue's."""
+        """Newest candidate at the last look, and prompts with enough images to rank; the queue's."""
         self._days: Counter[int] = Counter()
         self._times_seen = bytearray()
         self._times_judged = bytearray()
-        self._said = bytearray()
+        self._verdicts = bytearray()
         self._last_pair = 0
         self._last_judgement = 0
 
@@ -112,99 +112,100 @@ class History:
         return pair < len(self._times_seen) and self._times_seen[pair] > 0
 
     def catch_up(self, session: Session, last_pair: int, last_judgement: int) -> None:
-        """Take in what was added since, up to the newest of all pairs and judgements."""
+        """Add the new rows, up to the newest of all pairs and judgements."""
         if last_pair > self._last_pair:
-            self._take_pairs(session, last_pair)
+            self._add_pairs(session, last_pair)
         if self.annotator_id is None or last_judgement <= self._last_judgement:
             return
-        asked = {"dataset": self.dataset_id, "annotator": self.annotator_id, "after": self._last_judgement}
-        # Days are those of now's clock: one hour in a year may be counted to the wrong one.
-        midnight = time.localtime().tm_gmtoff
-        for said in session.execute(_NEW_JUDGEMENTS, asked, execution_options={"yield_per": _ROWS_AT_ONCE}):
-            self._take(_Row(*said), midnight)
+        parameters = {"dataset": self.dataset_id, "annotator": self.annotator_id, "after": self._last_judgement}
+        # Days by today's offset from UTC: one hour in a year may be counted to the wrong day.
+        utc_offset = time.localtime().tm_gmtoff
+        for row in session.execute(_NEW_JUDGEMENTS, parameters, execution_options={"yield_per": _ROWS_PER_FETCH}):
+            self._add_judgement(_JudgementRow(*row), utc_offset)
         self._last_judgement = last_judgement
 
-    def _take_pairs(self, session: Session, last_pair: int) -> None:
-        # At first they are counted in an index of the dataset; later only the new rows are walked.
+    def _add_pairs(self, session: Session, last_pair: int) -> None:
+        # At first all are counted, in an index of the dataset; later only the new rows are read.
         statement = _NEW_PAIRS if self._last_pair else _PAIRS
         added = session.scalar(statement, {"dataset": self.dataset_id, "after": self._last_pair}) or 0
         self._last_pair = last_pair
         self.pairs += added
-        for times in (self._times_seen, self._times_judged, self._said):
+        for times in (self._times_seen, self._times_judged, self._verdicts):
             times.extend(bytes(last_pair + 1 - len(times)))
         if added:
             # A new pair has no answers, and may belong before those that were passed.
-            self.places.pop(0, None)
+            self.positions.pop(0, None)
 
-    def _take(self, row: _Row, midnight: int) -> None:
-        pair, by = row.pair, -1 if row.answer == "undo" else 1
-        answer = row.answer if by > 0 else row.undone_answer
-        what = _what(answer, row.first_on_left)
-        change = _counted(self._times_seen, pair, by)
+    def _add_judgement(self, row: _JudgementRow, utc_offset: int) -> None:
+        pair, sign = row.pair, -1 if row.answer == "undo" else 1
+        answer = row.answer if sign > 0 else row.undone_answer
+        verdict = _verdict(answer, row.first_on_left)
+        change = _change_count(self._times_seen, pair, sign)
         self.seen += change
-        if by > 0:
+        if sign > 0:
             if row.purpose == "repeat":
-                self.repeats[pair] = (self._said[pair], what)
+                self.repeats[pair] = (self._verdicts[pair], verdict)
             else:
-                self._said[pair] = what
+                self._verdicts[pair] = verdict
             if self.undone:
                 self.undone.pop(pair, None)
-            self.recent.append(StandingJudgement(row.id, pair, what, row.first_on_left, row.purpose, row.seconds))
+            self.recent.append(StandingJudgement(row.id, pair, verdict, row.first_on_left, row.purpose, row.seconds))
         else:
             if row.purpose == "repeat":
                 self.repeats.pop(pair, None)
             if change:
-                self._said[pair] = 0
+                self._verdicts[pair] = 0
                 self.undone[pair] = None
-            taken = next((said for said in reversed(self.recent) if said.id == row.undoes), None)
-            if taken is not None:
-                self.recent.remove(taken)
-        self.counts[what] += by
+            undone = next((judgement for judgement in reversed(self.recent) if judgement.id == row.undoes), None)
+            if undone is not None:
+                self.recent.remove(undone)
+        self.counts[verdict] += sign
         if row.purpose == "ranking":
-            self.ranked[row.prompt] += by
-        elif what in (FIRST, SECOND) and row.purpose in SIDED:
-            self.sided += by
-            self.left += by if answer == "left" else 0
-        if what != SKIP:
-            self.judged += _counted(self._times_judged, pair, by)
-            self._days[int((row.created if by > 0 else row.undone_created) + midnight) // 86_400] += by
+            self.ranked[row.prompt] += sign
+        elif verdict in (FIRST, SECOND) and row.purpose in SIDED:
+            self.sided += sign
+            self.left += sign if answer == "left" else 0
+        if verdict != SKIP:
+            self.judged += _change_count(self._times_judged, pair, sign)
+            created = row.created if sign > 0 else row.undone_created
+            self._days[int(created + utc_offset) // 86_400] += sign
 
 
 @contextmanager
 def history_of(session: Session, dataset_id: int, annotator: str) -> Iterator[History]:
-    """What `annotator` said of a dataset, as the session sees it. Nobody else uses it for the length of the block."""
+    """The history of `annotator` in a dataset, as the session sees it. Locked for the length of the block."""
     annotator_id, pair, judgement = session.execute(_NEWEST, {"name": normalize_prompt(annotator)}).one()
-    history = _kept(session, dataset_id, annotator_id)
+    history = _cached(session, dataset_id, annotator_id)
     with history.lock:
         history.catch_up(session, pair or 0, judgement or 0)
         yield history
 
 
-def _kept(session: Session, dataset_id: int, annotator_id: int | None) -> History:
+def _cached(session: Session, dataset_id: int, annotator_id: int | None) -> History:
     bind = session.get_bind()
     if annotator_id is None or bind.get_execution_options().get("mapo_writes"):
-        # What a transaction has written may never come to be: nothing of it is remembered.
+        # A transaction that has written may be rolled back: nothing of it is cached.
         return History(dataset_id, annotator_id)
-    with _looking:
-        kept = _histories.setdefault(bind.engine.pool, OrderedDict())
-        history = kept.setdefault((dataset_id, annotator_id), History(dataset_id, annotator_id))
-        kept.move_to_end((dataset_id, annotator_id))
-        while len(kept) > _KEPT:
-            kept.popitem(last=False)
+    with _histories_lock:
+        cached = _histories.setdefault(bind.engine.pool, OrderedDict())
+        history = cached.setdefault((dataset_id, annotator_id), History(dataset_id, annotator_id))
+        cached.move_to_end((dataset_id, annotator_id))
+        while len(cached) > _MAX_HISTORIES:
+            cached.popitem(last=False)
         return history
 
 
-def _what(answer: str, first_on_left: bool) -> int:
+def _verdict(answer: str, first_on_left: bool) -> int:
     if answer in ("left", "right"):
         return FIRST if (answer == "left") == first_on_left else SECOND
     return {"tie": TIE, "both_bad": BOTH_BAD, "skip": SKIP}[answer]
 
 
-def _counted(times: bytearray, pair: int, by: int) -> int:
-    """Count a pair's judgements; 1 where this is its first, -1 where it was its last, else 0."""
-    before = times[pair]
-    times[pair] = min(max(before + by, 0), _MOST_OF_A_BYTE)
-    return (times[pair] > 0) - (before > 0)
+def _change_count(counts: bytearray, pair: int, sign: int) -> int:
+    """Add to a pair's count of judgements; 1 where this is its first, -1 where it was its last, else 0."""
+    before = counts[pair]
+    counts[pair] = min(max(before + sign, 0), _MAX_BYTE)
+    return (counts[pair] > 0) - (before > 0)
 
 
 _pairs, _judgements = Pair.__table__, Judgement.__table__

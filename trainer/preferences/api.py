@@ -1,8 +1,8 @@
-"""What may the judging element ask and say, and what is answered? The contract, without a transport.
+"""The API of the judging element: its requests and replies, without a transport.
 
-Every function takes the store, a checked request and the name of who asks, and returns a reply. A transport makes
-requests of JSON or of a query's words by `model_validate`, and answers pydantic's ValidationError and UserError with
-their sentences. Prompts are data: they travel as JSON strings, whatever is in them.
+Every function takes the store, a validated request and the annotator's name, and returns a reply. A transport makes
+requests from JSON or from a query string by `model_validate` and `from_query`, and answers UserError with its sentence,
+pydantic's ValidationError with that of config.validation. Prompts are data: they travel as JSON strings.
 """
 
 from __future__ import annotations
@@ -39,23 +39,23 @@ from .store import Store
 _Submission = TypeVar("_Submission", "AnswerIn", "RankingIn")
 
 Number = Annotated[int, Field(ge=1, lt=2**63)]
-"""Of a row: a pair or a prompt."""
+"""The id of a pair or a prompt."""
 RunningNumber = Annotated[int, Field(ge=0, lt=2**63)]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Name = Annotated[str, Field(min_length=1, max_length=200)]
 Client = Annotated[str, Field(min_length=1, max_length=64)]
 Excluded = Annotated[tuple[Number, ...], Field(max_length=10_000)]
-"""What the page holds already, or has answered without being heard yet."""
+"""What the page holds already, or has answered in requests that have not arrived yet."""
 
 
 class Query(BaseModel):
-    """May be made of a query, whose numbers are words."""
+    """A request that may be a query string, in which numbers are text."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class Body(Query):
-    """Made of JSON: a number is a number."""
+    """A request in JSON: a number must be a number."""
 
     model_config = ConfigDict(strict=True)
 
@@ -71,9 +71,9 @@ class GroupsRequest(Query):
     dataset: Name
     count: int = Field(4, ge=1, le=64)
     size: int = Field(4, ge=3, le=9)
-    """Pictures of a group, at most."""
+    """Images of a group, at most."""
     exclude: Excluded = ()
-    """Prompts."""
+    """Ids of prompts."""
 
 
 class StatisticsRequest(Query):
@@ -98,7 +98,7 @@ class AnswersRequest(Body):
 class RankingIn(Body):
     prompt: Number
     tiers: list[Annotated[list[Sha256], Field(max_length=9)]] = Field(max_length=9)
-    """Best first; pictures that share a tier were not told apart."""
+    """Best first; images of one tier were ranked equal."""
     seconds: float | None = None
     client: Client
     sequence: RunningNumber
@@ -117,7 +117,7 @@ class UndoRequest(Body):
 
 
 class ImageOut(BaseModel):
-    """id: SHA-256 of the file, by which it is fetched. width, height: in pixels, as it is shown."""
+    """id: SHA-256 of the file, by which it is fetched. width, height: in pixels, as shown."""
 
     id: str
     width: int
@@ -194,60 +194,64 @@ class StatisticsReply(BaseModel):
     sentence: str
 
 
-def next(store: Store, asked: NextRequest, annotator: str) -> NextReply:
+def next(store: Store, query: NextRequest, annotator: str) -> NextReply:
     """Pairs to judge. Raises UserError where there is no such dataset."""
     with store.reading() as session:
-        dataset = find_dataset(session, asked.dataset)
-        found = next_pairs(session, dataset, annotator, asked.count, asked.exclude, asked.order)
-        return NextReply(pairs=[_pair(one) for one in found], waiting=waiting_pairs(session, dataset, annotator))
+        dataset = find_dataset(session, query.dataset)
+        pairs = next_pairs(session, dataset, annotator, query.count, query.exclude, query.order)
+        return NextReply(pairs=[_pair_out(pair) for pair in pairs], waiting=waiting_pairs(session, dataset, annotator))
 
 
-def groups(store: Store, asked: GroupsRequest, annotator: str) -> GroupsReply:
-    """Prompts to rank the pictures of. Raises UserError where there is no such dataset."""
+def groups(store: Store, query: GroupsRequest, annotator: str) -> GroupsReply:
+    """Prompts to rank the images of. Raises UserError where there is no such dataset."""
     with store.reading() as session:
-        dataset = find_dataset(session, asked.dataset)
-        found = next_groups(session, dataset, annotator, asked.count, asked.size, asked.exclude)
-        return GroupsReply(groups=[_group(one) for one in found], waiting=waiting_groups(session, dataset, annotator))
+        dataset = find_dataset(session, query.dataset)
+        prompts = next_groups(session, dataset, annotator, query.count, query.size, query.exclude)
+        waiting = waiting_groups(session, dataset, annotator)
+        return GroupsReply(groups=[_group_out(group) for group in prompts], waiting=waiting)
 
 
-def answers(store: Store, asked: AnswersRequest, annotator: str) -> AnswersReply:
-    """Keep answers. One that cannot be kept is refused with its reason, and the others are kept nevertheless."""
-    return _kept(
-        store, asked.answers, lambda session, one: judgements.answer(session, annotator, judgements.Answer(**dict(one)))
-    )
+def answers(store: Store, body: AnswersRequest, annotator: str) -> AnswersReply:
+    """Store answers. One that is invalid is refused with its reason, and the others are stored nevertheless."""
+
+    def add(session: Session, answer: AnswerIn) -> None:
+        judgements.answer(session, annotator, judgements.Answer(**dict(answer)))
+
+    return _store_each(store, body.answers, add)
 
 
-def rankings(store: Store, asked: RankingsRequest, annotator: str) -> AnswersReply:
-    """Keep rankings, as `answers` does."""
+def rankings(store: Store, body: RankingsRequest, annotator: str) -> AnswersReply:
+    """Store rankings, as `answers` does."""
 
-    def rank(session: Session, one: RankingIn) -> None:
-        judgements.rank(session, annotator, one.prompt, one.tiers, one.client, one.sequence, one.seconds)
+    def add(session: Session, ranking: RankingIn) -> None:
+        submission = (ranking.client, ranking.sequence, ranking.seconds)
+        judgements.rank(session, annotator, ranking.prompt, ranking.tiers, *submission)
 
-    return _kept(store, asked.rankings, rank)
+    return _store_each(store, body.rankings, add)
 
 
-def undo(store: Store, asked: UndoRequest, annotator: str) -> UndoReply:
-    """Take back a submission of this person's. `undone` is false where there is none such."""
+def undo(store: Store, body: UndoRequest, annotator: str) -> UndoReply:
+    """Take back a submission of this annotator's. `undone` is false where there is no such submission."""
     with store.writing() as session:
-        undone = judgements.undo(session, annotator, asked.client, asked.sequence, asked.undoes)
-        return UndoReply(undone=undone, pair=_taken_back(session, annotator, asked) if undone else None)
+        undone = judgements.undo(session, annotator, body.client, body.sequence, body.undoes)
+        return UndoReply(undone=undone, pair=_undone_pair(session, annotator, body) if undone else None)
 
 
-def statistics(store: Store, asked: StatisticsRequest, annotator: str) -> StatisticsReply:
-    """How far this person is. Raises UserError where there is no such dataset."""
+def statistics(store: Store, query: StatisticsRequest, annotator: str) -> StatisticsReply:
+    """How far this annotator is. Raises UserError where there is no such dataset."""
     with store.reading() as session:
-        found = statistics_of(session, find_dataset(session, asked.dataset), annotator)
-    told = {name: value for name, value in vars(found).items() if name in StatisticsReply.model_fields}
-    return StatisticsReply(**told, sentence=found.sentence)
+        numbers = statistics_of(session, find_dataset(session, query.dataset), annotator)
+    reply = {name: value for name, value in vars(numbers).items() if name in StatisticsReply.model_fields}
+    return StatisticsReply(**reply, sentence=numbers.sentence)
 
 
 def image_file(store: Store, sha256: str) -> Path:
-    """The file of a picture, whose bytes never change. Raises UserError where there is none of that name."""
+    """The file of an image, whose bytes never change. Raises UserError where there is none of that name."""
     if not re.fullmatch(r"[0-9a-f]{64}", sha256):
         raise UserError("this is not the name of a picture")
     with store.reading() as session:
-        found = session.scalar(select(ImageRecord).where(ImageRecord.sha256 == sha256))
-    path = image_path(store, found) if found else None
+        record = session.scalar(select(ImageRecord).where(ImageRecord.sha256 == sha256))
+    path = image_path(store, record) if record else None
     if path is None or not path.is_file():
         raise UserError("this picture is not in the workspace, or not any more")
     return path
@@ -258,13 +262,13 @@ READ: dict[str, tuple[type[BaseModel], Callable[..., BaseModel]]] = {
     "statistics": (StatisticsRequest, statistics),
     "groups": (GroupsRequest, groups),
 }
-"""Routes that are asked by a query: what is asked, and who answers (store, request, annotator)."""
+"""Routes of GET with a query string: (model of the request, function of store, request and annotator)."""
 WRITE: dict[str, tuple[type[BaseModel], Callable[..., BaseModel]]] = {
     "answers": (AnswersRequest, answers),
     "undo": (UndoRequest, undo),
     "rankings": (RankingsRequest, rankings),
 }
-"""Routes that something is said to, in JSON."""
+"""Routes of POST with JSON, likewise."""
 IMAGE_TYPES = {
     ".png": "image/png",
     ".jpg": "image/jpeg",
@@ -274,66 +278,69 @@ IMAGE_TYPES = {
     ".bmp": "image/bmp",
     ".avif": "image/avif",
 }
-"""What browsers show, by the ending of `picture`."""
+"""What browsers show, by the suffix of `image_file`."""
 
 
-def from_query(asked: type[BaseModel], query: Mapping[str, str]) -> BaseModel:
-    """A request of a query's words, in which `exclude` is a list of numbers. Raises pydantic's ValidationError."""
-    said: dict[str, object] = dict(query)
-    if "exclude" in said:
-        said["exclude"] = [number for number in query["exclude"].split(",") if number]
-    return asked.model_validate(said)
+def from_query(model: type[BaseModel], query: Mapping[str, str]) -> BaseModel:
+    """A request from a query string; `exclude` is a comma-separated list. Raises pydantic's ValidationError."""
+    values: dict[str, object] = dict(query)
+    if "exclude" in values:
+        values["exclude"] = [number for number in query["exclude"].split(",") if number]
+    return model.model_validate(values)
 
 
-def _kept(store: Store, said: Sequence[_Submission], keep: Callable[[Session, _Submission], object]) -> AnswersReply:
+def _store_each(
+    store: Store, submissions: Sequence[_Submission], add: Callable[[Session, _Submission], object]
+) -> AnswersReply:
     reply = AnswersReply(stored=[], refused=[])
-    # One transaction: a browser that was away has fifty answers, and the disk is waited for once.
+    # One transaction: a browser that was offline has fifty answers, and the disk is waited for once.
     with store.writing() as session:
-        for one in said:
-            why = _refusal(session, lambda one=one: keep(session, one))
-            if why is None:
-                reply.stored.append(one.sequence)
+        for submission in submissions:
+            reason = _refusal(session, lambda submission=submission: add(session, submission))
+            if reason is None:
+                reply.stored.append(submission.sequence)
             else:
-                reply.refused.append(Refused(sequence=one.sequence, why=why))
+                reply.refused.append(Refused(sequence=submission.sequence, why=reason))
     return reply
 
 
-def _refusal(session: Session, keep: Callable[[], object]) -> str | None:
-    """Keep one; or, as if it had never been tried, why it cannot be kept."""
+def _refusal(session: Session, add: Callable[[], object]) -> str | None:
+    """Add a submission; or roll it back, and why it cannot be stored."""
     try:
         with session.begin_nested():
-            keep()
+            add()
     except UserError as error:
         return str(error)
     return None
 
 
-def _taken_back(session: Session, annotator: str, asked: UndoRequest) -> PairOut | None:
+def _undone_pair(session: Session, annotator: str, body: UndoRequest) -> PairOut | None:
     rows = session.scalars(
         select(Judgement)
         .join(Annotator, Annotator.id == Judgement.annotator_id)
-        .where(Judgement.client == asked.client, Judgement.sequence == asked.undoes)
+        .where(Judgement.client == body.client, Judgement.sequence == body.undoes)
         .where(Annotator.name == normalize_prompt(annotator), Judgement.purpose != "ranking")
     ).all()
     if len(rows) != 1:
         return None
-    [said] = rows
-    return _pair(queued_pairs(session, [PlannedPair(said.pair_id, said.first_on_left, said.purpose)])[0])
+    [judgement] = rows
+    plan = PlannedPair(judgement.pair_id, judgement.first_on_left, judgement.purpose)
+    return _pair_out(queued_pairs(session, [plan])[0])
 
 
-def _pair(shown: QueuedPair) -> PairOut:
+def _pair_out(pair: QueuedPair) -> PairOut:
     return PairOut(
-        pair=shown.pair,
-        prompt=shown.prompt,
-        purpose=shown.purpose,
-        left=_picture(shown.left),
-        right=_picture(shown.right),
+        pair=pair.pair,
+        prompt=pair.prompt,
+        purpose=pair.purpose,
+        left=_image_out(pair.left),
+        right=_image_out(pair.right),
     )
 
 
-def _group(group: Group) -> GroupOut:
-    return GroupOut(prompt=group.prompt, text=group.text, pictures=[_picture(one) for one in group.pictures])
+def _group_out(group: Group) -> GroupOut:
+    return GroupOut(prompt=group.prompt, text=group.text, pictures=[_image_out(image) for image in group.images])
 
 
-def _picture(info: ImageInfo) -> ImageOut:
-    return ImageOut(id=info.sha256, width=info.width, height=info.height)
+def _image_out(image: ImageInfo) -> ImageOut:
+    return ImageOut(id=image.sha256, width=image.width, height=image.height)

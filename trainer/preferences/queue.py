@@ -1,7 +1,7 @@
-"""Which pair is shown next, and which pictures of a prompt are ranked next?
+"""The judging queue: which pair is shown next, and which images of a prompt are ranked next?
 
 Pairs with the fewest answers first, and of those one of every prompt, then the next of every prompt. Nobody is shown a
-pair twice, but for a few that tell how steady their answers are. Held-out pairs are judged like all others.
+pair twice, but for a few repeats that measure self-agreement. Held-out pairs are judged like all others.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ REPEAT_EVERY = 25
 """One pair in so many is one that was judged before: 4 % of the work."""
 REPEAT_AFTER = 20
 """Judgements that lie between, so that the answer is not just remembered."""
-_FEWEST_TO_RANK = 3
+_MIN_RANKED_IMAGES = 3
 
-_by_chance = random.SystemRandom()
+_random = random.SystemRandom()
 
 
 @dataclass(frozen=True)
 class ImageInfo:
-    """width, height: in pixels, as it is shown. ending: of its file, with the dot."""
+    """width, height: in pixels, as shown. ending: of its file, with the dot."""
 
     sha256: str
     width: int
@@ -39,7 +39,7 @@ class ImageInfo:
 
 @dataclass(frozen=True)
 class QueuedPair:
-    """purpose: "judge", "compare", or "repeat" for a pair that this person has judged before."""
+    """A pair with all a page needs. purpose: "judge", "compare", or "repeat": this annotator has judged it before."""
 
     pair: int
     prompt: str
@@ -50,16 +50,16 @@ class QueuedPair:
 
 @dataclass(frozen=True)
 class Group:
-    """prompt: its id; pictures: in the order in which they are shown."""
+    """The images of a prompt to rank. prompt: its id; images: in the order in which they are shown."""
 
     prompt: int
     text: str
-    pictures: tuple[ImageInfo, ...]
+    images: tuple[ImageInfo, ...]
 
 
 @dataclass(frozen=True)
 class PlannedPair:
-    """A pair, by id, and how it is shown."""
+    """A pair, by id, and which image goes to the left."""
 
     pair: int
     first_on_left: bool
@@ -77,7 +77,7 @@ def next_pairs(
     """Up to `count` pairs for `annotator`, in order; fewer where fewer are left.
 
     exclude: pairs that the page holds already. order: "useful" begins with the unjudged pairs that the newest LoRA is
-    least sure of, see `Pair.abs_margin`; "spread" does not.
+    least sure of, see `schema.Pair.abs_margin`; "spread" does not.
     """
     with history_of(session, dataset.id, annotator) as history:
         fresh = _fresh(session, history, count, set(exclude), useful=order == "useful")
@@ -97,7 +97,7 @@ def next_groups(
 ) -> list[Group]:
     """Up to `count` prompts with at least three candidates, of which `annotator` has ranked none; unjudged ones first.
 
-    size: pictures of each, at most; drawn anew each time. exclude: prompts that the page holds already.
+    size: images of each, at most; drawn anew each time. exclude: prompts that the page holds already.
     """
     with history_of(session, dataset.id, annotator) as history:
         free = _unranked(session, dataset, history) - set(exclude)
@@ -111,22 +111,22 @@ def next_groups(
 
 
 def waiting_groups(session: Session, dataset: Dataset, annotator: str) -> int:
-    """Prompts that `annotator` could still rank the pictures of."""
+    """Prompts that `annotator` could still rank the images of."""
     with history_of(session, dataset.id, annotator) as history:
         return len(_unranked(session, dataset, history))
 
 
 def queued_pairs(session: Session, planned: Sequence[PlannedPair]) -> list[QueuedPair]:
-    """What a page needs to show these pairs."""
-    rows = session.execute(_SHOWN, {"pairs": [one.pair for one in planned]})
-    found = {row[0]: (row[1], ImageInfo(*row[2:6]), ImageInfo(*row[6:10])) for row in rows}
-    shown = []
-    for one in planned:
-        text, left, right = found[one.pair]
-        if not one.first_on_left:
+    """What a page needs to show these pairs, in their order."""
+    rows = session.execute(_PAIR_IMAGES, {"pairs": [plan.pair for plan in planned]})
+    by_pair = {row[0]: (row[1], ImageInfo(*row[2:6]), ImageInfo(*row[6:10])) for row in rows}
+    queued = []
+    for plan in planned:
+        prompt, left, right = by_pair[plan.pair]
+        if not plan.first_on_left:
             left, right = right, left
-        shown.append(QueuedPair(one.pair, text, left, right, one.purpose))
-    return shown
+        queued.append(QueuedPair(plan.pair, prompt, left, right, plan.purpose))
+    return queued
 
 
 def _fresh(session: Session, history: History, count: int, exclude: set[int], useful: bool) -> list[int]:
@@ -137,10 +137,10 @@ def _fresh(session: Session, history: History, count: int, exclude: set[int], us
         return chosen
     streams = chain(
         list(history.undone),
-        _by_usefulness(session, history) if useful else (),
-        _by_spread(session, history),
-        # Others' answers may have moved pairs to where this person had passed.
-        _by_spread(session, history, anew=True),
+        _by_abs_margin(session, history) if useful else (),
+        _by_round(session, history),
+        # Others' answers may have moved pairs to where this annotator had passed.
+        _by_round(session, history, restart=True),
     )
     for pair in streams:
         if history.has_seen(pair) or pair in met:
@@ -154,57 +154,59 @@ def _fresh(session: Session, history: History, count: int, exclude: set[int], us
     return chosen
 
 
-def _by_spread(session: Session, history: History, anew: bool = False) -> Iterator[int]:
-    """The dataset's pairs, those with the fewest answers first, from the places up to which all were seen."""
-    if anew:
-        history.places.clear()
-    for answers in _numbers_of_answers(session, history.dataset_id):
-        asked = {"dataset": history.dataset_id, "answers": answers}
-        passing = True
-        for pair, round_number, shuffle in _walk(session, _SPREAD, asked, history.places.get(answers, (-1, 0.0))):
-            passing = passing and history.has_seen(pair)
-            if passing:
-                history.places[answers] = round_number, shuffle
+def _by_round(session: Session, history: History, restart: bool = False) -> Iterator[int]:
+    """The dataset's pairs, those with the fewest answers first, from the positions up to which all were seen."""
+    if restart:
+        history.positions.clear()
+    for answers in _answer_counts(session, history.dataset_id):
+        parameters = {"dataset": history.dataset_id, "answers": answers}
+        all_seen = True
+        for pair, round_number, shuffle in _walk(
+            session, _BY_ROUND, parameters, history.positions.get(answers, (-1, 0.0))
+        ):
+            all_seen = all_seen and history.has_seen(pair)
+            if all_seen:
+                history.positions[answers] = round_number, shuffle
             yield pair
 
 
-def _by_usefulness(session: Session, history: History) -> Iterator[int]:
+def _by_abs_margin(session: Session, history: History) -> Iterator[int]:
     """Unjudged pairs whose margin is known, the smallest first."""
-    for pair, *_ in _walk(session, _USEFUL, {"dataset": history.dataset_id}, (-1.0, 0)):
+    for pair, *_ in _walk(session, _BY_ABS_MARGIN, {"dataset": history.dataset_id}, (-1.0, 0)):
         yield pair
 
 
-def _numbers_of_answers(session: Session, dataset_id: int) -> Iterator[int]:
-    """Each that a pair of the dataset has, the least first: a look into the index for each."""
+def _answer_counts(session: Session, dataset_id: int) -> Iterator[int]:
+    """Every number of answers that a pair of the dataset has, ascending: one index lookup each."""
     answers = -1
-    while (answers := session.scalar(_MORE_ANSWERS, {"dataset": dataset_id, "answers": answers})) is not None:
+    while (answers := session.scalar(_NEXT_ANSWER_COUNT, {"dataset": dataset_id, "answers": answers})) is not None:
         yield answers
 
 
-def _walk(session: Session, rows: Select, asked: dict[str, int], after: tuple[float, ...]) -> Iterator[Sequence]:
-    """(anything, *keys) in the order of the keys, fetched a few at a time and then more and more."""
-    at_once = 64
+def _walk(session: Session, rows: Select, parameters: dict[str, int], after: tuple[float, ...]) -> Iterator[Sequence]:
+    """Keyset pagination: rows of (anything, *keys) in the order of the keys, in pages that grow."""
+    page = 64
     while True:
         keys = {f"after_{number}": key for number, key in enumerate(after)}
-        part = session.execute(rows, {**asked, **keys, "at_once": at_once}).all()
-        yield from part
-        if len(part) < at_once:
+        rows_of_page = session.execute(rows, {**parameters, **keys, "page": page}).all()
+        yield from rows_of_page
+        if len(rows_of_page) < page:
             return
-        after = tuple(part[-1][1:])
-        at_once = min(at_once * 8, 32_768)
+        after = tuple(rows_of_page[-1][1:])
+        page = min(page * 8, 32_768)
 
 
 def _with_repeats(history: History, fresh: Sequence[int], count: int, exclude: set[int]) -> list[PlannedPair]:
-    """The fresh pairs, and a seen one among them where one is due."""
-    held_again = any(history.has_seen(pair) for pair in exclude)
+    """The fresh pairs, and a repeat among them where one is due."""
+    repeat_held = any(history.has_seen(pair) for pair in exclude)
     since = _since_repeat(history) + sum(not history.has_seen(pair) for pair in exclude)
     planned: list[PlannedPair] = []
     for pair in fresh:
         # Where the page holds a repeat already, the next one is not due before that is answered.
-        if since >= REPEAT_EVERY - 1 and not held_again:
-            again = _repeat(history, {one.pair for one in planned})
-            planned += again
-            since = 0 if again else since
+        if since >= REPEAT_EVERY - 1 and not repeat_held:
+            repeats = _repeat(history, {plan.pair for plan in planned})
+            planned += repeats
+            since = 0 if repeats else since
         planned.append(_plan_fresh(pair, "judge"))
         since += 1
     return planned[:count]
@@ -213,27 +215,28 @@ def _with_repeats(history: History, fresh: Sequence[int], count: int, exclude: s
 def _since_repeat(history: History) -> int:
     """Judgements since the last that was a repeat."""
     since = 0
-    for said in reversed(history.recent):
-        if said.purpose == "repeat":
+    for judgement in reversed(history.recent):
+        if judgement.purpose == "repeat":
             break
-        since += said.purpose == "judge"
+        since += judgement.purpose == "judge"
     return since
 
 
 def _repeat(history: History, planned: set[int]) -> list[PlannedPair]:
-    """What is shown again, its pictures on the other sides than before; empty where nothing can be."""
-    once = [
-        said
-        for said in list(history.recent)[:-REPEAT_AFTER]
-        if said.purpose == "judge" and said.what in (FIRST, SECOND) and said.pair not in history.repeats
+    """The pair to repeat, its images on the other sides than before; empty where there is none."""
+    judged_once = [
+        judgement
+        for judgement in list(history.recent)[:-REPEAT_AFTER]
+        if judgement.purpose == "judge" and judgement.verdict in (FIRST, SECOND)
+        if judgement.pair not in history.repeats and judgement.pair not in planned
     ]
-    # Which one is a matter of chance, but always the same for the same person and judgements.
-    once.sort(key=lambda said: hashlib.sha256(f"{history.annotator_id} {said.pair}".encode()).digest())
-    return [PlannedPair(said.pair, not said.first_on_left, "repeat") for said in once if said.pair not in planned][:1]
+    # By a hash: random, but always the same for the same annotator and judgements.
+    judged_once.sort(key=lambda one: hashlib.sha256(f"{history.annotator_id} {one.pair}".encode()).digest())
+    return [PlannedPair(one.pair, not one.first_on_left, "repeat") for one in judged_once[:1]]
 
 
 def _plan_fresh(pair: int, purpose: str) -> PlannedPair:
-    return PlannedPair(pair, _by_chance.random() < 0.5, purpose)
+    return PlannedPair(pair, _random.random() < 0.5, purpose)
 
 
 def _unranked(session: Session, dataset: Dataset, history: History) -> set[int]:
@@ -248,7 +251,7 @@ def _unranked(session: Session, dataset: Dataset, history: History) -> set[int]:
                 .join(Prompt, Prompt.id == Candidate.prompt_id)
                 .where(Prompt.dataset_id == dataset.id)
                 .group_by(Candidate.prompt_id)
-                .having(func.count() >= _FEWEST_TO_RANK)
+                .having(func.count() >= _MIN_RANKED_IMAGES)
             )
         )
         history.rankable = now, rankable
@@ -257,7 +260,7 @@ def _unranked(session: Session, dataset: Dataset, history: History) -> set[int]:
 
 def _prompts_by_answers(session: Session, dataset: Dataset) -> Iterator[int]:
     """Prompts by the answers to their first pair, then without any order that shows, then those without pairs."""
-    for answers in _numbers_of_answers(session, dataset.id):
+    for answers in _answer_counts(session, dataset.id):
         for prompt, _ in _walk(session, _FIRST_PAIRS, {"dataset": dataset.id, "answers": answers}, (-1.0,)):
             yield prompt
     with_pairs = select(Pair.id).where(Pair.prompt_id == Prompt.id).exists()
@@ -265,22 +268,22 @@ def _prompts_by_answers(session: Session, dataset: Dataset) -> Iterator[int]:
 
 
 def _group(session: Session, prompt: int, size: int) -> Group:
-    pictures = session.scalars(
+    candidates = session.scalars(
         select(ImageRecord).join(Candidate, Candidate.picture_id == ImageRecord.id).where(Candidate.prompt_id == prompt)
     ).all()
-    drawn = _by_chance.sample(pictures, min(size, len(pictures)))
-    return Group(prompt, session.get_one(Prompt, prompt).text, tuple(map(_info, drawn)))
+    sample = _random.sample(candidates, min(size, len(candidates)))
+    return Group(prompt, session.get_one(Prompt, prompt).text, tuple(map(_image_info, sample)))
 
 
-def _info(picture: ImageRecord) -> ImageInfo:
-    return ImageInfo(picture.sha256, picture.width, picture.height, picture.ending)
+def _image_info(record: ImageRecord) -> ImageInfo:
+    return ImageInfo(record.sha256, record.width, record.height, record.ending)
 
 
-_pairs, _pictures = Pair.__table__, ImageRecord.__table__
-_first, _second = _pictures.alias(), _pictures.alias()
+_pairs, _images = Pair.__table__, ImageRecord.__table__
+_first, _second = _images.alias(), _images.alias()
 
 # Built once: to build them each time takes longer than the database does.
-_SHOWN = (
+_PAIR_IMAGES = (
     select(
         _pairs.c.id,
         Prompt.__table__.c.text,
@@ -291,7 +294,7 @@ _SHOWN = (
     .join(_second, _second.c.id == _pairs.c.second_id)
     .where(_pairs.c.id.in_(bindparam("pairs", expanding=True)))
 )
-_MORE_ANSWERS = select(func.min(_pairs.c.answers)).where(
+_NEXT_ANSWER_COUNT = select(func.min(_pairs.c.answers)).where(
     _pairs.c.dataset_id == bindparam("dataset"), _pairs.c.answers > bindparam("answers")
 )
 
@@ -302,11 +305,11 @@ def _ordered(rows: Select, *keys: Column) -> Select:
     return (
         rows.where(_pairs.c.dataset_id == bindparam("dataset"), tuple_(*keys) > tuple_(*after))
         .order_by(*keys)
-        .limit(bindparam("at_once"))
+        .limit(bindparam("page"))
     )
 
 
-_SPREAD = _ordered(
+_BY_ROUND = _ordered(
     select(_pairs.c.id, _pairs.c.round, _pairs.c.shuffle).where(_pairs.c.answers == bindparam("answers")),
     _pairs.c.round,
     _pairs.c.shuffle,
@@ -315,7 +318,7 @@ _FIRST_PAIRS = _ordered(
     select(_pairs.c.prompt_id, _pairs.c.shuffle).where(_pairs.c.answers == bindparam("answers"), _pairs.c.round == 0),
     _pairs.c.shuffle,
 )
-_USEFUL = _ordered(
+_BY_ABS_MARGIN = _ordered(
     select(_pairs.c.id, _pairs.c.abs_margin, _pairs.c.id.label("again")).where(
         _pairs.c.answers == 0, _pairs.c.abs_margin.is_not(None)
     ),

@@ -25,13 +25,13 @@ ENOUGH_FOR_A_FIRST_LORA = 100
 taste from the 160 pairs that it trains on (docs/benchmarks.md), and of 100 pairs about ten are held out, which is the
 least that says anything about agreement."""
 
-_PACE_OF = 50
-_FEWEST_FOR_PACE = 5
-_FEWEST_REPEATS = 5
+_PACE_JUDGEMENTS = 50
+_MIN_FOR_PACE = 5
+_MIN_REPEATS = 5
 _FEW_REPEATS = 50
-"""Below it the interval of a share is wide enough to be said."""
-_SHARED_LOOKED_AT = 1000
-_LEAST_SECONDS = 0.05
+"""Below it the interval of a share is so wide that it is shown."""
+_MAX_SHARED = 1000
+_MIN_SECONDS = 0.05
 _UNDOING = aliased(Judgement)  # to build it anew takes longer than the query
 
 
@@ -39,7 +39,7 @@ _UNDOING = aliased(Judgement)  # to build it anew takes longer than the query
 class Statistics:
     """Of one annotator in one dataset; `trainable` and what is held out are everybody's.
 
-    judged: pairs that the annotator said something of, skips not counted; waiting: pairs not seen; today: judgements
+    judged: pairs that the annotator judged, skips not counted; waiting: pairs not seen; today: judgements
     since midnight. pace_per_minute: from the median seconds of the newest judgements; None for too few.
     repeated: pairs that were shown again; self_agreement: share of them answered alike, low and high its 95 % interval.
     shared: pairs, of the first thousand with several judgements, that several people judged; agreement: share of them
@@ -72,13 +72,13 @@ class Statistics:
 
     @property
     def sentence(self) -> str:
-        """Where one stands and what comes next, in plain words."""
-        said = [self._progress]
-        if self.self_agreement is not None and self.repeated >= _FEWEST_REPEATS:
-            said.append(self._steadiness)
+        """How far the judging is and what comes next, in plain words."""
+        sentences = [self._progress]
+        if self.self_agreement is not None and self.repeated >= _MIN_REPEATS:
+            sentences.append(self._steadiness)
         if self.assumed:
-            said.append(f"of {self.assumed} pairs the preference was assumed: nobody compared their pictures")
-        return " ".join(f"{one[0].upper()}{one[1:]}." for one in said)
+            sentences.append(f"of {self.assumed} pairs the preference was assumed: nobody compared their pictures")
+        return " ".join(f"{one[0].upper()}{one[1:]}." for one in sentences)
 
     @property
     def _progress(self) -> str:
@@ -102,18 +102,18 @@ class Statistics:
     @property
     def _steadiness(self) -> str:
         assert self.self_agreement is not None
-        said = f"you agree with yourself on {format_percent(self.self_agreement)} of {self.repeated} repeated pairs"
+        sentence = f"you agree with yourself on {format_percent(self.self_agreement)} of {self.repeated} repeated pairs"
         if self.repeated < _FEW_REPEATS:
             low, high = self.self_agreement_low, self.self_agreement_high
-            said += f" (so few tell: between {format_percent(low)} and {format_percent(high)})"
-        return said
+            sentence += f" (so few tell: between {format_percent(low)} and {format_percent(high)})"
+        return sentence
 
 
 def statistics_of(session: Session, dataset: Dataset, annotator: str) -> Statistics:
-    """What `annotator` has done in a dataset, and what all have come to."""
+    """The statistics of `annotator` in a dataset."""
     with history_of(session, dataset.id, annotator) as history:
-        again = [now == before for before, now in history.repeats.values() if now != SKIP]
-        low, high = wilson_interval(sum(again), len(again))
+        alike = [now == before for before, now in history.repeats.values() if now != SKIP]
+        low, high = wilson_interval(sum(alike), len(alike))
         shared, agreement = _between_people(session, dataset)
         held_out = (Prompt.dataset_id == dataset.id, Prompt.split_hash < dataset.held_out)
         has_preference = (Pair.dataset_id == dataset.id, text(HAS_PREFERENCE))
@@ -124,10 +124,10 @@ def statistics_of(session: Session, dataset: Dataset, annotator: str) -> Statist
             prompts=_count(session, select(func.count()).where(Prompt.dataset_id == dataset.id)),
             today=history.today,
             pace_per_minute=_pace(history),
-            repeated=len(again),
-            self_agreement=sum(again) / len(again) if again else None,
-            self_agreement_low=low if again else None,
-            self_agreement_high=high if again else None,
+            repeated=len(alike),
+            self_agreement=sum(alike) / len(alike) if alike else None,
+            self_agreement_low=low if alike else None,
+            self_agreement_high=high if alike else None,
             shared=shared,
             agreement=agreement,
             ties=history.counts[TIE],
@@ -157,14 +157,14 @@ def data_facts(source: str, workspace: Path, split: Split) -> dict[str, Any]:
     how often each answer stands, strengths: how clearly a side was taken, judges, repeated: pairs that somebody was
     shown again, repeated_alike: those answered alike.
     """
-    every = (*split.train, *split.held_out)
-    a_prompt = Counter(pair.prompt for pair in every)
+    pairs = (*split.train, *split.held_out)
+    per_prompt = Counter(pair.prompt for pair in pairs)
     facts: dict[str, Any] = {
         "prompts": len({pair.prompt for pair in split.train}),
         "held_out_prompts": len({pair.prompt for pair in split.held_out}),
-        "most_of_a_prompt": max(a_prompt.values(), default=0),
-        "contested": sum(pair.preference < 1 for pair in every),
-        "weighted": sum(pair.weight != 1 for pair in every),
+        "most_of_a_prompt": max(per_prompt.values(), default=0),
+        "contested": sum(pair.preference < 1 for pair in pairs),
+        "weighted": sum(pair.weight != 1 for pair in pairs),
     }
     if (name := dataset_named(source)) is not None:
         with open_store(workspace).reading() as session:
@@ -178,15 +178,15 @@ def _count(session: Session, counting: object) -> int:
 
 def _pace(history: History) -> float | None:
     """Judgements a minute."""
-    seconds = [said.seconds for said in history.recent if said.seconds is not None and said.purpose in SIDED]
-    if len(seconds) < _FEWEST_FOR_PACE:
+    seconds = [one.seconds for one in history.recent if one.seconds is not None and one.purpose in SIDED]
+    if len(seconds) < _MIN_FOR_PACE:
         return None
-    return 60 / max(_LEAST_SECONDS, statistics.median(seconds[-_PACE_OF:]))
+    return 60 / max(_MIN_SECONDS, statistics.median(seconds[-_PACE_JUDGEMENTS:]))
 
 
 def _between_people(session: Session, dataset: Dataset) -> tuple[int, float | None]:
     """How many pairs several people judged, of the first thousand with several answers, and how far they agree."""
-    several = select(Pair.id).where(Pair.dataset_id == dataset.id, Pair.answers >= 2).limit(_SHARED_LOOKED_AT)
+    several = select(Pair.id).where(Pair.dataset_id == dataset.id, Pair.answers >= 2).limit(_MAX_SHARED)
     rows = session.execute(
         select(Judgement.pair_id, Judgement.annotator_id, Judgement.answer, Judgement.first_on_left)
         .outerjoin(_UNDOING, _UNDOING.undoes == Judgement.id)
@@ -194,13 +194,13 @@ def _between_people(session: Session, dataset: Dataset) -> tuple[int, float | No
         .where(Judgement.answer.not_in(("undo", "skip")), Judgement.purpose.not_in(("repeat", "import")))
         .order_by(Judgement.id)
     )
-    said: dict[int, dict[int, str | bool]] = {}
+    verdicts: dict[int, dict[int, str | bool]] = {}
     for pair, person, answer, first_on_left in rows:
         sided = answer in ("left", "right")
-        said.setdefault(pair, {})[person] = ((answer == "left") == first_on_left) if sided else answer
+        verdicts.setdefault(pair, {})[person] = ((answer == "left") == first_on_left) if sided else answer
     shares = [
         statistics.fmean(one == other for one, other in combinations(answers.values(), 2))
-        for answers in said.values()
+        for answers in verdicts.values()
         if len(answers) > 1
     ]
     return len(shares), statistics.fmean(shares) if shares else None
@@ -225,18 +225,18 @@ def _judgement_facts(session: Session, dataset: Dataset) -> dict[str, Any]:
         answers["one side" if sided else answer] += count
         if sided:
             strengths[strength] += count
-    judges = session.scalars(
+    annotators = session.scalars(
         select(Annotator.name)
         .join(Judgement, Judgement.annotator_id == Annotator.id)
         .join(Pair, Pair.id == Judgement.pair_id)
         .where(Pair.dataset_id == dataset.id)
         .distinct()
     ).all()
-    repeated = [statistics_of(session, dataset, judge) for judge in judges]
+    repeats = [statistics_of(session, dataset, annotator) for annotator in annotators]
     return {
         "judgements": dict(answers),
         "strengths": dict(strengths),
-        "judges": len(judges),
-        "repeated": sum(one.repeated for one in repeated),
-        "repeated_alike": sum(round((one.self_agreement or 0) * one.repeated) for one in repeated),
+        "judges": len(annotators),
+        "repeated": sum(one.repeated for one in repeats),
+        "repeated_alike": sum(round((one.self_agreement or 0) * one.repeated) for one in repeats),
     }
