@@ -87,7 +87,7 @@ def test_models_are_loaded_once_for_many_rounds(base, monkeypatch):
             type(base), f"load_{part}", lambda self, *a, load=load, part=part: loaded.append(part) or load(self, *a)
         )
     wishes = [Wish("fox", seed) for seed in range(40)]
-    rounds = list(Painter(base, Manner((64, 64), steps=1), device=CPU).paint(wishes))
+    rounds = list(Painter(base, Manner((64, 64), steps=1, guidance=5.0), device=CPU).paint(wishes))
     assert [len(one) for one in rounds] == [16, 16, 8]
     assert loaded == ["text", "unet", "vae"]
 
@@ -99,7 +99,7 @@ def test_nothing_is_loaded_for_no_wish(base, monkeypatch):
 
 @pytest.mark.parametrize("seconds", [0.0, 20.0])
 def test_being_stopped_gives_what_is_complete_first(base, seconds):
-    painter, steps, got = Painter(base, Manner((64, 64), steps=4), device=CPU), [], []
+    painter, steps, got = Painter(base, Manner((64, 64), steps=4, guidance=5.0), device=CPU), [], []
     painter._round_seconds = seconds  # as on a device, where pictures wait for the VAE
 
     def check():
@@ -114,7 +114,7 @@ def test_being_stopped_gives_what_is_complete_first(base, seconds):
 
 
 def test_pictures_wait_for_a_full_round_where_the_vae_has_to_be_fetched(base):
-    painter = Painter(base, Manner((64, 64), steps=1), device=CPU)
+    painter = Painter(base, Manner((64, 64), steps=1, guidance=5.0), device=CPU)
     painter._round_seconds = 20.0
     assert [len(one) for one in painter.paint([Wish("fox", seed) for seed in range(40)])] == [32, 8]
 

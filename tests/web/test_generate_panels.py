@@ -47,7 +47,10 @@ def test_wanted_pictures_get_rejected_ones_beside_them(collect, wanted, tmp_path
     button.click()
     expect(collect.get_by_text("say in which folder the pictures are")).to_be_visible()
     collect.locator("#targets-folder textarea, #targets-folder input").fill(str(wanted))
-    collect.get_by_label("Steps", exact=True).first.fill("2")
+    steps = collect.get_by_label("Steps", exact=True).first
+    expect(steps).to_have_value("")
+    expect(steps).to_have_attribute("placeholder", "28")
+    steps.fill("2")
     button.click()
     expect(collect.locator(".task.finished")).to_contain_text("2 of 2", timeout=120_000)
     expect(button).to_be_visible()
@@ -61,6 +64,8 @@ def test_wanted_pictures_get_rejected_ones_beside_them(collect, wanted, tmp_path
 
 def test_candidates_are_painted_and_the_painting_is_stopped_and_gone_on_with(collect):
     collect.get_by_label("Prompts, one a line (empty").fill("\n".join(captions()[:3]))
+    collect.get_by_role("button", name="More ▼").click()
+    expect(collect.get_by_label("Width (px)", exact=True)).to_have_value("")
     collect.get_by_role("button", name="Paint", exact=True).click()
     collect.get_by_role("button", name="Pause", exact=True).click()
     expect(collect.locator(".task.paused")).to_be_visible(timeout=120_000)

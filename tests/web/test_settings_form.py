@@ -92,3 +92,12 @@ def test_what_a_person_changed_stays_when_something_else_is_proposed(form):
     proposed = RunConfig(name="dogs-1", training={"steps": 900})
     kept = form.with_edits(proposed, before, given)
     assert (kept.name, kept.training.steps, kept.adapter.rank) == ("dogs-1", 900, 64)
+
+
+def test_what_may_be_empty_is_no_number_field_which_a_page_would_turn_into_zero(form):
+    config = RunConfig()
+    empty = [field for field, value in zip(form.components, form.shown(config), strict=True) if value in (None, "")]
+    assert not [field.label for field in empty if isinstance(field, gr.Number)]
+    given = form.shown(config)
+    given[field(form, "resolution")] = " 512 "
+    assert form.config(config, given).data.resolution == 512

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 import tyro
 
 from ..models.registry import FAMILIES
+from ..sampling.defaults import DEFAULT_CFG, DEFAULT_STEPS
 
 if TYPE_CHECKING:
     from ..config.presets import Preset
@@ -18,6 +19,14 @@ if TYPE_CHECKING:
 
 Workspace = Annotated[Path, tyro.conf.arg(help="Folder of runs and caches (or set MAPO_WORKSPACE).")]
 Json = Annotated[bool, tyro.conf.arg(help="End with one JSON object on a line of its own.")]
+Steps = Annotated[
+    int | None,
+    tyro.conf.arg(help=f"Denoising steps of a picture; by default the base's own: {DEFAULT_STEPS}, or fewer."),
+]
+Guidance = Annotated[
+    float | None,
+    tyro.conf.arg(help=f"Classifier-free guidance; by default the base's own: {DEFAULT_CFG:g}, 1 if distilled."),
+]
 _PresetName = Annotated[
     str,
     tyro.conf.arg(help="Settings for a card: automatic, none, or such as '8 GB'. What is given otherwise goes over."),

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, TypeVar
 import tyro
 
 from ..errors import UserError
-from .arguments import Json, Workspace, default_workspace, parse
+from .arguments import Guidance, Json, Steps, Workspace, default_workspace, parse
 
 if TYPE_CHECKING:
     from ..cancellation import StopRequest
@@ -77,8 +77,8 @@ def compare(words: list[str]) -> int:
         seeds: Annotated[int, tyro.conf.arg(help="Pairs for each prompt.")] = 1
         first_seed: Annotated[int, tyro.conf.arg(help="Another one paints other pictures.")] = 0
         strength: Annotated[float, tyro.conf.arg(help="Of the LoRAs; 1 is as trained.")] = 1.0
-        steps: Annotated[int, tyro.conf.arg(help="Denoising steps of a picture.")] = 28
-        guidance: Annotated[float, tyro.conf.arg(help="Classifier-free guidance.")] = 5.0
+        steps: Steps = None
+        guidance: Guidance = None
         width: Annotated[int | None, tyro.conf.arg(help="In pixels; by default the base's square.")] = None
         height: Annotated[int | None, tyro.conf.arg(help="In pixels; by default the base's square.")] = None
         negative: Annotated[str, tyro.conf.arg(help="What to keep away from.")] = ""

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 import tyro
 
 from ..errors import UserError
-from .arguments import Json, Workspace, asked_of, default_workspace, parse, preset_here, settings_of
+from .arguments import Guidance, Json, Steps, Workspace, asked_of, default_workspace, parse, preset_here, settings_of
 from .fast_start import load_model_libraries
 
 if TYPE_CHECKING:
@@ -205,8 +205,8 @@ def _targets(words: list[str]) -> int:
         workspace: Workspace
         lora: Annotated[str | None, tyro.conf.arg(help="Paint with a LoRA: a file, or run:NAME for a run's.")] = None
         rejects: Annotated[int, tyro.conf.arg(help="Pictures painted for each of yours.")] = 1
-        steps: Annotated[int | None, tyro.conf.arg(help="Denoising steps of a picture.")] = None
-        guidance: Annotated[float | None, tyro.conf.arg(help="Classifier-free guidance.")] = None
+        steps: Steps = None
+        guidance: Guidance = None
         tokenizers: Annotated[str | None, tyro.conf.arg(help="Folder with a CLIP tokenizer, for single files.")] = None
 
     asked = parse(Targets, words, "targets", Targets(*[tyro.MISSING] * 3, default_workspace()))

@@ -225,7 +225,7 @@ class WatchConfig(_Part):
     sample_prompts: tuple[str, ...] = ()
     """Prompts of the sample pictures; by default four held-out ones."""
     sample_steps: int | None = Field(None, ge=1)
-    """Denoising steps of a sample picture; by default 25, or as many as a distilled base paints in."""
+    """Denoising steps of a sample picture; by default 28, or as many as a distilled base paints in."""
     guidance: float | None = Field(None, ge=1)
     """Classifier-free guidance of sample pictures; by default 5, or 1 (none) for a distilled base."""
     checkpoint_every: int = Field(50, ge=1)

@@ -53,8 +53,8 @@ class Manner:
     """What is the same for all pictures of a painter. size: (width, height) in pixels; see generate.sample."""
 
     size: tuple[int, int]
-    steps: int = 28
-    guidance: float = 5.0
+    steps: int
+    guidance: float
     negative: str = ""
 
     def with_size(self, size: tuple[int, int]) -> Manner:

@@ -20,6 +20,7 @@ from ..lora.file import LoraFile, read_lora
 from ..models.base_model import BaseModel, TextTensors
 from ..models.memory_saving.quantize import Quantize, for_painting
 from ..models.memory_saving.vae_tiling import in_tiles
+from .defaults import steps_and_cfg
 
 __all__ = ["decode", "generate", "grid", "sample"]
 
@@ -40,8 +41,8 @@ def generate(
     negative: str = "",
     size: tuple[int, int] | None = None,
     seeds: Sequence[int] | None = None,
-    steps: int = 28,
-    guidance: float = 5.0,
+    steps: int | None = None,
+    guidance: float | None = None,
     strength: float = 1.0,
     device: torch.device | None = None,
     dtype: torch.dtype | None = None,
@@ -111,8 +112,8 @@ def sample(
     size: tuple[int, int],
     seeds: Sequence[int],
     *,
-    steps: int = 28,
-    guidance: float = 5.0,
+    steps: int | None = None,
+    guidance: float | None = None,
     rescale: float | None = None,
     batch_size: int | None = None,
     one_half_at_a_time: bool = False,
@@ -124,11 +125,11 @@ def sample(
     in pixels. seeds: one for each picture; its noise is drawn on the CPU, so a picture depends neither on the device's
     generator nor on which others are painted along with it.
 
-    guidance: classifier-free guidance scale; at 1 the second text is not used, and a step costs half. rescale: how far
-    the guided answer is brought back to the spread of the unguided one (Lin et al. 2023, 3.4), by default 0.7 for a
-    zero-terminal-SNR base, which guidance would over-expose, and 0 for others. batch_size: pictures at once, by default
-    as many as make a megapixel. one_half_at_a_time: two forwards for guidance instead of one of twice the size; slower
-    and in less memory.
+    steps, guidance: by default the base's own, see `steps_and_cfg`. guidance: classifier-free guidance scale; at 1 the
+    second text is not used, and a step costs half. rescale: how far the guided answer is brought back to the spread of
+    the unguided one (Lin et al. 2023, 3.4), by default 0.7 for a zero-terminal-SNR base, which guidance would
+    over-expose, and 0 for others. batch_size: pictures at once, by default as many as make a megapixel.
+    one_half_at_a_time: two forwards for guidance instead of one of twice the size; slower and in less memory.
 
     Raises UserError if a side is no multiple of the base's latent factor.
     """
@@ -139,6 +140,7 @@ def sample(
         raise ValueError(f"{len(text)} texts and {len(seeds)} seeds")
     if not text:
         return torch.empty(0, unet.config.in_channels, height // base.latent_factor, width // base.latent_factor)
+    steps, guidance = steps_and_cfg(base, steps, guidance)
     if rescale is None:
         rescale = 0.7 if base.scheduler_config.get("rescale_betas_zero_snr") else 0.0
     at_once = batch_size or pictures_at_once(size)

@@ -50,9 +50,9 @@ class PaintingSettings(TaskSettings):
     height: int | None = Field(None, ge=16, le=4096)
     """In pixels; by default the square that the base was trained for."""
     steps: int | None = Field(None, ge=1, le=1000)
-    """Denoising steps of a picture; by default 28, or as many as a distilled base paints in."""
+    """Denoising steps of a picture; by default the base's own: 28, or as many as a distilled base paints in."""
     guidance: float | None = Field(None, ge=1, le=100)
-    """Classifier-free guidance; by default 5, or 1 (none) for a distilled base."""
+    """Classifier-free guidance; by default the base's own: 5, or 1 (none) for a distilled base."""
     negative: str = ""
     """What to keep away from."""
     first_seed: int = Field(0, ge=0, lt=2**32)
@@ -62,13 +62,12 @@ class PaintingSettings(TaskSettings):
         """The base, and the manner to paint in. Raises UserError where there is no such base."""
         from ..models.open import open_base
         from .batch_sampler import Manner
+        from .defaults import steps_and_cfg
 
         tokenizers = Path(self.tokenizers) if self.tokenizers else None
         base = open_base(self.base, tokenizers=tokenizers, prediction=self.prediction)
         size = (self.width or base.resolution, self.height or base.resolution)
-        few = base.distilled
-        steps, guidance = self.steps or (few.steps if few else 28), self.guidance or (1.0 if few else 5.0)
-        return base, Manner(size, steps, guidance, self.negative)
+        return base, Manner(size, *steps_and_cfg(base, self.steps, self.guidance), self.negative)
 
 
 def cleaned(prompts: Iterable[str]) -> tuple[str, ...]:

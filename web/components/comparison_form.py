@@ -16,6 +16,7 @@ from ...trainer.jobs.tasks import start
 from ...trainer.sampling.task_settings import cleaned
 from ..context import PageContext
 from ..server.errors import show_errors
+from .generate_task import steps_and_guidance, width_and_height
 
 _SHEET_ROWS = 3
 _QUIET = {"show_progress": "hidden"}
@@ -44,11 +45,9 @@ def comparison_form(context: PageContext) -> ComparisonForm:
     with gr.Accordion("More", open=False):
         name = gr.Textbox(label="Name", placeholder="made from the LoRA's", max_lines=1)
         with gr.Row():
-            steps = gr.Number(28, label="Steps", precision=0, minimum=1, maximum=1000, min_width=80)
-            guidance = gr.Number(5.0, label="Guidance", minimum=1, maximum=100, min_width=80)
+            steps, guidance = steps_and_guidance(base)
         with gr.Row():
-            width = gr.Number(None, label="Width (px)", precision=0, min_width=80)
-            height = gr.Number(None, label="Height (px)", precision=0, min_width=80)
+            width, height = width_and_height()
         with gr.Row():
             strength = gr.Number(1.0, label="Strength", min_width=80)
             seed = gr.Number(0, label="First seed", precision=0, minimum=0, min_width=80)

@@ -10,7 +10,7 @@ import gradio as gr
 from ...trainer.demo.shapes_world import captions
 from ..context import PageContext
 from ..server.errors import show_errors
-from .generate_task import GenerateTask, base_and_lora
+from .generate_task import GenerateTask, base_and_lora, steps_and_guidance, width_and_height
 
 _EXAMPLES = 12
 
@@ -32,10 +32,8 @@ def generate_panel(context: PageContext, dataset_for: Callable[[str | None], str
     count = gr.Slider(2, 16, value=4, step=1, label="Pictures for each prompt")
     with gr.Accordion("More", open=False):
         with gr.Row():
-            steps = gr.Number(28, label="Steps", precision=0, minimum=1, maximum=1000, min_width=80)
-            guidance = gr.Number(5.0, label="Guidance", minimum=1, maximum=100, min_width=80)
-            width = gr.Number(None, label="Width (px)", precision=0, min_width=80)
-            height = gr.Number(None, label="Height (px)", precision=0, min_width=80)
+            steps, guidance = steps_and_guidance(base)
+            width, height = width_and_height()
         with gr.Row():
             seed = gr.Number(0, label="First seed", precision=0, minimum=0, min_width=80)
             strength = gr.Number(1.0, label="LoRA strength", min_width=80)

@@ -13,6 +13,7 @@ import gradio as gr
 from ...trainer.errors import UserError
 from ...trainer.jobs.tasks import Status, Task, all_tasks, start
 from ...trainer.reports.html import text as words
+from ...trainer.sampling.defaults import steps_and_cfg_at
 from ...trainer.text import format_duration
 from ..context import PageContext
 from ..server.errors import show_errors
@@ -54,6 +55,36 @@ def base_and_lora(context: PageContext, widths: tuple[int, int]) -> tuple[gr.Dro
 
     gr.on([context.page.load, context.tabs.change], offered, None, [base, lora], show_progress="hidden")
     return base, lora
+
+
+def optional_number(label: str, placeholder: str, min_width: int = 80) -> gr.Textbox:
+    """A number that may be left empty. placeholder: what it is then.
+
+    Typed as text, which the settings read as a number: Gradio's own field of numbers turns an empty value into 0.
+    """
+    return gr.Textbox(label=label, placeholder=placeholder, max_lines=1, min_width=min_width)
+
+
+def width_and_height() -> tuple[gr.Textbox, gr.Textbox]:
+    """Two fields in px that may be left empty, for the square that the base was trained for."""
+    return optional_number("Width (px)", "the base's"), optional_number("Height (px)", "the base's")
+
+
+def steps_and_guidance(base: gr.Dropdown, min_width: int = 80) -> tuple[gr.Textbox, gr.Textbox]:
+    """Two fields that may be left empty, for the base's own, and show what that is of the base in `base`."""
+
+    def own(chosen: str | None) -> tuple[str, str]:
+        steps, guidance = steps_and_cfg_at(chosen or "")
+        return str(steps), f"{guidance:g}"
+
+    steps, guidance = own(str(base.value or ""))
+    fields = optional_number("Steps", steps, min_width), optional_number("Guidance", guidance, min_width)
+
+    def show_own(chosen: str | None):
+        return [gr.Textbox(placeholder=shown) for shown in own(chosen)]
+
+    base.change(show_own, base, list(fields), show_progress="hidden")
+    return fields
 
 
 class GenerateTask:

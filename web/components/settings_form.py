@@ -76,7 +76,7 @@ def _is_part(field: FieldInfo) -> bool:
 
 
 def _component(path: Path, field: FieldInfo) -> gr.components.Component:
-    kind, _ = _kind(field)
+    kind, may_be_none = _kind(field)
     about = {"label": _label(path), "info": field.description, "interactive": True, "min_width": 250}
     if kind is bool:
         return gr.Checkbox(**about)
@@ -84,7 +84,10 @@ def _component(path: Path, field: FieldInfo) -> gr.components.Component:
         return gr.Dropdown(list(get_args(kind)), **about)
     if kind in (int, float):
         # No bounds: Gradio would refuse a number without naming its field. pydantic names it.
-        return gr.Number(precision=0 if kind is int else None, placeholder="by itself", **about)
+        if may_be_none:
+            # As text: a page turns an empty gr.Number into 0 as soon as it shows it. pydantic reads the number.
+            return gr.Textbox(placeholder="by itself", **about)
+        return gr.Number(precision=0 if kind is int else None, **about)
     if kind == _TEXTS:
         return gr.Textbox(lines=2, placeholder="one a line", **about)
     return gr.Textbox(**about)
@@ -112,10 +115,10 @@ def _value(config: RunConfig, path: Path) -> Any:
 
 
 def _shown(value: Any, field: FieldInfo) -> Any:
-    kind, _ = _kind(field)
+    kind, may_be_none = _kind(field)
     if kind == _TEXTS:
         return "\n".join(value)
-    if kind is str:
+    if kind is str or (may_be_none and kind in (int, float)):
         return "" if value is None else str(value)
     return value
 
@@ -125,7 +128,7 @@ def _meant(given: Any, field: FieldInfo, now: Any) -> Any:
     kind, may_be_none = _kind(field)
     if kind == _TEXTS:
         return [line.strip() for line in re.split(r"\n+", given or "") if line.strip()]
-    if isinstance(given, str) and kind is str:
+    if isinstance(given, str):
         given = given.strip()
     if given in (None, "") and may_be_none:
         return None

@@ -11,7 +11,7 @@ from ...trainer.errors import UserError
 from ..context import PageContext
 from ..server.errors import show_errors
 from ..server.uploads import folder_below
-from .generate_task import GenerateTask, base_and_lora
+from .generate_task import GenerateTask, base_and_lora, steps_and_guidance
 
 
 def targets_panel(context: PageContext, dataset_for: Callable[[str | None], str], changed: gr.State) -> None:
@@ -37,8 +37,7 @@ def targets_panel(context: PageContext, dataset_for: Callable[[str | None], str]
     base, lora = base_and_lora(context, (160, 120))
     with gr.Row():
         rejects = gr.Slider(1, 4, value=1, step=1, label="Rejected for each", min_width=160)
-        steps = gr.Number(28, label="Steps", precision=0, minimum=1, maximum=1000, min_width=70)
-        guidance = gr.Number(5.0, label="Guidance", minimum=1, maximum=100, min_width=70)
+        steps, guidance = steps_and_guidance(base, 70)
     with gr.Row(elem_classes="acts"):
         generate = gr.Button("Paint what to reject", variant="primary", min_width=120, elem_id="targets-paint")
         task = GenerateTask(context, "targets", generate, None, changed)

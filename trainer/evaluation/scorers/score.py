@@ -95,14 +95,14 @@ def _painted(
 ) -> list[tuple[str, Path, Path]]:
     from ...models.open import open_base
     from ...sampling.batch_sampler import Manner, Painter, Wish, Worn
+    from ...sampling.defaults import steps_and_cfg
     from ...sampling.image_metadata import Origin, hashed, model_name, seed_of
-    from ...training.validation_images import steps_and_guidance
 
     config, worn = run.config(), Worn(run.lora_file)
     tokenizers = Path(config.tokenizers) if config.tokenizers else None
     base = open_base(config.base, tokenizers=tokenizers, prediction=config.prediction)
     side = config.data.resolution or base.resolution
-    manner = Manner((side, side), *steps_and_guidance(base, config.watch.sample_steps, config.watch.guidance))
+    manner = Manner((side, side), *steps_and_cfg(base, config.watch.sample_steps, config.watch.guidance))
     origin = Origin(base.identity(), model_name(config.base), manner, hashed([run.lora_file]))
 
     def file(wish: Wish) -> Path:
