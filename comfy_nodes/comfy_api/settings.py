@@ -1,8 +1,7 @@
-"""In which workspace do judgements and trainings go, and whose are they?"""
+"""Settings of ComfyUI's dialog that are ours: the workspace of judgements and runs, and who judges."""
 
 from __future__ import annotations
 
-import getpass
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,12 +18,12 @@ def workspace() -> Path:
     """The folder of the setting, else one below ComfyUI's user folder. Raises UserError where it cannot be."""
     from ...trainer.errors import UserError
 
-    said = str(host.settings().get("MaPO.Workspace") or "").strip().strip("\"'")
-    if not said:
+    setting = str(host.settings().get("MaPO.Workspace") or "").strip().strip("\"'")
+    if not setting:
         return host.user_folder() / _FOLDER
-    folder = Path(said).expanduser()
+    folder = Path(setting).expanduser()
     if not folder.is_absolute():
-        raise UserError(f"settings, MaPO, workspace: say the whole path of the folder, from the root, not {said!r}")
+        raise UserError(f"settings, MaPO, workspace: say the whole path of the folder, from the root, not {setting!r}")
     return folder
 
 
@@ -37,10 +36,7 @@ def store() -> Store:
 
 def annotator(settings: Mapping[str, Any] | None = None) -> str:
     """Who judges: the name in the settings, else the one that this machine knows the person by."""
-    said = str((host.settings() if settings is None else settings).get("MaPO.Annotator") or "").strip()
-    if said:
-        return said[:200]
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError, ImportError):  # a container may know no name for its user
-        return "me"
+    from ...trainer.preferences.datasets import default_annotator
+
+    name = str((host.settings() if settings is None else settings).get("MaPO.Annotator") or "").strip()
+    return name[:200] or default_annotator()

@@ -14,13 +14,13 @@ if TYPE_CHECKING:
     from ...trainer.jobs.find_run import RunHandle
     from ...trainer.jobs.job import Status
     from ...trainer.runs.run_folder import Event, Run
+    from ...trainer.services.run_progress import RunProgress
 
 _POLL_SECONDS = 0.3
 GRACE_SECONDS = 180.0
 """How long a run may take to save after it was asked to stop: it finishes its step, or the pictures it paints."""
 _LOG_LINES = 15
 _ENDED = ("finished", "stopped", "failed", "died")
-_ENCODING = {"check": "looking through the cache", "text": "encoding prompts", "latents": "encoding pictures"}
 
 
 @dataclass(frozen=True)
@@ -68,11 +68,13 @@ def watch(handle: RunHandle, display: NodeDisplay, grace: float = GRACE_SECONDS)
 def moment(run: Run, status: Status) -> Moment:
     """How `run` stands now."""
     from ...trainer.runs import event_log
+    from ...trainer.services.run_progress import run_progress
 
     events = event_log.read_end(run.events_file)
     sheets = sorted(run.samples_folder.glob("step-*.png")) if run.samples_folder.is_dir() else []
-    done, total, line = _progress(status, events)
-    return Moment(done, total, line, sheets[-1] if sheets else None)
+    progress = run_progress(status, events)
+    line = _line(status, events, progress)
+    return Moment(progress.done, progress.total, line, sheets[-1] if sheets else None)
 
 
 def ended(run: Run, ending: Ending) -> str:
@@ -141,17 +143,10 @@ def _stopping(handle: RunHandle, display: NodeDisplay, status: Status, grace: fl
     return status
 
 
-def _progress(status: Status, events: list[Event]) -> tuple[int, int, str]:
-    if status.phase == "waiting":
-        behind = f"waits for its turn: {status.behind} has the device" if status.behind else "starts"
-        return 0, 0, behind
-    newest = next((one for one in reversed(events) if one["event"] not in ("warning", "checkpoint")), {})
-    if newest.get("event") == "encoding":
-        done, total = int(newest["done"]), int(newest["total"])
-        return done, total, f"{_ENCODING.get(newest['phase'], 'encoding')}: {done} of {total}"
-    if newest.get("event") in ("turn", "asked") or not status.steps:
-        return 0, 0, "loads the base"
-    return status.step, status.steps, _training(status, events)
+def _line(status: Status, events: list[Event], progress: RunProgress) -> str:
+    if progress.is_training:
+        return _training(status, events)
+    return f"{progress.activity}: {progress.done} of {progress.total}" if progress.total else progress.activity
 
 
 def _training(status: Status, events: list[Event]) -> str:

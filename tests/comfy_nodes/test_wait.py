@@ -82,7 +82,7 @@ def test_every_stage_is_shown_until_it_has_finished(run):
     assert watcher.lines == [
         "starts",
         "waits for its turn: the training dogs-1 has the device",
-        "loads the base",
+        "loading the base",
         "encoding pictures: 3 of 12",
         "step 0 of 40",
         "step 0 of 40, agrees with you on 50 % (20-80 %)",

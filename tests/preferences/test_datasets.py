@@ -7,6 +7,7 @@ from collections import Counter
 import pytest
 from mapo_studio.tests.stored_images import add_image
 from mapo_studio.trainer.errors import UserError
+from mapo_studio.trainer.preferences import datasets
 from mapo_studio.trainer.preferences.datasets import (
     add_candidates,
     add_pair,
@@ -183,3 +184,15 @@ def test_a_picture_may_be_of_several_prompts_and_datasets(session, prompt, pictu
         add_candidates(session, other, rows)
         assert make_pairs(session, other) == 3
     assert session.scalar(select(func.count()).select_from(Prompt)) == 3
+
+
+@pytest.mark.parametrize("nameless", [KeyError, OSError, ImportError])
+def test_who_judges_without_a_name_is_the_user_of_this_machine(monkeypatch, nameless):
+    monkeypatch.setattr(datasets.getpass, "getuser", lambda: "anna")
+    assert datasets.default_annotator() == "anna"
+
+    def fail():
+        raise nameless
+
+    monkeypatch.setattr(datasets.getpass, "getuser", fail)
+    assert datasets.default_annotator() == "me"

@@ -12,9 +12,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 
 from ..intervals import format_interval
 from ..runs.event_log import Event, Listener
+from ..services.run_progress import ENCODING_PHASES
 from ..text import format_duration
 
-_PHASES = {"check": "looking through the cache", "text": "encoding captions", "latents": "encoding pictures"}
 _COPYING = ("importing", "exporting")
 _QUIET_SECONDS = 10.0
 
@@ -48,7 +48,7 @@ class _Bar:
     def __call__(self, event: Event) -> None:
         kind = event["event"]
         if kind == "encoding":
-            self._show(_PHASES[event["phase"]], event["done"], event["total"], "")
+            self._show(ENCODING_PHASES[event["phase"]], event["done"], event["total"], "")
         elif kind in _COPYING:
             self._show(kind, event["done"], event["total"], "")
         elif kind == "progress":
@@ -92,7 +92,7 @@ class _Lines:
             elif kind in _COPYING:
                 self._print(f"{kind}: {event['done']} of {event['total'] or 'an unknown number'}")
             elif kind == "encoding":
-                self._print(f"{_PHASES[event['phase']]}: {event['done']} of {event['total']}")
+                self._print(f"{ENCODING_PHASES[event['phase']]}: {event['done']} of {event['total']}")
             else:
                 left = format_duration(event["remaining"])
                 self._print(f"step {event['step']} of {self._steps}, {left} left, loss {event['loss']:.4f}")

@@ -6,6 +6,7 @@ a time looks what is there and adds the rest. `many_pairs` does the same for man
 
 from __future__ import annotations
 
+import getpass
 import hashlib
 import itertools
 import time
@@ -70,6 +71,14 @@ def annotator_named(session: Session, name: str) -> Annotator:
     name = _named(name, "an annotator")
     found = session.scalar(select(Annotator).where(Annotator.name == name))
     return found or _added(session, Annotator(name=name))
+
+
+def default_annotator() -> str:
+    """Who judges where nobody gave a name: the user of this machine."""
+    try:
+        return getpass.getuser()[:_MOST_CHARACTERS] or "me"
+    except (KeyError, OSError, ImportError):  # a container may know no name for its user
+        return "me"
 
 
 def add_prompt(session: Session, dataset: Dataset, text: str) -> Prompt:

@@ -24,6 +24,7 @@ from ...trainer.reports.report_evidence import learning_chart
 from ...trainer.reports.summary import Summary, course, headline, summarise
 from ...trainer.reports.summary import measured as newest
 from ...trainer.runs.run_folder import Event, Run
+from ...trainer.services.run_progress import run_progress
 from ...trainer.text import finite_number, format_duration, format_percent
 from ..server.preferences_file import Settings
 from ..server.run_files import address
@@ -38,7 +39,6 @@ PHASES = {
     "failed": "failed",
     "died": "ended without a word",
 }
-_ENCODING = {"check": "looking through the cache", "text": "encoding prompts", "latents": "encoding pictures"}
 _LOG_LINES = 200
 _NOTHING = (
     '<p class="quiet">Nothing was trained yet. Judge some pairs, then press Train: everything is chosen already, and '
@@ -124,22 +124,21 @@ class RunPanel:
 
 
 def progress_html(run: Run, status: job.Status, events: list[Event]) -> str:
-    """The run's name, how it stands, and its bar."""
-    done, total, what = _progress(status, events)
-    said = [PHASES[status.phase]]
-    if status.phase == "waiting" and status.behind:
-        said = [f"waits for its turn: {status.behind} has the device"]
-    elif status.phase == "running":
-        said = [what]
-    if total and status.phase != "waiting":
-        said.append(f"{done} of {total}" if what == "training" else f"{100 * done // total} %")
-    if status.phase == "running" and what == "training" and status.seconds_left is not None and done:
-        said.append(f"{format_duration(status.seconds_left)} left")
-    share = 100 * done / total if total else 0
+    """The run's name, its state, and its bar."""
+    progress = run_progress(status, events)
+    is_open = status.phase in ("waiting", "running")
+    notes = [progress.activity if is_open else PHASES[status.phase]]
+    if progress.total and status.phase != "waiting":
+        percent = format_percent(progress.done / progress.total)
+        notes.append(f"{progress.done} of {progress.total}" if progress.is_training else percent)
+    if status.phase == "running" and progress.is_training and status.seconds_left is not None and progress.done:
+        notes.append(f"{format_duration(status.seconds_left)} left")
+    width = 100 * progress.done / progress.total if progress.total else 0
     message = f'<p class="run-message">{words(status.message)}</p>' if status.message else ""
     return (
-        f'<div class="task run-progress {status.phase}"><h3>{escape(run.name)}<small>{escape(" · ".join(said))}</small>'
-        f'</h3><div class="task-bar"><div style="width:{share:.1f}%"></div></div>{message}</div>'
+        f'<div class="task run-progress {status.phase}">'
+        f"<h3>{escape(run.name)}<small>{escape(' · '.join(notes))}</small></h3>"
+        f'<div class="task-bar"><div style="width:{width:.1f}%"></div></div>{message}</div>'
     )
 
 
@@ -267,18 +266,6 @@ def _html(inside: str) -> gr.HTML:
 
 def _log(run: Run) -> list[Any]:
     return [log_html(run), gr.Accordion(visible=True)]
-
-
-def _progress(status: job.Status, events: list[Event]) -> tuple[int, int, str]:
-    """Done, of how many, and what: an earlier phase has a bar of its own."""
-    for event in reversed(events):
-        if event["event"] in ("step", "started", "resumed", "checkpoint"):
-            break
-        if event["event"] == "encoding":
-            return int(event["done"]), int(event["total"]), _ENCODING.get(event["phase"], "encoding")
-        if event["event"] in ("turn", "asked"):
-            return status.step, status.steps, "loading" if status.phase == "running" else "training"
-    return status.step, status.steps, "training"
 
 
 def _chart(chart: Chart, steps: int) -> str:

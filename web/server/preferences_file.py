@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import getpass
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstr
 from ...trainer.atomic_files import write_text
 from ...trainer.config.validation import validation_sentence
 from ...trainer.errors import UserError
+from ...trainer.preferences.datasets import default_annotator
 
 
 def _folder(given: str) -> str:
@@ -26,13 +26,6 @@ def _folder(given: str) -> str:
     if not path.is_dir():
         raise ValueError(f"there is no folder {path}")
     return str(path)
-
-
-def _own_name() -> str:
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError, ImportError):  # a container may know no name for its user
-        return "me"
 
 
 Name = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=200)]
@@ -49,7 +42,7 @@ class Settings(BaseModel):
     """The folder of A1111, Forge or reForge: likewise."""
     loras: str = ""
     """Where a finished LoRA is copied to when asked."""
-    annotator: Name = Field(default_factory=_own_name)
+    annotator: Name = Field(default_factory=default_annotator)
     """Who judges, where nobody logs in."""
     look: Literal["dark", "light"] = "dark"
 
