@@ -27,6 +27,13 @@ def test_help_loads_no_torch(words):
 
 
 @pytest.mark.slow
+def test_showing_a_lora_loads_no_torch(tiny_lora):
+    loaded = loaded_after(f"from mapo_studio.trainer.cli.main import main\nmain(['lora', 'show', {str(tiny_lora)!r}])")
+    assert {"mapo_studio.trainer.lora.inspect", "numpy"} <= loaded
+    assert not {"torch", "diffusers", "transformers", "peft", "safetensors"} & loaded
+
+
+@pytest.mark.slow
 def test_the_model_libraries_come_without_what_is_not_used_and_bitsandbytes_still_comes_where_it_is_wanted():
     code = "from mapo_studio.trainer.cli.fast_start import load_model_libraries; load_model_libraries()"
     loaded = loaded_after(f"{code}\nimport mapo_studio.trainer.training.loop")

@@ -3,7 +3,7 @@
 The keys are kohya's over diffusers' module paths: of the styles in use the one that ComfyUI, Forge, A1111 and
 diffusers all load completely. A module path P becomes `lora_unet_` + P with "." as "_", and the file holds its
 `.lora_down.weight` (A), `.lora_up.weight` (B) and `.alpha` (0-d), and nothing else, because diffusers refuses files
-with keys left over. Hosts multiply B A with alpha / rank.
+with keys left over. Hosts multiply B A with alpha / rank. Only what reads or writes the weights imports torch.
 """
 
 from __future__ import annotations
@@ -16,17 +16,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
-
-import safetensors
-import safetensors.torch
-import torch
-from torch import Tensor, nn
+from typing import TYPE_CHECKING
 
 from ..atomic_files import atomic_write
 from ..errors import UserError
 from ..models.registry import FAMILIES, Family, titles
-from ..models.safetensors_file import parse_header, read_header
-from .adapter import LoraSettings, state
+from ..models.safetensors_file import SafetensorsFile, parse_header, read_header
+from .settings import LoraSettings
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
 
 _PREFIX = "lora_unet_"
 _PARTS = {"lora_down.weight": "lora_A.weight", "lora_up.weight": "lora_B.weight"}
@@ -41,6 +41,20 @@ _FOREIGN = {
     r".*\.lora_[AB]\.": "is in the format of PEFT or diffusers",
     r"(?:model\.diffusion_model|(?:down|mid|up)_blocks?)\.": "is a whole model",
 }
+
+
+@dataclass(frozen=True)
+class LoraHeader:
+    """A LoRA file by its header and its alphas: what is known before any weight is read.
+
+    settings: what `attach` needs to go on; dropout and rslora are known of our own files only.
+    weights: `<module path>.lora_A.weight` and `.lora_B.weight` -> the tensor's name in the file.
+    """
+
+    file: SafetensorsFile
+    family: str
+    settings: LoraSettings
+    weights: dict[str, str]
 
 
 @dataclass(frozen=True)
@@ -64,16 +78,16 @@ def write_lora(
     settings: LoraSettings,
     family: str,
     metadata: Mapping[str, object] | None = None,
-    dtype: torch.dtype = torch.float32,
+    dtype: torch.dtype | None = None,
 ) -> Path:
     """Write the LoRA of a model, or a snapshot made by `state`, as a file that appears whole or not at all.
 
     metadata: more facts to keep. Names without a dot or `ss_` get `mapo.` in front: `steps` becomes `mapo.steps`,
     `modelspec.title` stays.
 
-    dtype: float32 lets training continue from the file exactly. Where size matters take bfloat16 rather than float16:
-    Adam moves an entry of B by about the learning rate a step, so a preference LoRA's entries are small, and below
-    6e-5 float16 loses digits.
+    dtype: None is float32, which lets training continue from the file exactly. Where size matters take bfloat16 rather
+    than float16: Adam moves an entry of B by about the learning rate a step, so a preference LoRA's entries are small,
+    and below 6e-5 float16 loses digits.
 
     Raises UserError if the disk is full or the folder closed to us, or if a weight is not finite. Nothing is left
     behind then, and a file that was there before is still there.
@@ -81,7 +95,10 @@ def write_lora(
     path = Path(path)
     if path.suffix != ".safetensors":
         raise UserError(f"{path} must end in .safetensors: hosts do not list other files")
-    blob = safetensors.torch.save(_host_tensors(source, settings, dtype))
+    import torch
+    from safetensors.torch import save
+
+    blob = save(_host_tensors(source, settings, dtype or torch.float32))
     header = parse_header(blob)
     body = memoryview(blob)[header.body :]
     # The hash goes into the header, so the header can be made only now; the body is not copied for it.
@@ -97,19 +114,36 @@ def read_lora(path: Path) -> LoraFile:
 
     Raises UserError, saying what the file is instead, for everything else.
     """
+    header = read_lora_header(path)
+    stored = {key: header.file.tensor(name) for key, name in header.weights.items()}
+    return LoraFile(
+        family=header.family,
+        settings=header.settings,
+        state={key: weight.float() for key, weight in stored.items()},
+        dtype=max((weight.dtype for weight in stored.values()), key=lambda dtype: dtype.itemsize),
+        metadata=dict(header.file.metadata),
+    )
+
+
+def read_lora_header(path: Path) -> LoraHeader:
+    """What `read_lora` would read, without the weights and without torch. Raises UserError as it does."""
     path = Path(path)
-    tensors, metadata = _load(path)
-    weights: dict[str, Tensor] = {}
-    dtypes, ranks, alphas, modules = set(), set(), set(), set()
-    for key, tensor in tensors.items():
-        module, part = _module_and_part(path, key)
+    try:
+        file = read_header(path)
+    except FileNotFoundError as error:
+        raise UserError(f"there is no file {path}") from error
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror or error}") from error
+    weights: dict[str, str] = {}
+    ranks, alphas, modules = set(), set(), set()
+    for name, shape in file.shapes.items():
+        module, part = _module_and_part(path, name)
         modules.add(module)
         if part == "alpha":
-            alphas.add(tensor.float().item())
+            alphas.add(file.array(name).item())
         else:
-            weights[f"{module}.{_PARTS[part]}"] = tensor.float()
-            ranks.add(tensor.shape[0 if part == "lora_down.weight" else 1])
-            dtypes.add(tensor.dtype)
+            weights[f"{module}.{_PARTS[part]}"] = name
+            ranks.add(shape[0 if part == "lora_down.weight" else 1])
     for module in sorted(modules) or ["any module"]:
         if any(f"{module}.{part}" not in weights for part in _PARTS.values()):
             raise UserError(f"{path} is incomplete: it lacks weights for {module}; write or download it again")
@@ -119,14 +153,9 @@ def read_lora(path: Path) -> LoraFile:
             "training can only continue from a LoRA with one of each"
         )
     rank = ranks.pop()
-    family = _family(path, weights, metadata)
-    return LoraFile(
-        family=family.name,
-        settings=_settings(rank, alphas.pop() if alphas else float(rank), modules, metadata, family),
-        state=weights,
-        dtype=max(dtypes, key=lambda dtype: dtype.itemsize),
-        metadata=metadata,
-    )
+    family = _family(path, {key: file.shapes[name] for key, name in weights.items()}, file.metadata)
+    settings = _settings(rank, alphas.pop() if alphas else float(rank), modules, file.metadata, family)
+    return LoraHeader(file, family.name, settings, weights)
 
 
 def family_in_metadata(metadata: Mapping[str, str]) -> str | None:
@@ -146,7 +175,11 @@ def host_name(module: str) -> str:
 def _host_tensors(
     source: nn.Module | Mapping[str, Tensor], settings: LoraSettings, dtype: torch.dtype
 ) -> dict[str, Tensor]:
-    weights = state(source) if isinstance(source, nn.Module) else source
+    import torch
+
+    from .adapter import state
+
+    weights = source if isinstance(source, Mapping) else state(source)
     tensors = {}
     for key, weight in weights.items():
         module, part = next((key.removesuffix(f".{ours}"), part) for part, ours in _PARTS.items() if key.endswith(ours))
@@ -184,16 +217,6 @@ def _metadata(
         "mapo.rslora": settings.rslora,
     }
     return {name: fact if isinstance(fact, str) else json.dumps(fact) for name, fact in facts.items()}
-
-
-def _load(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    try:
-        file = read_header(path)
-        return {name: file.tensor(name) for name in file.shapes}, dict(file.metadata)
-    except FileNotFoundError as error:
-        raise UserError(f"there is no file {path}") from error
-    except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror or error}") from error
 
 
 def _module_and_part(path: Path, key: str) -> tuple[str, str]:
@@ -235,10 +258,10 @@ def _settings(
     return ours if math.isclose(ours.scale, found.scale, rel_tol=1e-6) else found
 
 
-def _family(path: Path, weights: Mapping[str, Tensor], metadata: Mapping[str, str]) -> Family:
+def _family(path: Path, shapes: Mapping[str, tuple[int, ...]], metadata: Mapping[str, str]) -> Family:
     if (name := family_in_metadata(metadata)) is not None:
         return FAMILIES[name]
-    widths = {weight.shape[1] for key, weight in weights.items() if key.endswith("attn2.to_k.lora_A.weight")}
+    widths = {shape[1] for key, shape in shapes.items() if key.endswith("attn2.to_k.lora_A.weight")}
     fitting = [family for family in FAMILIES.values() if family.text_width in widths]
     if len(fitting) == 1:
         return fitting[0]

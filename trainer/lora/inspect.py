@@ -1,4 +1,4 @@
-"""What is in a LoRA file? (`mapo lora show`)"""
+"""LoRA inspection (`mapo lora show`): what is in a LoRA file, in words and numbers. Works without torch."""
 
 from __future__ import annotations
 
@@ -6,12 +6,23 @@ import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import fmean
-from typing import Any
-
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from ..models.registry import FAMILIES
-from .file import read_lora
+from .file import read_lora_header
+
+if TYPE_CHECKING:
+    import numpy as np
+
+_DTYPES = {
+    "F64": "float64",
+    "F32": "float32",
+    "BF16": "bfloat16",
+    "F16": "float16",
+    "F8_E4M3": "float8_e4m3fn",
+    "F8_E5M2": "float8_e5m2",
+}
+"""Of safetensors, as torch calls them; the more exact ones first."""
 
 
 @dataclass(frozen=True)
@@ -70,14 +81,17 @@ class LoraDescription:
 
 
 def describe(path: Path) -> LoraDescription:
-    """Read a LoRA file and sum it up. Raises UserError for what `read_lora` does not read."""
-    lora = read_lora(path)
+    """Read a LoRA file and sum it up. Raises UserError for what `read_lora_header` does not read."""
+    lora = read_lora_header(path)
+    file = lora.file
     norms: dict[str, list[float]] = {kind: [] for kind in FAMILIES[lora.family].lora_targets["all"]}
-    for key, down in lora.state.items():
+    for key, name in lora.weights.items():
         module = key.removesuffix(".lora_A.weight")
         if module != key:
             kind = next(kind for kind in norms if module.endswith(kind))
-            norms[kind].append(lora.settings.scale * _product_norm(lora.state[f"{module}.lora_B.weight"], down))
+            up, down = file.array(lora.weights[f"{module}.lora_B.weight"]), file.array(name)
+            norms[kind].append(lora.settings.scale * _product_norm(up, down))
+    dtypes = {file.dtypes[name] for name in lora.weights.values()}
     return LoraDescription(
         path=str(path),
         size_bytes=Path(path).stat().st_size,
@@ -87,14 +101,14 @@ def describe(path: Path) -> LoraDescription:
         rslora=lora.settings.rslora,
         scale=lora.settings.scale,
         targets=lora.settings.targets,
-        dtype=str(lora.dtype).removeprefix("torch."),
-        parameters=sum(weight.numel() for weight in lora.state.values()),
+        dtype=next((_DTYPES[name] for name in _DTYPES if name in dtypes), min(dtypes)),
+        parameters=sum(math.prod(file.shapes[name]) for name in lora.weights.values()),
         norms={k: ModuleNorms(len(all_), min(all_), fmean(all_), max(all_)) for k, all_ in norms.items() if all_},
-        metadata=lora.metadata,
+        metadata=dict(file.metadata),
     )
 
 
-def _product_norm(up: Tensor, down: Tensor) -> float:
+def _product_norm(up: np.ndarray, down: np.ndarray) -> float:
     # |B A|^2 = sum of (B^T B) * (A A^T): two rank x rank matrices instead of one of the base's size.
-    up, down = up.flatten(1).double(), down.flatten(1).double()
+    up, down = (part.reshape(len(part), -1).astype("f8") for part in (up, down))
     return math.sqrt(max(0.0, ((up.T @ up) * (down @ down.T)).sum().item()))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,7 @@ from ..errors import UserError
 from ..text import format_size
 
 if TYPE_CHECKING:
+    import numpy as np
     from torch import Tensor
 
 _LARGEST_HEADER = 100_000_000  # bytes; the limit of the safetensors format
@@ -78,6 +80,28 @@ class SafetensorsFile:
                     raise UserError(f"{self.path} is not a whole safetensors file: it ends within {name}. {_ADVICE}")
                 room = room[read:]
         return tensor
+
+    def array(self, name: str) -> np.ndarray:
+        """One tensor as float32 or float64, read into memory of its own; without torch for all but 8-bit floats.
+
+        Raises UserError as `tensor` does.
+        """
+        import numpy as np
+
+        stored = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2"}.get(self.dtypes[name])
+        if stored is None:
+            return self.tensor(name).float().numpy()
+        begin, end = self.spans[name]
+        with self.path.open("rb") as file:
+            file.seek(begin)
+            data = file.read(end - begin)
+        shape = self.shapes[name]
+        if len(data) != end - begin or len(data) != np.dtype(stored).itemsize * math.prod(shape):
+            raise UserError(f"{self.path} is not a whole safetensors file: {name} has no room in it. {_ADVICE}")
+        array = np.frombuffer(data, stored).reshape(shape)
+        if self.dtypes[name] == "BF16":  # the upper half of a float32
+            return (array.astype("<u4") << 16).view("<f4")
+        return array.astype("<f4") if array.dtype.itemsize < 4 else array.copy()
 
 
 def read_header(path: Path) -> SafetensorsFile:
