@@ -160,7 +160,7 @@ def test_nothing_to_add_is_nothing(store, add):
     ("wrong", "said"),
     [
         ({"prompt": " "}, "row 5 has an empty prompt"),
-        ({"picture_1": 0}, "row 5 compares a picture with itself"),
+        ({"image_1": 0}, "row 5 compares a picture with itself"),
         ({"answer": "undo"}, "row 5 says 'undo'"),
         ({"strength": "much"}, "row 5 says"),
         ({"share_0": 1.5}, "row 5 has a share of 1.5"),
@@ -171,10 +171,10 @@ def test_nothing_to_add_is_nothing(store, add):
     ],
 )
 def test_a_row_that_cannot_be_a_pair_is_named_and_nothing_is_added(store, pictures, add, wrong, said):
-    good = {"prompt": "a cat", "picture_0": pictures[0], "picture_1": pictures[1], "sequence": 5, "share_0": 1.0}
+    good = {"prompt": "a cat", "image_0": pictures[0], "image_1": pictures[1], "sequence": 5, "share_0": 1.0}
     bad = {**good, **wrong}
-    if bad["picture_1"] == 0:
-        bad["picture_1"] = pictures[0]
+    if bad["image_1"] == 0:
+        bad["image_1"] = pictures[0]
     with pytest.raises(UserError, match=said):
         add([PairRow(**good), PairRow(**bad)])
     assert count(store, Prompt) == 0

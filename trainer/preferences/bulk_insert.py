@@ -1,6 +1,6 @@
-"""How do many pairs get in at once, with what was already said about them?
+"""Bulk insert: many pairs at once, with the judgements that are known of them.
 
-As `collecting` and `judging` would add them one by one, to the same rows, but a few hundred in each statement.
+The same rows as `datasets` and `judgements` would add one by one, but a few hundred in each statement.
 """
 
 from __future__ import annotations
@@ -28,18 +28,18 @@ _Key = tuple[int, int, int]
 
 @dataclass(frozen=True)
 class PairRow:
-    """Two pictures of one prompt, and one judgement of them if share_0 or answer is given.
+    """Two images of one prompt, and one judgement of them if share_0 or answer is given.
 
-    sequence: this judgement's number in its source, 0 or more. share_0: in [0, 1], the share of votes for picture_0,
+    sequence: this judgement's number in its source, 0 or more. share_0: in [0, 1], the share of votes for image_0,
     which counts as the left one. answer: one of `schema.ANSWERS`; by default what share_0 says. votes: of how many
     people it is. weight: what the pair weighs in training. annotator: by default the one of `add_rows`. created: in
-    seconds since 1970, by default now. rejected_prompt: the own caption of the picture that has fewer votes. purpose:
+    seconds since 1970, by default now. rejected_prompt: the own caption of the image that has fewer votes. purpose:
     one of `schema.PURPOSES`; judgements of one ranking have one sequence.
     """
 
     prompt: str
-    picture_0: ImageRecord
-    picture_1: ImageRecord
+    image_0: ImageRecord
+    image_1: ImageRecord
     sequence: int
     share_0: float | None = None
     answer: str | None = None
@@ -53,31 +53,31 @@ class PairRow:
     purpose: str = "import"
 
     @property
-    def said(self) -> str | None:
-        """The answer, or None where nobody judged."""
+    def verdict(self) -> str | None:
+        """The answer, or None where nobody judged. By default what share_0 means."""
         if self.answer is not None or self.share_0 is None:
             return self.answer
         return "tie" if self.share_0 == 0.5 else "left" if self.share_0 > 0.5 else "right"
 
     @property
     def share(self) -> float | None:
-        """Share of the votes for picture_0; None: no vote."""
-        if self.share_0 is not None and self.said not in ("both_bad", "skip"):
+        """Share of the votes for image_0; None: no vote."""
+        if self.share_0 is not None and self.verdict not in ("both_bad", "skip"):
             return self.share_0
-        return LEFT_SHARE[self.said] if self.said else None
+        return LEFT_SHARE[self.verdict] if self.verdict else None
 
     @property
     def caption(self) -> tuple[ImageRecord, str] | None:
-        """The picture that has a caption of its own, and that."""
+        """The image that has a caption of its own, and that caption."""
         text = normalize_prompt(self.rejected_prompt or "")
         if not text or text == normalize_prompt(self.prompt) or self.share in (None, 0.5):
             return None
-        return (self.picture_1 if self.share > 0.5 else self.picture_0), text
+        return (self.image_1 if self.share > 0.5 else self.image_0), text
 
 
 @dataclass(frozen=True)
 class Added:
-    """How many were not there before."""
+    """How many rows are new."""
 
     pairs: int
     judgements: int
@@ -85,10 +85,10 @@ class Added:
 
 @dataclass
 class _Known:
-    """What slices of one call share."""
+    """Cache of ids over the slices of one call."""
 
     prompts: dict[str, tuple[str, int]] = field(default_factory=dict)
-    """As given -> digest and id."""
+    """Prompt as given -> digest and id."""
     rounds: Counter[int] = field(default_factory=Counter)
     annotators: dict[str, int] = field(default_factory=dict)
 
@@ -122,12 +122,12 @@ def _check(row: PairRow, client: str) -> None:
     check_submission(client, row.sequence)
     if not normalize_prompt(row.prompt):
         raise UserError(f"row {row.sequence} has an empty prompt")
-    if row.picture_0.sha256 == row.picture_1.sha256:
+    if row.image_0.sha256 == row.image_1.sha256:
         raise UserError(f"row {row.sequence} compares a picture with itself")
     if row.purpose not in PURPOSES:
         raise ValueError(f"{row.purpose!r} is none of {', '.join(PURPOSES)}")
-    if row.said not in (*ANSWERS, None) or row.strength not in STRENGTHS:
-        raise UserError(f"row {row.sequence} says {row.said!r}, {row.strength!r}; known are {', '.join(ANSWERS)}")
+    if row.verdict not in (*ANSWERS, None) or row.strength not in STRENGTHS:
+        raise UserError(f"row {row.sequence} says {row.verdict!r}, {row.strength!r}; known are {', '.join(ANSWERS)}")
     numbers = {"share": (row.share, 1.0), "number of votes": (row.votes, 1e12), "weight": (row.weight, 1e12)}
     for name, (value, most) in numbers.items():
         if value is not None and not 0 <= value <= most:
@@ -155,9 +155,9 @@ def _add_slice(
     old = set(ids.values())
     ids |= _add_pairs(session, dataset, missing, source, known, now)
 
-    judged = {(row.sequence, ids[key]): row for key, row in zip(keys, rows, strict=True) if row.said is not None}
-    for there in _judged(session, client, [sequence for sequence, _ in judged]):
-        judged.pop(there, None)
+    judged = {(row.sequence, ids[key]): row for key, row in zip(keys, rows, strict=True) if row.verdict is not None}
+    for stored in _stored_judgements(session, client, [sequence for sequence, _ in judged]):
+        judged.pop(stored, None)
     insert_judgements(
         session,
         [
@@ -176,8 +176,8 @@ def _add_prompts(session: Session, dataset: Dataset, texts: Iterable[str], known
     wanted = {digests[given]: clean for given, clean in cleaned.items()}
     if not wanted:
         return
-    there = select(Prompt.digest, Prompt.id).where(Prompt.dataset_id == dataset.id, Prompt.digest.in_(wanted))
-    ids = dict(session.execute(there).all())
+    stored = select(Prompt.digest, Prompt.id).where(Prompt.dataset_id == dataset.id, Prompt.digest.in_(wanted))
+    ids = dict(session.execute(stored).all())
     counts = select(Pair.prompt_id, func.count()).where(Pair.prompt_id.in_(ids.values())).group_by(Pair.prompt_id)
     known.rounds.update(dict(session.execute(counts).all()))
     new = [
@@ -186,14 +186,14 @@ def _add_prompts(session: Session, dataset: Dataset, texts: Iterable[str], known
         if digest not in ids
     ]
     if new:
-        made = session.execute(insert(Prompt.__table__).returning(Prompt.digest, Prompt.id), new)
-        ids |= dict(made.all())
+        inserted = session.execute(insert(Prompt.__table__).returning(Prompt.digest, Prompt.id), new)
+        ids |= dict(inserted.all())
     known.prompts.update({given: (digest, ids[digest]) for given, digest in digests.items()})
 
 
 def _add_candidates(session: Session, rows: Sequence[PairRow], known: _Known, now: float) -> None:
     wanted = dict.fromkeys(
-        (known.prompts[row.prompt][1], picture.id) for row in rows for picture in (row.picture_0, row.picture_1)
+        (known.prompts[row.prompt][1], picture.id) for row in rows for picture in (row.image_0, row.image_1)
     )
     insert_of: Callable[..., Any] = {"sqlite": sqlite.insert, "postgresql": postgresql.insert}[
         session.get_bind().dialect.name
@@ -209,7 +209,7 @@ def _add_candidates(session: Session, rows: Sequence[PairRow], known: _Known, no
 
 
 def _first_second(row: PairRow) -> tuple[ImageRecord, ImageRecord]:
-    zero, one = row.picture_0, row.picture_1
+    zero, one = row.image_0, row.image_1
     return (zero, one) if zero.sha256 < one.sha256 else (one, zero)
 
 
@@ -219,16 +219,16 @@ def _key(row: PairRow, known: _Known) -> _Key:
 
 
 def _pair_ids(session: Session, keys: Iterable[_Key]) -> dict[_Key, int]:
-    # A join: for `IN` over three columns SQLite reads the whole index. They are whole numbers from the database.
+    # A join: for `IN` over three columns SQLite reads the whole index. The values are integers from the database.
     listed = ", ".join(f"({prompt}, {first}, {second})" for prompt, first, second in keys)
-    found = session.execute(
+    rows = session.execute(
         text(
             f"WITH wanted (prompt, first, second) AS (VALUES {listed}) "
             "SELECT pairs.prompt_id, pairs.first_id, pairs.second_id, pairs.id FROM wanted "
             "JOIN pairs ON pairs.prompt_id = prompt AND pairs.first_id = first AND pairs.second_id = second"
         )
     )
-    return {(prompt, first, second): pair for prompt, first, second, pair in found}
+    return {(prompt, first, second): pair for prompt, first, second, pair in rows}
 
 
 def _add_pairs(
@@ -241,8 +241,8 @@ def _add_pairs(
 ) -> dict[_Key, int]:
     new = []
     for (prompt, first, second), rows in missing.items():
-        said = {row.sequence: _said(row) for row in rows if row.said is not None}
-        names = [picture.sha256 for picture in _first_second(rows[0])]
+        votes = {row.sequence: _vote(row) for row in rows if row.verdict is not None}
+        names = [image.sha256 for image in _first_second(rows[0])]
         new.append(
             {
                 "dataset_id": dataset.id,
@@ -253,28 +253,28 @@ def _add_pairs(
                 "created": now,
                 "round": known.rounds[prompt],
                 "shuffle": shuffle_of(known.prompts[rows[0].prompt][0], *names),
-                **asdict(count_votes(said.values())),
+                **asdict(count_votes(votes.values())),
             }
         )
         known.rounds[prompt] += 1
     if not new:
         return {}
     columns = (Pair.prompt_id, Pair.first_id, Pair.second_id, Pair.id)
-    made = session.execute(insert(Pair.__table__).returning(*columns), new)
-    return {(prompt, first, second): pair for prompt, first, second, pair in made}
+    inserted = session.execute(insert(Pair.__table__).returning(*columns), new)
+    return {(prompt, first, second): pair for prompt, first, second, pair in inserted}
 
 
-def _said(row: PairRow) -> Vote:
+def _vote(row: PairRow) -> Vote:
     share = row.share
-    zero_is_first = _first_second(row)[0] is row.picture_0
+    zero_is_first = _first_second(row)[0] is row.image_0
     share_first = share if share is None or zero_is_first else 1 - share
-    return Vote(row.said or "", share_first, row.votes, row.weight, row.purpose == "assumed")
+    return Vote(row.verdict or "", share_first, row.votes, row.weight, row.purpose == "assumed")
 
 
-def _judged(session: Session, client: str, sequences: Sequence[int]) -> Iterable[tuple[int, int]]:
-    there = select(Judgement.sequence, Judgement.pair_id)
-    found = session.execute(there.where(Judgement.client == client, Judgement.sequence.in_(sequences)))
-    return [(sequence, pair) for sequence, pair in found]
+def _stored_judgements(session: Session, client: str, sequences: Sequence[int]) -> Iterable[tuple[int, int]]:
+    stored = select(Judgement.sequence, Judgement.pair_id)
+    rows = session.execute(stored.where(Judgement.client == client, Judgement.sequence.in_(sequences)))
+    return [(sequence, pair) for sequence, pair in rows]
 
 
 def _judgement(
@@ -285,9 +285,9 @@ def _judgement(
     return JudgementRow(
         pair_id=pair,
         annotator_id=known.annotators[annotator],
-        answer=row.said or "",
+        answer=row.verdict or "",
         strength=row.strength,
-        first_on_left=_first_second(row)[0] is row.picture_0,
+        first_on_left=_first_second(row)[0] is row.image_0,
         share_left=row.share,
         votes=row.votes,
         weight=row.weight,

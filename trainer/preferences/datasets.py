@@ -1,7 +1,7 @@
-"""How do datasets, prompts, candidates and pairs get into a workspace?
+"""Datasets: how do prompts, candidates and pairs get into a workspace?
 
 Adding what is there already changes nothing. Everything that adds is to be called within `Store.writing`: one writer at
-a time looks what is there and adds the rest. `many_pairs` does the same for many pairs at once.
+a time looks what is there and adds the rest. `bulk_insert` does the same for many pairs at once.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from ..errors import UserError
 from .pairs import normalize_prompt, split_hash
 from .schema import KINDS, Annotator, Candidate, Dataset, ImageRecord, Pair, Prompt
 
-_A_SLICE = 500
-_PAIRS_A_PICTURE = 4
-"""Of pictures that nobody judged: any two of up to nine are a pair, of more a spread."""
-_MOST_CHARACTERS = 200
+_SLICE = 500
+_PAIRS_PER_IMAGE = 4
+"""Of unjudged images: any two of up to nine are a pair; of more, some pairs spread over all."""
+_MAX_NAME = 200
 _Any = TypeVar("_Any")
 
 
@@ -34,7 +34,7 @@ def create_dataset(
 
     Raises UserError where there is one of that name, or the name is empty or too long.
     """
-    name = _named(name, "a dataset")
+    name = _valid_name(name, "a dataset")
     if not 0 <= held_out < 1:
         raise UserError(f"the share of prompts to hold out lies between 0 and 1, not at {held_out}")
     if kind not in KINDS:
@@ -42,17 +42,17 @@ def create_dataset(
     if session.scalar(select(Dataset.id).where(Dataset.name == name)) is not None:
         raise UserError(f"there is a dataset {name} already: choose another name")
     dataset = Dataset(name=name, kind=kind, held_out=held_out, about=about or "", created=time.time())
-    return _added(session, dataset)
+    return _flushed(session, dataset)
 
 
 def find_dataset(session: Session, name: str) -> Dataset:
     """The dataset of that name, of either kind. Raises UserError that names those there are."""
-    found = session.scalar(select(Dataset).where(Dataset.name == normalize_prompt(name)))
-    if found is None:
-        names = [dataset.name for dataset in list_datasets(session)]
+    dataset = session.scalar(select(Dataset).where(Dataset.name == normalize_prompt(name)))
+    if dataset is None:
+        names = [one.name for one in list_datasets(session)]
         there = f"there are {', '.join(names)}" if names else "there is none yet"
         raise UserError(f"there is no dataset {name}; {there}")
-    return found
+    return dataset
 
 
 def find_or_create(session: Session, name: str) -> Dataset:
@@ -68,15 +68,15 @@ def list_datasets(session: Session, kind: str = "pairs") -> list[Dataset]:
 
 def annotator_named(session: Session, name: str) -> Annotator:
     """The annotator of that name, new if need be. Raises UserError where the name is empty or too long."""
-    name = _named(name, "an annotator")
-    found = session.scalar(select(Annotator).where(Annotator.name == name))
-    return found or _added(session, Annotator(name=name))
+    name = _valid_name(name, "an annotator")
+    annotator = session.scalar(select(Annotator).where(Annotator.name == name))
+    return annotator or _flushed(session, Annotator(name=name))
 
 
 def default_annotator() -> str:
     """Who judges where nobody gave a name: the user of this machine."""
     try:
-        return getpass.getuser()[:_MOST_CHARACTERS] or "me"
+        return getpass.getuser()[:_MAX_NAME] or "me"
     except (KeyError, OSError, ImportError):  # a container may know no name for its user
         return "me"
 
@@ -87,23 +87,23 @@ def add_prompt(session: Session, dataset: Dataset, text: str) -> Prompt:
     if not text:
         raise UserError("the prompt is empty: write what the pictures show")
     digest = prompt_digest(text)
-    found = session.scalar(select(Prompt).where(Prompt.dataset_id == dataset.id, Prompt.digest == digest))
-    return found or _added(
-        session, Prompt(dataset_id=dataset.id, digest=digest, text=text, split_hash=split_hash(text))
-    )
+    prompt = session.scalar(select(Prompt).where(Prompt.dataset_id == dataset.id, Prompt.digest == digest))
+    if prompt is not None:
+        return prompt
+    return _flushed(session, Prompt(dataset_id=dataset.id, digest=digest, text=text, split_hash=split_hash(text)))
 
 
 def add_candidates(
-    session: Session, prompt: Prompt, pictures: Iterable[ImageRecord], arm: str | None = None
+    session: Session, prompt: Prompt, images: Iterable[ImageRecord], arm: str | None = None
 ) -> list[Candidate]:
-    """Pictures that were made for a prompt; one `Candidate` for each given, in their order. arm: see `schema`."""
+    """Images that were made for a prompt; one `Candidate` for each given, in their order. arm: see `schema`."""
     known = {one.picture_id: one for one in session.scalars(select(Candidate).where(Candidate.prompt_id == prompt.id))}
     candidates = []
-    for picture in pictures:
-        if picture.id not in known:
-            known[picture.id] = Candidate(prompt_id=prompt.id, picture_id=picture.id, arm=arm, created=time.time())
-            session.add(known[picture.id])
-        candidates.append(known[picture.id])
+    for image in images:
+        if image.id not in known:
+            known[image.id] = Candidate(prompt_id=prompt.id, picture_id=image.id, arm=arm, created=time.time())
+            session.add(known[image.id])
+        candidates.append(known[image.id])
     session.flush()
     return candidates
 
@@ -111,8 +111,8 @@ def add_candidates(
 def make_pairs(session: Session, prompt: Prompt, at_most: int | None = None) -> int:
     """Pair the prompt's candidates; how many pairs are new.
 
-    at_most: how many pairs the prompt has in the end, those counted that are there; spread so that its pictures are in
-    about as many pairs each. By default any two candidates are a pair.
+    at_most: how many pairs the prompt has in the end, existing ones included; spread so that each image is in about as
+    many pairs. By default any two candidates are a pair.
     """
     used = (
         select(func.count())
@@ -121,49 +121,49 @@ def make_pairs(session: Session, prompt: Prompt, at_most: int | None = None) -> 
         .correlate(ImageRecord)
         .scalar_subquery()
     )
-    # Pictures that are in few pairs come first, so they get the pairs that are left.
-    pictures = session.scalars(
+    # Images that are in few pairs come first, so they get the pairs that are left.
+    images = session.scalars(
         select(ImageRecord)
         .join(Candidate, Candidate.picture_id == ImageRecord.id)
         .where(Candidate.prompt_id == prompt.id)
         .order_by(used, ImageRecord.sha256)
     ).all()
     known = _known_pairs(session, prompt)
-    missing = (two for two in _tournament(pictures) if _ids(*two) not in known)
-    wanted = None if at_most is None else max(0, at_most - len(known))
-    new = list(itertools.islice(missing, wanted))
+    missing = (two for two in _tournament(images) if _ids(*two) not in known)
+    limit = None if at_most is None else max(0, at_most - len(known))
+    new = list(itertools.islice(missing, limit))
     _add_pairs(session, prompt, new, first_round=len(known))
     return len(new)
 
 
 def spread_pairs(session: Session, prompt: Prompt) -> int:
-    """Pair the prompt's candidates as far as their judging is worth it; how many pairs are new."""
+    """Pair the prompt's candidates, with a few pairs per image where there are many; how many pairs are new."""
     candidates = session.scalar(select(func.count()).where(Candidate.prompt_id == prompt.id)) or 0
-    return make_pairs(session, prompt, at_most=_PAIRS_A_PICTURE * candidates)
+    return make_pairs(session, prompt, at_most=_PAIRS_PER_IMAGE * candidates)
 
 
 def add_pair(
     session: Session, dataset: Dataset, prompt: Prompt, a: ImageRecord, b: ImageRecord, source: str = ""
 ) -> Pair:
-    """The pair of two pictures; they become candidates of the prompt. Raises UserError where they are the same."""
+    """The pair of two images; they become candidates of the prompt. Raises UserError where they are the same."""
     if prompt.dataset_id != dataset.id:
         raise ValueError(f"prompt {prompt.id} is not of the dataset {dataset.name}")
     return pairs_between(session, prompt, [(a, b)], source)[0]
 
 
 def pairs_between(
-    session: Session, prompt: Prompt, pictures: Sequence[tuple[ImageRecord, ImageRecord]], source: str = ""
+    session: Session, prompt: Prompt, images: Sequence[tuple[ImageRecord, ImageRecord]], source: str = ""
 ) -> list[Pair]:
-    """The pair of each two pictures, new where it is not there; they become candidates of the prompt."""
-    for a, b in pictures:
+    """The pair of each two images, new where it is not there; they become candidates of the prompt."""
+    for a, b in images:
         if a.sha256 == b.sha256:
             raise UserError("the two pictures of a pair are the same: choose another")
-    add_candidates(session, prompt, itertools.chain(*pictures))
+    add_candidates(session, prompt, itertools.chain(*images))
     known = _known_pairs(session, prompt)
-    new = {_ids(*two): two for two in pictures if _ids(*two) not in known}
+    new = {_ids(*two): two for two in images if _ids(*two) not in known}
     _add_pairs(session, prompt, list(new.values()), first_round=len(known), source=source)
     known = _known_pairs(session, prompt) if new else known
-    return [session.get_one(Pair, known[_ids(*two)]) for two in pictures]
+    return [session.get_one(Pair, known[_ids(*two)]) for two in images]
 
 
 def prompt_digest(text: str) -> str:
@@ -172,21 +172,21 @@ def prompt_digest(text: str) -> str:
 
 
 def shuffle_of(prompt: str, first: str, second: str) -> float:
-    """`schema.Pair.shuffle`, in [0, 1). prompt: its digest; first, second: SHA-256 of the pictures."""
+    """`schema.Pair.shuffle`, in [0, 1). prompt: its digest; first, second: SHA-256 of the images."""
     digest = hashlib.sha256("\0".join(("shuffle", prompt, first, second)).encode()).digest()
     # 53 bits, which is what a float holds: more could round up to 1.
     return (int.from_bytes(digest[:8], "big") >> 11) / 2**53
 
 
 def slices(items: Sequence[_Any]) -> Iterator[Sequence[_Any]]:
-    """Parts that a database takes in one statement."""
-    for start in range(0, len(items), _A_SLICE):
-        yield items[start : start + _A_SLICE]
+    """Parts small enough for one statement of a database."""
+    for start in range(0, len(items), _SLICE):
+        yield items[start : start + _SLICE]
 
 
-def _tournament(pictures: Sequence[ImageRecord]) -> Iterator[tuple[ImageRecord, ImageRecord]]:
-    """Any two, in rounds in which each is in one pair (the circle method): wherever it is cut off, it is spread."""
-    ring: list[ImageRecord | None] = [*pictures, *([None] if len(pictures) % 2 else [])]
+def _tournament(images: Sequence[ImageRecord]) -> Iterator[tuple[ImageRecord, ImageRecord]]:
+    """Any two, in rounds in which each is in one pair (the circle method): cut off anywhere, it is balanced."""
+    ring: list[ImageRecord | None] = [*images, *([None] if len(images) % 2 else [])]
     for _ in range(len(ring) - 1):
         for one, other in zip(ring[: len(ring) // 2], reversed(ring), strict=False):
             if one is not None and other is not None:
@@ -203,7 +203,7 @@ def _add_pairs(
     session: Session, prompt: Prompt, new: Sequence[tuple[ImageRecord, ImageRecord]], first_round: int, source: str = ""
 ) -> None:
     for round_number, two in enumerate(new, first_round):
-        first, second = sorted(two, key=lambda picture: picture.sha256)
+        first, second = sorted(two, key=lambda image: image.sha256)
         session.add(
             Pair(
                 dataset_id=prompt.dataset_id,
@@ -223,16 +223,16 @@ def _ids(one: ImageRecord, other: ImageRecord) -> tuple[int, int]:
     return (one.id, other.id) if one.sha256 < other.sha256 else (other.id, one.id)
 
 
-def _named(name: str, what: str) -> str:
+def _valid_name(name: str, what: str) -> str:
     name = normalize_prompt(name)
     if not name:
         raise UserError(f"{what} needs a name")
-    if len(name) > _MOST_CHARACTERS:
-        raise UserError(f"the name of {what} has {_MOST_CHARACTERS} characters at most, not {len(name)}")
+    if len(name) > _MAX_NAME:
+        raise UserError(f"the name of {what} has {_MAX_NAME} characters at most, not {len(name)}")
     return name
 
 
-def _added(session: Session, row: _Any) -> _Any:
+def _flushed(session: Session, row: _Any) -> _Any:
     session.add(row)
     session.flush()
     return row

@@ -1,7 +1,8 @@
-"""How is a judgement kept, taken back, and added to its pair's votes?
+"""Judgements: how are answers, rankings and undos stored and added to the votes of their pairs?
 
-Rows are only ever appended. A pair's vote columns are added up anew from all of its rows whenever one is appended, in
-the same transaction; `Store.writing` lets one in at a time. Everything here is to be called within it.
+Rows are only ever appended. A pair's vote columns are recounted from all of its rows whenever one is appended, in the
+same transaction; `Store.writing` lets one writer in at a time. Everything here is to be called within it. The
+arithmetic of votes is in preference.py: pairs in files are added up in the same way, without a database.
 """
 
 from __future__ import annotations
@@ -31,10 +32,10 @@ _UNDOING = aliased(Judgement)  # to build it anew takes longer than the query
 
 @dataclass(frozen=True)
 class Answer:
-    """What somebody said to a pair. left: SHA-256 of the picture that was shown on the left.
+    """An annotator's answer to a pair. left: SHA-256 of the image that was shown on the left.
 
     answer: one of `schema.ANSWERS`. strength: "slightly" or "clearly". seconds: from the pair being visible to the
-    answer. client, sequence: the page that says it, and its running number there; saying it again changes nothing.
+    answer. client, sequence: the page that sends it, and its running number there; sent again, it changes nothing.
     """
 
     pair: int
@@ -48,7 +49,7 @@ class Answer:
 
     @classmethod
     def copy_of(cls, judgement: Judgement, pair: int, left: str, client: str, purpose: str) -> Answer:
-        """What a judgement that is there says, to be said of another pair. Its id there is the running number here."""
+        """The answer of a stored judgement, for a copy of its pair. Its id there is the running number here."""
         changed = {"pair": pair, "left": left, "client": client, "sequence": judgement.id, "purpose": purpose}
         return cls(
             **{one.name: getattr(judgement, one.name) for one in fields(cls) if one.name not in changed} | changed
@@ -85,15 +86,15 @@ def insert_judgements(session: Session, rows: Sequence[JudgementRow]) -> None:
 
 
 def answer(session: Session, annotator: str, given: Answer) -> bool:
-    """Append a judgement. False where this client's number is there already, whatever it said: it is counted once.
+    """Append a judgement. False where this client's number is there already, whatever its answer: it counts once.
 
-    Raises UserError where there is no such pair, or the answer means nothing for it.
+    Raises UserError where there is no such pair, or the answer is not valid for it.
     """
     check_submission(given.client, given.sequence)
     for value, known in ((given.answer, ANSWERS), (given.strength, STRENGTHS), (given.purpose, _PURPOSES)):
         if value not in known:
             raise UserError(f"{value!r} is none of {', '.join(known)}")
-    if _is_there(session, given.client, given.sequence):
+    if _is_stored(session, given.client, given.sequence):
         return False
     pair = session.get(Pair, given.pair)
     if pair is None:
@@ -120,10 +121,10 @@ def answer(session: Session, annotator: str, given: Answer) -> bool:
 
 
 def undo(session: Session, annotator: str, client: str, sequence: int, undoes: int) -> bool:
-    """Take back what this client said under the number `undoes`: an answer, or all of a ranking.
+    """Take back what this client submitted under the number `undoes`: an answer, or all of a ranking.
 
     True where it is taken back now, by this undo or an earlier one. False, and nothing is written, where there is no
-    such submission of this annotator's (yet), or it is itself an undo.
+    such submission of this annotator (yet), or it is itself an undo.
     """
     check_submission(client, sequence)
     taken_back = aliased(Judgement)
@@ -138,8 +139,8 @@ def undo(session: Session, annotator: str, client: str, sequence: int, undoes: i
     standing = [judgement for judgement, undone_by in submitted if undone_by is None]
     if not standing:
         return bool(submitted)
-    if _is_there(session, client, sequence):
-        return False  # a number that stands for something else cannot stand for an undo as well
+    if _is_stored(session, client, sequence):
+        return False  # the number is that of another submission
     rows = [
         JudgementRow(
             pair_id=judgement.pair_id,
@@ -171,14 +172,14 @@ def rank(
     sequence: int,
     seconds: float | None,
 ) -> int:
-    """Append a ranking of a prompt's pictures, best tier first: one judgement for any two of different tiers.
+    """Append a ranking of a prompt's images, best tier first: one judgement for any two of different tiers.
 
     tiers: SHA-256 of the pictures; [[best], the others] says only which is best. Of k pictures each judgement weighs
     2 / k: k (k - 1) / 2 of them tell what k - 1 comparisons do. Returns how many were appended, 0 where it is there
     already. Raises UserError for what is no ranking of this prompt's pictures.
     """
     check_submission(client, sequence)
-    if _is_there(session, client, sequence):
+    if _is_stored(session, client, sequence):
         return 0
     prompt = session.get(Prompt, prompt_id)
     if prompt is None:
@@ -202,7 +203,7 @@ def rank(
             pair_id=pair.id,
             annotator_id=annotator_id,
             answer="left" if pair.first_id == preferred.id else "right",
-            first_on_left=True,  # nothing was on a side
+            first_on_left=True,  # a ranking has no sides
             share_left=1.0 if pair.first_id == preferred.id else 0.0,
             weight=2 / len(names),
             seconds=None if total_seconds is None else total_seconds / len(better),
@@ -218,18 +219,18 @@ def rank(
 
 
 def recount_votes(session: Session, pairs: Iterable[int]) -> None:
-    """Set the vote columns of these pairs, by id, to what their judgements that stand add up to."""
+    """Set the vote columns of these pairs, by id, to the sums of their standing judgements."""
     session.flush()
     for some in slices(sorted(set(pairs))):
-        tallies = vote_counts(session, some)
+        counts = vote_counts(session, some)
         for pair in session.scalars(select(Pair).where(Pair.id.in_(some)).execution_options(populate_existing=True)):
-            for column, value in asdict(tallies[pair.id]).items():
+            for column, value in asdict(counts[pair.id]).items():
                 setattr(pair, column, value)
         session.flush()
 
 
 def vote_counts(session: Session, pairs: Collection[int]) -> dict[int, VoteCount]:
-    """What the judgements that stand add up to, by pair; counted from the rows. At most a few hundred pairs."""
+    """The standing judgements added up, by pair; counted from the rows. At most a few hundred pairs."""
     rows = session.execute(
         select(
             Judgement.pair_id,
@@ -243,16 +244,16 @@ def vote_counts(session: Session, pairs: Collection[int]) -> dict[int, VoteCount
         .outerjoin(_UNDOING, _UNDOING.undoes == Judgement.id)
         .where(Judgement.pair_id.in_(pairs), Judgement.answer != "undo", _UNDOING.id.is_(None))
     )
-    said: dict[int, list[Vote]] = {pair: [] for pair in pairs}
+    votes: dict[int, list[Vote]] = {pair: [] for pair in pairs}
     for row in rows:
         share = row.share_left
         share_first = share if share is None or row.first_on_left else 1 - share
-        said[row.pair_id].append(Vote(row.answer, share_first, row.votes, row.weight, row.purpose == "assumed"))
-    return {pair: count_votes(these) for pair, these in said.items()}
+        votes[row.pair_id].append(Vote(row.answer, share_first, row.votes, row.weight, row.purpose == "assumed"))
+    return {pair: count_votes(of_pair) for pair, of_pair in votes.items()}
 
 
 def check_submission(client: str, sequence: int) -> None:
-    """Raises UserError for a client or a number that no column holds."""
+    """Raises UserError for a client or a number that its column cannot hold."""
     if not re.fullmatch(r"[\x20-\x7e]{1,64}", client):
         raise UserError("a judgement names the page it comes from with 1 to 64 plain characters")
     if not 0 <= sequence <= _MAX_SEQUENCE:
@@ -260,23 +261,23 @@ def check_submission(client: str, sequence: int) -> None:
 
 
 def _candidates(session: Session, prompt: Prompt, names: Collection[str]) -> dict[str, ImageRecord]:
-    found = session.scalars(
+    records = session.scalars(
         select(ImageRecord)
         .join(Candidate, Candidate.picture_id == ImageRecord.id)
         .where(Candidate.prompt_id == prompt.id, ImageRecord.sha256.in_(names))
     )
-    pictures = {picture.sha256: picture for picture in found}
+    candidates = {record.sha256: record for record in records}
     for name in names:
-        if name not in pictures:
+        if name not in candidates:
             raise UserError(f"{name} is no picture of this prompt: load the page again")
-    return pictures
+    return candidates
 
 
-def _is_there(session: Session, client: str, sequence: int) -> bool:
+def _is_stored(session: Session, client: str, sequence: int) -> bool:
     known = select(Judgement.id).where(Judgement.client == client, Judgement.sequence == sequence)
     return session.scalar(known.limit(1)) is not None
 
 
 def _valid_seconds(seconds: float | None) -> float | None:
-    """A clock that was set back must not cost the judgement."""
+    """None for a time that a clock set back has made impossible: the judgement itself is good."""
     return seconds if seconds is not None and 0 <= seconds < math.inf else None

@@ -1,8 +1,8 @@
-"""What do the judgements of a pair add up to?
+"""The preference of a pair: what do its votes add up to? Arithmetic alone, for judgements in a database or a file.
 
-The share of the votes that were for one picture. A tie is half a vote for each; who found both bad, or skipped, has no
-vote. The pair counts in training as much as the weightiest of its judgements, not as all of them together: a pair that
-ten people were shown is not ten times as important, only better known.
+It is the share of the votes that were for one image. A tie is half a vote for each; "both bad" and "skip" are no vote.
+The pair weighs in training as much as the weightiest of its judgements, not as all of them together: a pair that ten
+people were shown is not ten times as important, only better known.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ BOTH_BAD = "both bad: as many say that neither picture is any good as say which 
 
 @dataclass(frozen=True)
 class Vote:
-    """A judgement that stands. share_first: of its votes for the pair's first picture, in [0, 1]; None: no vote."""
+    """A standing judgement. share_first: share of its votes for the pair's first image, in [0, 1]; None: no vote."""
 
     answer: str
     share_first: float | None
@@ -42,36 +42,36 @@ class VoteCount:
 
 @dataclass(frozen=True)
 class Preference:
-    """share: of the votes for the preferred picture, in (0.5, 1]; weight: multiplies the pair's loss."""
+    """share: of the votes for the chosen image, in (0.5, 1]; weight: multiplies the pair's loss."""
 
     for_first: bool
     share: float
     weight: float
 
 
-def count_votes(said: Iterable[Vote]) -> VoteCount:
-    """Add up the judgements that stand; their order does not matter, not even to the last bit.
+def count_votes(votes: Iterable[Vote]) -> VoteCount:
+    """Add up standing judgements; their order does not matter, not even to the last bit.
 
-    What was assumed counts where nobody has said anything but "skip".
+    An assumed one counts only where no person has answered more than "skip".
     """
-    said = tuple(said)
-    judged = any(not one.assumed and one.answer != "skip" for one in said)
-    said = tuple(one for one in said if not (judged and one.assumed))
-    voted = [one for one in said if one.share_first is not None]
-    skips = sum(one.answer == "skip" for one in said)
+    votes = tuple(votes)
+    judged = any(not vote.assumed and vote.answer != "skip" for vote in votes)
+    votes = tuple(vote for vote in votes if not (judged and vote.assumed))
+    sided = [vote for vote in votes if vote.share_first is not None]
+    skips = sum(vote.answer == "skip" for vote in votes)
     return VoteCount(
-        answers=len(said) - skips,
+        answers=len(votes) - skips,
         skips=skips,
-        both_bad=math.fsum(one.votes for one in said if one.answer == "both_bad"),
-        votes=math.fsum(one.votes for one in voted),
-        votes_first=math.fsum(one.votes * one.share_first for one in voted if one.share_first is not None),
-        weight=max((one.weight for one in voted), default=0.0),
-        assumed=any(one.assumed for one in said),
+        both_bad=math.fsum(vote.votes for vote in votes if vote.answer == "both_bad"),
+        votes=math.fsum(vote.votes for vote in sided),
+        votes_first=math.fsum(vote.votes * vote.share_first for vote in sided if vote.share_first is not None),
+        weight=max((vote.weight for vote in sided), default=0.0),
+        assumed=any(vote.assumed for vote in votes),
     )
 
 
 def undecided(votes_first: float, votes: float, both_bad: float = 0.0) -> str | None:
-    """Why nothing can be trained on: UNLABELLED, TIE or BOTH_BAD; None where there is a preference."""
+    """Why there is no preference: UNLABELLED, TIE or BOTH_BAD; None where there is one."""
     if both_bad > 0 and both_bad >= votes:
         return BOTH_BAD
     if votes <= 0:
@@ -80,9 +80,9 @@ def undecided(votes_first: float, votes: float, both_bad: float = 0.0) -> str | 
 
 
 def preference(votes_first: float, votes: float, weight: float, both_bad: float = 0.0) -> Preference | None:
-    """What is trained on, if anything is."""
+    """The preference that these sums come to; None where `undecided`."""
     if undecided(votes_first, votes, both_bad) is not None:
         return None
-    for_first = votes_first / votes
-    # Rounded: 0.7/0.3 must not become 0.7000000000000001 when the pictures' hashes sort the other way round.
-    return Preference(for_first > 0.5, round(max(for_first, 1 - for_first), 9), weight)
+    share_first = votes_first / votes
+    # Rounded: 0.7/0.3 must not become 0.7000000000000001 when the images' hashes sort the other way round.
+    return Preference(share_first > 0.5, round(max(share_first, 1 - share_first), 9), weight)

@@ -169,7 +169,7 @@ class _Importing:
         counts: Counter[str] = Counter()
         pictures = self._pictures(session, counts)
         rows = [self._row(row, pictures) for row in self._rows]
-        judged, waiting = [row for row in rows if row.said], [row for row in rows if not row.said]
+        judged, waiting = [row for row in rows if row.verdict], [row for row in rows if not row.verdict]
         if judged:
             added = add_rows(session, dataset, judged, CLIENT, CLIENT, self._annotator)
             counts.update(pairs=added.pairs, judgements=added.judgements, there=len(judged) - added.judgements)
