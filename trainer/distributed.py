@@ -73,16 +73,13 @@ class World:
         return [part[i] for i in range(max(map(len, parts))) for part in parts if i < len(part)]
 
     def all_reduce_(self, *tensors: Tensor) -> None:
-        """Each tensor becomes its sum over all processes, all in one message. float32, on one device."""
+        """Each tensor becomes its sum over all processes. Contiguous, float32, on one device."""
         if self.is_single:
             return
-        import torch
         import torch.distributed as dist
 
-        whole = torch.cat([one.view(-1) for one in tensors])
-        dist.all_reduce(whole)
-        for one, part in zip(tensors, whole.split([one.numel() for one in tensors]), strict=True):
-            one.copy_(part.view_as(one))
+        for one in tensors:
+            dist.all_reduce(one)
 
     def any(self, flag: bool) -> bool:
         """Whether it is so in any process. All of them wait here for the last; no device is waited for."""

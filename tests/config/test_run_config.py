@@ -16,7 +16,7 @@ from mapo_studio.trainer.config.run_config import (
 )
 from mapo_studio.trainer.errors import UserError
 from mapo_studio.trainer.training.objectives import DPO, SFT, DPOPlusSFT, MaPO
-from mapo_studio.trainer.training.optimizer import lr_factor
+from mapo_studio.trainer.training.optimizer import lr_multiplier
 
 
 def test_settings_survive_being_written_and_read(tmp_path):
@@ -128,13 +128,13 @@ def test_flags_left_alone_give_the_same_settings():
 @given(st.sampled_from(["constant", "cosine", "linear"]), st.integers(0, 30), st.integers(1, 200), st.integers(0, 400))
 def test_learning_rate_stays_within_its_peak(schedule, warmup, steps, step):
     step = min(step, steps - 1)
-    factor = lr_factor(OptimizerConfig(schedule=schedule, warmup_steps=warmup), step, steps)
+    factor = lr_multiplier(OptimizerConfig(schedule=schedule, warmup_steps=warmup), step, steps)
     assert 0 < factor <= 1
 
 
 def test_learning_rate_rises_then_falls():
     cosine = OptimizerConfig(schedule="cosine", warmup_steps=10)
-    factors = [lr_factor(cosine, step, 100) for step in range(100)]
+    factors = [lr_multiplier(cosine, step, 100) for step in range(100)]
     assert factors[:11] == sorted(factors[:11])
     assert factors[10:] == sorted(factors[10:], reverse=True)
     assert factors[10] == 1.0

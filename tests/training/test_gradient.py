@@ -255,7 +255,7 @@ def test_half_precision_loss_scaling_reaches_both_pictures(base, encoded, settin
     scaled = []
     for split in (False, True):
         learner = Learner(settings(training={"split_pair": split}, optimization={"optimizer": "adamw"}), base, CPU)
-        monkeypatch.setattr(learner._optimizer, "scaled", lambda loss: 256 * loss)
+        monkeypatch.setattr(learner._optimizer, "scale", lambda loss: 256 * loss)
         numbers = learner.learn(0, [pairs(encoded, 2)])
         scaled.append(numbers[-1])
     assert torch.allclose(scaled[0], scaled[1], rtol=1e-4)

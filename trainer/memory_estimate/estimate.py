@@ -173,11 +173,8 @@ def peak_of_step(learner: Learner, batch: PairBatch, card: torch.device = META) 
     live = MetaMemoryTracker(card)
     for tensor in (*learner.unet.parameters(), *learner.unet.buffers()):
         live.add(tensor)
-        if tensor.requires_grad:
-            tensor.grad = torch.zeros_like(tensor)
-            live.add(tensor.grad)
     before = live.host_now
-    with live, patch.object(LoraOptimizer, "step", lambda _, gradient, *__: gradient.new_zeros(())):
+    with live, patch.object(LoraOptimizer, "step", lambda optimizer, *_: optimizer.grad.new_zeros(())):
         learner.learn(0, [batch])
     return live.peak, live.host_peak - before
 

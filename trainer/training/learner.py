@@ -20,7 +20,7 @@ from .batches import PairBatch, seeded
 from .checkpoint import LearnerState
 from .gradient import accumulate_gradient, gradient_mode
 from .objectives import Judged, PairErrors
-from .optimizer import build_optimizer, lr_factor
+from .optimizer import build_optimizer, lr_multiplier
 
 
 class Learner:
@@ -51,6 +51,7 @@ class Learner:
         self._optimizer, notes = build_optimizer(
             config.optimization, parameters, loss_scaling=self.precision == "float16"
         )
+        self._optimizer.flat.follow(unet)
         self.notes = (*abilities(device).notes, *filter(None, [faster]), *notes)
         # However it is called, in a step, a measurement or a sample: the float32 LoRA beside it too.
         mixed = torch.autocast(device.type, DTYPES[self.precision], enabled=self.precision != "float32")
@@ -65,6 +66,7 @@ class Learner:
         config = self._config
         pairs = sum(map(len, batches))
         numbers = []
+        self._optimizer.zero_grad()
         for place, batch in _parts(batches, config.training.pairs_at_once):
             share = len(batch) / pairs if batch.loss_weight is None else batch.loss_weight
             # LoRA dropout draws from the global generators; seeding them makes a batch a function of its number.
@@ -74,33 +76,33 @@ class Learner:
                 self.unet,
                 batch,
                 self.objective,
-                lambda loss: self._optimizer.scaled(loss * share).backward(),  # noqa: B023 (it is called right here)
+                lambda loss: self._optimizer.scale(loss * share).backward(),  # noqa: B023 (it is called right here)
                 mode=self.mode,
                 seed=seed,
                 safeguard=config.objective.loser_guard,
                 max_images=self._max_images,
             )
             numbers.append(share * _numbers(judged, errors))
-        gradient, means = self._optimizer.gradient(), torch.stack(numbers).sum(0)
-        self._world.all_reduce_(gradient, means)
+        means = torch.stack(numbers).sum(0)
+        self._world.all_reduce_(self._optimizer.grad, means)
         self.between_steps = False
-        norm = self._optimizer.step(gradient, self.learning_rate(step), config.optimization.max_gradient_norm)
+        norm = self._optimizer.step(self.learning_rate(step), config.optimization.max_gradient_norm)
         self.between_steps = True
         return torch.cat([means, norm.view(1)])
 
     def learning_rate(self, step: int) -> float:
         """The rate that step number `step`, from 0, is taken with."""
         optimization = self._config.optimization
-        return optimization.learning_rate * lr_factor(optimization, step, self._config.training.steps)
+        return optimization.learning_rate * lr_multiplier(optimization, step, self._config.training.steps)
 
     def state_dict(self) -> LearnerState:
         """The LoRA's weights and the optimizer's state, as a checkpoint holds them."""
-        return LearnerState(adapter.state(self.unet), self._optimizer.state())
+        return LearnerState(adapter.state(self.unet), self._optimizer.state_dict())
 
     def load_state_dict(self, state: LearnerState) -> None:
         """Go back to a saved state; a note is added where the optimizer could not."""
         adapter.load_state(self.unet, state.adapter)
-        if note := self._optimizer.restore(state.optimizer):
+        if note := self._optimizer.load_state_dict(state.optimizer):
             self.notes += (note,)
 
 
