@@ -1,4 +1,4 @@
-"""Files that are either whole or absent: written beside their place, then renamed into it."""
+"""Atomic writes: a file is either whole or absent, since it is written beside its place and renamed into it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 
 from .errors import DiskFull
 
-_NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
 @contextmanager
@@ -45,23 +45,23 @@ def write_text(path: Path, text: str) -> None:
 
 @contextmanager
 def explain_disk_full(path: Path) -> Iterator[None]:
-    """Turn the errors of a full or forbidden disk into a DiskFull that names `path` and the mend."""
+    """Turn the errors of a full or write-protected disk into a DiskFull that names `path` and what to do."""
     try:
         yield
     except OSError as error:
-        if error.errno in _NO_ROOM:
-            raise DiskFull(_no_room(path)) from error
+        if error.errno in _DISK_FULL:
+            raise DiskFull(_disk_full_message(path)) from error
         if isinstance(error, PermissionError):
             raise DiskFull(f"{path} cannot be written: check the permissions of its folder") from error
         raise
     except Exception as error:
         # safetensors and torch wrap the operating system's error in one of their own.
-        if any(os.strerror(code) in str(error) for code in _NO_ROOM):
-            raise DiskFull(_no_room(path)) from error
+        if any(os.strerror(code) in str(error) for code in _DISK_FULL):
+            raise DiskFull(_disk_full_message(path)) from error
         raise
 
 
-def _no_room(path: Path) -> str:
+def _disk_full_message(path: Path) -> str:
     return f"no room to write {path}: free some disk space and try again"
 
 

@@ -1,4 +1,4 @@
-"""How a run is asked to stop: by a signal, or by a file in its folder."""
+"""Cancellation: a run is asked to stop by a signal, or by a file in its folder."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ _SIGNALS = [signal.SIGINT, signal.SIGTERM]
 
 
 class Cancelled(Exception):
-    """Raised where a phase that keeps nothing but caches is left early."""
+    """Raised where work that keeps nothing but caches is left early."""
 
 
 class StopRequest:
     """Whether the run was asked to stop. True once a signal came or the file exists; a step in progress is finished."""
 
     def __init__(self, file: Path, *, patient: bool = False):
-        """patient: never interrupt; torchrun passes on to its processes what the terminal told them already."""
+        """patient: a second Ctrl-C does not interrupt; torchrun passes on a signal that the terminal sent to all."""
         self._file = file
         self._patient = patient
         self.signal: int | None = None

@@ -1,21 +1,22 @@
-"""How do several processes train one run together: who is who, what is shared, and one end for all?
+"""Distributed training: the processes of one run, what is shared between them, and one end for all.
 
 torchrun, accelerate launch and schedulers that set the same variables start one process a card; RANK, WORLD_SIZE and
-LOCAL_RANK tell each which one it is. Without them a process is alone, and nothing here costs it anything.
+LOCAL_RANK tell each which one it is. Without them a process is single, and nothing here costs it anything.
 
-Tensors on cards cross by NCCL, everything else by gloo. What one process cannot mend ends all: it leaves its sentence
-in the store that all of them know, where a thread of each one looks, since whoever waits for the others hears nothing.
+Tensors on cards cross by NCCL, everything else by gloo. When one process fails, torchrun ends the others and prints
+what was recorded, as with `torch.distributed.elastic.multiprocessing.errors.record`. Two things are our own, because
+torchrun tells neither the other processes nor the run what went wrong: the sentence of the error is left in the store
+that all processes share, where the main one reads it when a collective of its own breaks, to log and to print it once;
+and the main one ignores torchrun's SIGTERM while it does so.
 """
 
 from __future__ import annotations
 
 import os
-import sys
-import threading
-import time
-from collections.abc import Callable, Iterator, Sequence
+import signal
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -28,13 +29,10 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-_PATIENCE = timedelta(days=7)
-"""How long the others are waited for: one encodes, paints or stands in line. That one is dead is noticed otherwise."""
-_LOOK_SECONDS = 0.5
-_OWN_WORDS_SECONDS = 3.0
-"""Whoever hears of an error may be about to end with the same one."""
-_HEARD_SECONDS = 20.0
-_ERROR, _HEARD = "mapo/error", "mapo/heard"
+_TIMEOUT = timedelta(days=7)
+"""Of a collective: another process may encode, generate or wait for the device. That one is dead breaks it at once."""
+_ERROR = "mapo/error"
+_PEER_LOST = ("Connection closed by peer", "Connection reset by peer", "Broken pipe")
 
 
 @dataclass(frozen=True)
@@ -47,7 +45,6 @@ class World:
     rank: int = 0
     size: int = 1
     local_rank: int = 0
-    _told: list[Callable[[str], None]] = field(default_factory=list, compare=False, repr=False)
 
     @property
     def is_main(self) -> bool:
@@ -59,11 +56,11 @@ class World:
         return self.size == 1
 
     def shard(self, items: Sequence[T]) -> Sequence[T]:
-        """The part of `items` that is this process's to do."""
+        """This process's part of `items`."""
         return items if self.is_single else items[self.rank :: self.size]
 
     def all_gather(self, part: Sequence[T]) -> list[T]:
-        """What all made of their shares of something, in its order. Every process must call it, and gets the same."""
+        """The results of all for their shards of something, in its order. A collective: all processes must call it."""
         if self.is_single:
             return list(part)
         import torch.distributed as dist
@@ -78,11 +75,11 @@ class World:
             return
         import torch.distributed as dist
 
-        for one in tensors:
-            dist.all_reduce(one)
+        for tensor in tensors:
+            dist.all_reduce(tensor)
 
     def any(self, flag: bool) -> bool:
-        """Whether it is so in any process. All of them wait here for the last; no device is waited for."""
+        """Whether `flag` is set in any process. A collective on the CPU: no device is waited for."""
         if self.is_single:
             return flag
         import torch
@@ -94,7 +91,7 @@ class World:
 
     @contextmanager
     def synchronized(self) -> Iterator[None]:
-        """All have done their share when the `with` ends; a Cancelled of one is raised in all."""
+        """A barrier at the end of a `with`; a Cancelled of one process is raised in all."""
         try:
             yield
         except Cancelled:
@@ -127,15 +124,6 @@ class World:
         getattr(torch, device.type).set_device(self.local_rank)
         return torch.device(device.type, self.local_rank)
 
-    @contextmanager
-    def on_peer_error(self, hear: Callable[[str], None]) -> Iterator[None]:
-        """For the length of a `with`, `hear` is called before an error of another process ends this one."""
-        self._told.append(hear)
-        try:
-            yield
-        finally:
-            self._told.remove(hear)
-
 
 SINGLE = World()
 
@@ -153,38 +141,74 @@ def from_env() -> World:
 
 @contextmanager
 def init_distributed() -> Iterator[World]:
-    """All processes that were launched together, for the length of a `with`.
+    """The processes that were launched together, for the length of a `with`.
 
-    What is raised in one ends all: the first process says it, the others leave with exit code 2 and no word.
+    An error in one ends all. The main process raises its own, or a UserError with the sentence of the one that failed;
+    from the others a UserError becomes SystemExit(2), so that it is printed once.
     """
     world = from_env()
     if world.is_single:
         yield world
         return
     import torch.distributed as dist
-    from torch.distributed.distributed_c10d import _get_default_store
+    from torch.distributed.elastic.multiprocessing.errors import get_error_handler
 
-    dist.init_process_group(_backend(), rank=world.rank, world_size=world.size, timeout=_PATIENCE)
-    store, left = _get_default_store(), threading.Event()
-    threading.Thread(target=_listen, args=(store, world, left), name="world", daemon=True).start()
+    get_error_handler().initialize()
+    if world.is_main:
+        # torchrun ends the others as soon as one is gone; this one has to log and to print why.
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    dist.init_process_group(_backend(), rank=world.rank, world_size=world.size, timeout=_TIMEOUT)
     try:
         yield world
         dist.barrier()
-    except Exception as error:
-        left.set()
-        if isinstance(error, Cancelled):  # which all of them raise at the same place
-            raise
-        _leave_word(store, world, error)
+    except Cancelled:  # which all of them raise at the same place
         raise
-    finally:
-        left.set()
+    except Exception as error:
+        explained = explain_peer_error(error)
+        _leave_error(explained)
+        get_error_handler().record_exception(explained)
+        if isinstance(explained, UserError) and not world.is_main:
+            raise SystemExit(2) from error
+        if explained is error:
+            raise
+        raise explained from error
     dist.destroy_process_group()
 
 
-def is_peer_lost(error: Exception) -> bool:
+def is_peer_lost(error: BaseException) -> bool:
     """Whether an error only says that another process is gone."""
-    said = str(error)
-    return any(words in said for words in ("Connection closed by peer", "Connection reset by peer", "Broken pipe"))
+    return any(words in str(error) for words in _PEER_LOST)
+
+
+def explain_peer_error(error: Exception) -> Exception:
+    """The error of the process that failed first, where `error` only says that it is gone; `error` itself otherwise."""
+    if not is_peer_lost(error):
+        return error
+    return UserError(
+        _left_error()
+        or "another process of this training exited unexpectedly: see the launcher's output. You can resume from the "
+        "last checkpoint by `mapo resume`"
+    )
+
+
+def _leave_error(error: Exception) -> None:
+    try:
+        _store().compare_set(_ERROR, "", str(error) or type(error).__name__)
+    except RuntimeError:  # the store ended with another process
+        return
+
+
+def _left_error() -> str:
+    try:
+        return _store().get(_ERROR).decode() if _store().check([_ERROR]) else ""
+    except RuntimeError:
+        return ""
+
+
+def _store() -> Any:
+    from torch.distributed.distributed_c10d import _get_default_store
+
+    return _get_default_store()
 
 
 def _backend() -> str:
@@ -196,43 +220,3 @@ def _backend() -> str:
     if hasattr(torch, "xpu") and torch.xpu.is_available() and getattr(dist, "is_xccl_available", lambda: False)():
         return "cpu:gloo,xpu:xccl"
     return "gloo"
-
-
-def _leave_word(store: Any, world: World, error: Exception) -> None:
-    """Let the others know why, and leave without a word if the first process has it to say."""
-    try:
-        store.compare_set(_ERROR, "", str(error) or type(error).__name__)
-        if world.is_main:
-            store.set(_HEARD, "yes")
-            time.sleep(2 * _LOOK_SECONDS)  # until all have looked: the store may end with this process
-            return
-        until = time.monotonic() + _HEARD_SECONDS
-        while time.monotonic() < until:
-            if store.check([_HEARD]):
-                time.sleep(_OWN_WORDS_SECONDS)  # torchrun ends the others when one is gone: the first must have spoken
-                os._exit(2)
-            time.sleep(_LOOK_SECONDS / 5)
-    except RuntimeError:  # the store is gone already
-        return
-
-
-def _listen(store: Any, world: World, left: threading.Event) -> None:
-    """End this process when another one cannot go on: its main thread may be waiting for that one for ever."""
-    try:
-        while not store.check([_ERROR]):
-            if left.wait(_LOOK_SECONDS):
-                return
-        sentence = store.get(_ERROR).decode()
-    except RuntimeError:  # the store is gone, and with it whoever started all of them
-        return
-    if world.is_main:
-        if left.wait(_OWN_WORDS_SECONDS):
-            return
-        for hear in world._told:
-            hear(sentence)
-        sys.stderr.write(f"mapo: {sentence}\n")
-        sys.stderr.flush()
-        store.set(_HEARD, "yes")
-    elif left.wait(_OWN_WORDS_SECONDS):
-        return
-    os._exit(2)

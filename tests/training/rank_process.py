@@ -1,6 +1,7 @@
-"""One of several processes of a training: the command line, with a process that fails in its third step."""
+"""One of several processes of a training: the command line, with a process that ends badly in its third step."""
 
 import os
+import signal
 import sys
 
 from mapo_studio.trainer.cli.main import main
@@ -9,12 +10,14 @@ from mapo_studio.trainer.training.learner import Learner
 learn = Learner.learn
 
 
-def failing(self, step, batches):
+def ending(self, step, batches):
     if step == 2:
+        if os.environ.get("MAPO_TEST_RANK_1") == "is killed":
+            os.kill(os.getpid(), signal.SIGKILL)
         raise RuntimeError("a cosmic ray hit the second process")
     return learn(self, step, batches)
 
 
 if os.environ["RANK"] == "1":
-    Learner.learn = failing
+    Learner.learn = ending
 sys.exit(main())

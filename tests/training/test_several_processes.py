@@ -45,11 +45,12 @@ def config(settings):
     return make
 
 
-def two(run: Run, script: Path = LAUNCHER) -> subprocess.Popen:
+def two(run: Run, script: Path = LAUNCHER, **environment: str) -> subprocess.Popen:
     """Two processes that train `run`, in a process group of their own as a terminal would make it."""
     launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
     command = [*launcher, str(script), "resume", run.name, "--workspace", str(run.workspace), "--json"]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    return subprocess.Popen(command, env=os.environ | environment, start_new_session=True, **pipes)
 
 
 def ended(process: subprocess.Popen) -> tuple[int, str, str]:
@@ -139,9 +140,29 @@ def test_an_error_of_one_ends_both_with_its_sentence(workspace, config):
     run = Run.create(workspace, config("failing", steps=1000))
     code, _, complained = ended(two(run, Path(__file__).with_name("rank_process.py")))
     assert code != 0
-    assert "mapo: a cosmic ray hit the second process" in complained
+    assert complained.count("mapo resume: a cosmic ray hit the second process\n") == 1, complained
     assert list(run.events())[-1]["event"] == "failed"
     assert list(run.events())[-1]["error"] == "a cosmic ray hit the second process"
+
+
+def test_a_process_that_is_killed_ends_the_other_which_says_that_the_run_can_be_resumed(workspace, config):
+    run = Run.create(workspace, config("killed", steps=1000))
+    process = two(run, Path(__file__).with_name("rank_process.py"), MAPO_TEST_RANK_1="is killed")
+    code, _, complained = ended(process)
+    assert code != 0
+    (failed,) = events(run, "failed")
+    assert failed["error"].startswith("another process of this training exited unexpectedly")
+    assert complained.count(f"mapo resume: {failed['error']}\n") == 1, complained
+
+
+def test_a_mistake_that_all_processes_see_is_said_once(workspace, config):
+    run = Run.create(workspace, config("mistaken"))
+    shutil.rmtree(run.folder / "state", ignore_errors=True)
+    text = run.settings_file.read_text()
+    run.settings_file.write_text(re.sub(r'device = ".*"', 'device = "cuda:7"', text))
+    code, _, complained = ended(two(run))
+    assert code != 0
+    assert complained.count("mapo resume: ") == 1, complained
 
 
 def test_two_processes_find_the_temperature_of_one_and_end_early_where_one_does(workspace, settings):

@@ -1,11 +1,11 @@
-"""A run's folder: what is in it, and the events a run tells of itself.
+"""Run folder: the files of a training run, its lock, and its events.
 
 <workspace>/runs/<name>/
     run.toml            the settings, complete
     events.jsonl        one JSON object a line, see Run.log
-    made-from           what it is known by when the same is asked for again, see find_run.py
-    state/              what a killed run goes on from, see checkpoints.py
-    samples/            pictures painted while training
+    made-from           digest of its settings, see find_run.py
+    state/              checkpoints that a killed run resumes from, see checkpoint.py
+    samples/            validation images, see validation_images.py
     <name>.safetensors  the LoRA
     report.html         what was learned, for a person
 """
@@ -108,12 +108,12 @@ class Run:
 
     @property
     def lock_file(self) -> Path:
-        """Locked by the process that trains, for as long as it lives."""
+        """Locked by the process that trains, for as long as it is alive."""
         return self.folder / "lock"
 
     @contextmanager
     def alone(self) -> Iterator[None]:
-        """One process has a run; the lock is gone when that process is, however it ended. Raises UserError."""
+        """Hold the run's lock; it is gone when this process is, however that ends. Raises UserError if it is taken."""
         try:
             with explain_disk_full(self.lock_file), FileLock(self.lock_file, timeout=_LOCK_SECONDS):
                 yield
@@ -124,15 +124,15 @@ class Run:
         return read_config(self.settings_file)
 
     def save_config(self, config: RunConfig) -> None:
-        """From now on `config` is what this run is trained with."""
+        """Write run.toml: from now on the run is trained with `config`."""
         write_text(self.settings_file, write_config(config))
 
     def has_begun(self) -> bool:
-        """Whether there is anything in it that would be missed: a first step was about to be taken, or was."""
+        """Whether it holds anything that would be missed: its first step was taken, or about to be."""
         return any(event["event"] == "started" for event in self.events())
 
     def log(self, event: str, **values: Any) -> None:
-        """Append an event and tell the listeners.
+        """Append an event and call the listeners with it.
 
         asked, waiting, turn, started, resumed, encoding, calibrated, step, evaluation, sample, checkpoint, warning,
         stopped, failed, finished; `time`: seconds since 1970. A number that is not finite is written as null, as JSON
@@ -149,7 +149,7 @@ class Run:
         lines: list[Event] = []
         for line in event_log.read(self.events_file):
             if line.get("event") == "resumed":
-                lines = [one for one in lines if _still_holds(one, line["step"])]
+                lines = [event for event in lines if _still_holds(event, line["step"])]
             lines.append(line)
         yield from lines
 

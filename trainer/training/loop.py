@@ -12,7 +12,7 @@ import torch
 from ..cancellation import Cancelled, StopRequest
 from ..config.run_config import RunConfig
 from ..device import release_memory
-from ..distributed import SINGLE, World, is_peer_lost
+from ..distributed import SINGLE, World, explain_peer_error
 from ..errors import DeviceOutOfMemory, UserError
 from ..latents.encode import load_text
 from ..preferences.statistics import data_facts
@@ -69,8 +69,7 @@ def train_locked(run: Run, stop: StopRequest, world: World = SINGLE) -> Outcome:
     while True:
         config = run.config().checked()
         try:
-            with world.on_peer_error(lambda sentence: _log_failure(run, sentence)):
-                return _train(run, config, stop, world)
+            return _train(run, config, stop, world)
         except Cancelled:
             run.log("stopped", step=0)
             raise
@@ -204,12 +203,7 @@ def _explain(error: Exception, run: Run, config: RunConfig, world: World) -> Exc
     if is_oom(error) and not isinstance(error, DeviceOutOfMemory):
         device = world.device(config.training.device)
         return oom_message(config, device, run.name, latest_step(run.state_folder))
-    if is_peer_lost(error):
-        return UserError(
-            "another process of this training exited unexpectedly: see the launcher's output. You can resume from the "
-            "last checkpoint by `mapo resume`"
-        )
-    return error
+    return explain_peer_error(error)
 
 
 def _batches(config: RunConfig, data: Material) -> PairBatches:
