@@ -40,7 +40,7 @@ from mapo_studio.benchmarks.released_on_card import Theirs, theirs
 from mapo_studio.benchmarks.small_sdxl import TEXT_WIDTH, unet_shape
 from mapo_studio.trainer.config.presets import apply, preset_named, presets
 from mapo_studio.trainer.config.run_config import RunConfig, parse_config
-from mapo_studio.trainer.device import DTYPES, abilities, pick_device, pick_precision, release_memory
+from mapo_studio.trainer.device import capabilities, pick_device, pick_precision, release_memory, torch_dtype
 from mapo_studio.trainer.memory_estimate.estimate import MemoryEstimator, batch_of
 from mapo_studio.trainer.models.memory_saving.quantize import fill, shell
 from mapo_studio.trainer.models.meta_models import shapes_of
@@ -174,8 +174,10 @@ def measure(
     """
     began = time.perf_counter()
     precision = pick_precision("auto", device)
-    ceiling = matmul_ceiling(device, DTYPES[precision], 1024 if small else 8192)
-    print(f"{abilities(device).name} in {precision}, torch {torch.__version__}; matrix products: {ceiling:.3g} TFLOP/s")
+    ceiling = matmul_ceiling(device, torch_dtype(precision), 1024 if small else 8192)
+    print(
+        f"{capabilities(device).name} in {precision}, torch {torch.__version__}; matrix products: {ceiling:.3g} TFLOP/s"
+    )
     print("| " + " | ".join(_COLUMNS) + " |")
     print("|---" * len(_COLUMNS) + "|")
     results, left_out, longest = [], [], 0.0
@@ -203,7 +205,7 @@ def measure(
     if left_out:
         print("left out for want of time: " + "; ".join(left_out))
     return {
-        "device": abilities(device).name,
+        "device": capabilities(device).name,
         "precision": precision,
         "torch": torch.__version__,
         "side": side(small),

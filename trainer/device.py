@@ -1,23 +1,26 @@
-"""What is computed on, and what can be had there: precision, optimizers, attention, storage, memory.
+"""Device capabilities: precision, optimizers, attention, storage and memory of what is computed on.
 
-Everything that differs between CUDA, ROCm, Apple MPS, Intel XPU and a CPU is decided here; others ask. What is not
-there is said in `Abilities.notes`, one sentence each, where it costs the person something.
+Everything that differs between CUDA, ROCm, Apple MPS, Intel XPU and a CPU is decided here. What a device lacks is said
+in `DeviceCapabilities.notes`, one sentence each, where it costs the person something. torch is imported where it is
+needed: a page that only asks nvidia-smi for the card's memory starts without it.
 """
 
 from __future__ import annotations
 
 import shutil
+import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from importlib.util import find_spec
-
-import torch
-from torch import nn
+from typing import TYPE_CHECKING
 
 from .errors import UserError
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
 
 _BF16_NVIDIA = (8, 0)
 """From Ampere on; what torch calls support on older cards is an emulation slower than float32."""
@@ -29,11 +32,11 @@ _COMPILERS = ("c++", "g++", "clang++", "cl")
 
 
 @dataclass(frozen=True)
-class Abilities:
-    """What one device can do, as far as torch can tell without trying. Made by `abilities`.
+class DeviceCapabilities:
+    """What one device can do, as far as torch can tell without trying. Made by `capabilities`.
 
     backend: "cuda", "rocm", "mps", "xpu" or "cpu"; name: as a person knows it.
-    precision: what "auto" means for the UNet, a key of DTYPES; text, vae: what the encoders are loaded in.
+    precision: what "auto" means for the UNet, see `torch_dtype`; text, vae: what the encoders are loaded in.
     attention: what torch's scaled_dot_product_attention, which is used everywhere, runs on: "flash", "efficient", or
     "math", which alone keeps a matrix of all positions times all positions.
     eight_bit: the libraries to try for 8-bit optimizer states, in this order; paged: whether those states may live in
@@ -60,6 +63,13 @@ class Abilities:
     notes: tuple[str, ...] = ()
 
 
+def torch_dtype(precision: str) -> torch.dtype:
+    """Of "float32", "bfloat16" or "float16"."""
+    import torch
+
+    return {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[precision]
+
+
 @dataclass(frozen=True)
 class Memory:
     """A device's memory in bytes: total, and free at this moment for this process."""
@@ -70,6 +80,8 @@ class Memory:
 
 def pick_device(wanted: str = "auto") -> torch.device:
     """The device called `wanted`; "auto": the first of CUDA (or ROCm), XPU, MPS, CPU that is there."""
+    import torch
+
     if wanted == "auto":
         for kind in ("cuda", "xpu", "mps"):
             if _available(kind):
@@ -87,17 +99,19 @@ def pick_device(wanted: str = "auto") -> torch.device:
 
 
 def pick_precision(wanted: str, device: torch.device) -> str:
-    """The arithmetic of the base on `device`, a key of DTYPES; see TrainingConfig.precision.
+    """The arithmetic of the base on `device`, see `torch_dtype`; see TrainingConfig.precision.
 
     Raises UserError for a precision that the device cannot train in.
     """
     if wanted == "float16" and device.type in ("cpu", "mps"):
         raise UserError(f"float16 cannot be trained in on {device.type}: use --precision float32 or bfloat16")
-    return abilities(device).precision if wanted == "auto" else wanted
+    return capabilities(device).precision if wanted == "auto" else wanted
 
 
-def abilities(device: torch.device) -> Abilities:
+def capabilities(device: torch.device) -> DeviceCapabilities:
     """What `device` can do. Looks only: takes no memory there and tries no kernel."""
+    import torch
+
     if device.type == "cuda":
         return _of_amd(device) if torch.version.hip else _of_nvidia(device)
     if device.type == "xpu":
@@ -109,6 +123,8 @@ def abilities(device: torch.device) -> Abilities:
 
 def memory_of(device: torch.device) -> Memory | None:
     """The memory of a card; None for a CPU, whose memory belongs to everybody. Wakes the device."""
+    import torch
+
     if device.type in ("cuda", "xpu"):
         module = getattr(torch, device.type)
         free, total = module.mem_get_info(_index(device))
@@ -121,6 +137,8 @@ def memory_of(device: torch.device) -> Memory | None:
 
 def cards() -> dict[str, int]:
     """Every card of this machine: torch's name of it -> bytes of its memory. Takes none of it."""
+    import torch
+
     found = {}
     for kind in ("cuda", "xpu"):
         for number in range(getattr(torch, kind).device_count() if _available(kind) else 0):
@@ -128,16 +146,38 @@ def cards() -> dict[str, int]:
     return found
 
 
-def card_memory(device: torch.device) -> int | None:
+def total_memory(device: torch.device) -> int | None:
     """Bytes of memory that the card has; None for a CPU. Takes none of it."""
+    import torch
+
     if device.type == "mps":
         return int(torch.mps.recommended_max_memory())
     return cards().get(f"{device.type}:{_index(device)}") if device.type in ("cuda", "xpu") else None
 
 
+@lru_cache(maxsize=1)
+def nvidia_smi_memory() -> int | None:
+    """Bytes that the NVIDIA card has, of several the smallest; None where there is none, or its driver is silent.
+
+    For pages, which do without torch: importing it takes seconds. Called once: nvidia-smi can take seconds too.
+    """
+    found = shutil.which("nvidia-smi")
+    if not found:
+        return None
+    ask = [found, "--query-gpu=memory.total", "--format=csv,noheader,nounits"]
+    try:
+        answer = subprocess.run(ask, capture_output=True, text=True, errors="replace", timeout=20)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    sizes = [int(line) for line in map(str.strip, answer.stdout.splitlines()) if line.isdecimal()]
+    return min(sizes) * 2**20 if answer.returncode == 0 and sizes else None
+
+
 def release_memory(device: torch.device) -> None:
     """Give cached blocks back to the device after a model was dropped."""
     import gc
+
+    import torch
 
     gc.collect()
     if device.type in ("cuda", "xpu", "mps"):
@@ -145,7 +185,7 @@ def release_memory(device: torch.device) -> None:
 
 
 @contextmanager
-def parked(model: nn.Module, device: torch.device) -> Iterator[None]:
+def offloaded(model: nn.Module, device: torch.device) -> Iterator[None]:
     """`model` out of the device's memory for the length of a `with` block, while another is in it."""
     if device.type == "cpu":
         yield
@@ -159,7 +199,9 @@ def parked(model: nn.Module, device: torch.device) -> Iterator[None]:
         model.to(device)
 
 
-def _of_nvidia(device: torch.device) -> Abilities:
+def _of_nvidia(device: torch.device) -> DeviceCapabilities:
+    import torch
+
     card, able = torch.cuda.get_device_properties(_index(device)), torch.cuda.get_device_capability(_index(device))
     bf16, notes = able >= _BF16_NVIDIA, ()
     if not bf16:
@@ -177,7 +219,9 @@ def _of_nvidia(device: torch.device) -> Abilities:
     )
 
 
-def _of_amd(device: torch.device) -> Abilities:
+def _of_amd(device: torch.device) -> DeviceCapabilities:
+    import torch
+
     card = torch.cuda.get_device_properties(_index(device))
     kind = str(getattr(card, "gcnArchName", "")).partition(":")[0]
     bf16 = kind.startswith(_BF16_AMD)
@@ -199,7 +243,9 @@ def _of_amd(device: torch.device) -> Abilities:
     )
 
 
-def _of_intel(device: torch.device) -> Abilities:
+def _of_intel(device: torch.device) -> DeviceCapabilities:
+    import torch
+
     name = torch.xpu.get_device_properties(_index(device)).name
     bf16 = torch.xpu.is_bf16_supported() if hasattr(torch.xpu, "is_bf16_supported") else True
     notes = () if bf16 else (_in_float16(name),)
@@ -226,10 +272,12 @@ def _of_card(
     compiles: bool,
     nf4: bool,
     notes: tuple[str, ...],
-) -> Abilities:
+) -> DeviceCapabilities:
     """What cards with a memory of their own have in common."""
+    import torch
+
     bitsandbytes = _installed("bitsandbytes")
-    return Abilities(
+    return DeviceCapabilities(
         device,
         backend,
         name,
@@ -248,11 +296,13 @@ def _of_card(
     )
 
 
-def _of_apple(device: torch.device) -> Abilities:
+def _of_apple(device: torch.device) -> DeviceCapabilities:
     # Metal has had bfloat16 since macOS 14. Loss scaling, which float16 needs, is not proven there.
+    import torch
+
     bf16 = torch.backends.mps.is_macos_or_newer(14, 0)
     notes = () if bf16 else ("bfloat16 needs macOS 14: computing in float32, which takes twice the memory",)
-    return Abilities(
+    return DeviceCapabilities(
         device,
         "mps",
         "the GPU of this Mac",
@@ -267,9 +317,11 @@ def _of_apple(device: torch.device) -> Abilities:
     )
 
 
-def _of_cpu(device: torch.device) -> Abilities:
+def _of_cpu(device: torch.device) -> DeviceCapabilities:
+    import torch
+
     bitsandbytes = _installed("bitsandbytes")
-    return Abilities(
+    return DeviceCapabilities(
         device,
         "cpu",
         "the CPU",
@@ -296,9 +348,13 @@ def _installed(library: str) -> bool:
 
 def _index(device: torch.device) -> int:
     """Of a card; of "cuda" without a number the one that torch computes on now."""
+    import torch
+
     return getattr(torch, device.type).current_device() if device.index is None else device.index
 
 
 def _available(kind: str) -> bool:
+    import torch
+
     module = getattr(torch, kind, None)
     return module is not None and module.is_available()

@@ -87,7 +87,7 @@ def test_channels_last_gives_the_same_lora(settings, base, batches):
 
 
 def test_where_nothing_compiles_a_sentence_says_so(base, monkeypatch):
-    monkeypatch.setattr(speed, "abilities", lambda device: speed_of(device, compiles=False))
+    monkeypatch.setattr(speed, "capabilities", lambda device: speed_of(device, compiles=False))
     said = speed.apply(base.load_unet(CPU, torch.float32), TrainingConfig(compile="on"), CPU)
     assert "not compiled" in said
     assert "cpu" in said
@@ -128,16 +128,16 @@ def test_by_itself_a_cpu_compiles_where_the_training_outlasts_the_compiler(
 
 def test_who_did_not_ask_for_a_compiler_is_not_told_that_there_is_none(base, monkeypatch):
     monkeypatch.setattr(speed, "_WEIGHTS_THAT_PAY", 1)
-    monkeypatch.setattr(speed, "abilities", lambda device: speed_of(device, compiles=False))
+    monkeypatch.setattr(speed, "capabilities", lambda device: speed_of(device, compiles=False))
     assert speed.apply(base.load_unet(CPU, torch.float32), TrainingConfig(steps=5000), CPU) is None
 
 
 def speed_of(device, **changes):
     from dataclasses import replace
 
-    from mapo_studio.trainer.device import abilities
+    from mapo_studio.trainer.device import capabilities
 
-    return replace(abilities(device), **changes)
+    return replace(capabilities(device), **changes)
 
 
 def test_compiled_blocks_learn_the_same_and_are_not_compiled_for_every_size(settings, base, batches):

@@ -190,9 +190,9 @@ def test_the_optimizer_stays_whose_states_are_gone_on_from():
 
 def test_the_next_smaller_preset_is_named(monkeypatch):
     for gib, name in ((11.6, "8 GB"), (7.7, "6 GB"), (23.6, "16 GB")):
-        monkeypatch.setattr(oom_recovery, "card_memory", lambda _, gib=gib: int(gib * 2**30))
+        monkeypatch.setattr(oom_recovery, "total_memory", lambda _, gib=gib: int(gib * 2**30))
         assert f"the preset {name}," in str(oom_message(RunConfig(), torch.device("cuda"), "cats", 3))
-    monkeypatch.setattr(oom_recovery, "card_memory", lambda _: None)
+    monkeypatch.setattr(oom_recovery, "total_memory", lambda _: None)
     assert "preset" not in str(oom_message(RunConfig(), CPU, "cats", None))
 
 

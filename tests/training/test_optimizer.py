@@ -228,7 +228,9 @@ def test_where_paging_fails_the_states_stay_on_the_card(monkeypatch):
             raise AttributeError("cget_managed_ptr")
 
     monkeypatch.setattr(
-        optimizers, "abilities", lambda device: SimpleNamespace(backend="cpu", paged=True, eight_bit=("bitsandbytes",))
+        optimizers,
+        "capabilities",
+        lambda device: SimpleNamespace(backend="cpu", paged=True, eight_bit=("bitsandbytes",)),
     )
     monkeypatch.setattr("bitsandbytes.optim.PagedAdamW8bit", Unpaged)
     optimizer, (note,) = built("paged_adamw8bit")
@@ -238,8 +240,8 @@ def test_where_paging_fails_the_states_stay_on_the_card(monkeypatch):
 
 @pytest.mark.parametrize(("name", "eight"), [(None, False), ("RTX 3060", True), ("Mac", True)])
 def test_auto_is_eight_bit_on_a_card_and_the_faster_one_on_a_cpu(monkeypatch, name, eight):
-    able = optimizers.abilities(pretend(monkeypatch, *filter(None, [name])))
-    monkeypatch.setattr(optimizers, "abilities", lambda device: able)
+    able = optimizers.capabilities(pretend(monkeypatch, *filter(None, [name])))
+    monkeypatch.setattr(optimizers, "capabilities", lambda device: able)
     tried = []
     candidates = optimizers._candidates
     monkeypatch.setattr(

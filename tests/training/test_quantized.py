@@ -6,7 +6,6 @@ import pytest
 import torch
 from mapo_studio.trainer import device
 from mapo_studio.trainer.cancellation import StopRequest
-from mapo_studio.trainer.config import presets
 from mapo_studio.trainer.config.run_config import write_config
 from mapo_studio.trainer.errors import UserError
 from mapo_studio.trainer.lora.adapter import LoraSettings, attach
@@ -78,7 +77,7 @@ def test_what_the_device_cannot_store_is_said_before_anything_is_encoded(workspa
     run = Run.create(workspace, settings(name="refused", training={"quantize": "nf4"}))
     monkeypatch.setattr(device, "_installed", lambda library: False)
     monkeypatch.setattr(prepare_data, "encode", lambda *_, **__: pytest.fail("encoded"))
-    with pytest.raises(UserError, match="--quantize nf4 cannot be had on the CPU, or bitsandbytes is not installed"):
+    with pytest.raises(UserError, match="--quantize nf4 is not supported on the CPU, or bitsandbytes is not installed"):
         go(run)
 
 
@@ -86,10 +85,7 @@ def test_what_the_device_cannot_store_is_said_before_anything_is_encoded(workspa
     ("gigabytes", "lacking", "how"), [(4, False, "nf4"), (4, True, "int8"), (24, False, "none"), (None, False, "none")]
 )
 def test_pictures_are_painted_as_the_preset_for_the_card_stores(gigabytes, lacking, how, monkeypatch):
-    small = presets.Preset(4, "", "", {"sd15": 1.0}, {"training": {"quantize": "nf4"}})
-    large = presets.Preset(24, "", "", {"sd15": 1.0}, {"training": {"batch_size": 4}})
-    monkeypatch.setattr(presets, "presets", lambda: (small, large))
-    monkeypatch.setattr(quantize, "card_memory", lambda _: gigabytes and gigabytes * 2**30)
+    monkeypatch.setattr(quantize, "total_memory", lambda _: gigabytes and gigabytes * 2**30)
     if lacking:
         monkeypatch.setattr(device, "_installed", lambda library: False)
     assert for_painting(CPU) == how

@@ -93,14 +93,14 @@ def pytorch() -> Iterable[Finding]:
 def device() -> Iterable[Finding]:
     import torch
 
-    from ..device import abilities, card_memory, cards, pick_device
+    from ..device import capabilities, cards, pick_device, total_memory
 
     found = pick_device("auto")
     if found.type == "cpu":
         yield _no_card(torch.version.cuda)
         return
     for place in map(torch.device, cards() or [found.type]):
-        able, memory = abilities(place), card_memory(place) or 0
+        able, memory = capabilities(place), total_memory(place) or 0
         detail = f"{place} is {able.name}, {memory / GIB:.1f} GiB: {able.precision}, {able.attention} attention"
         yield Finding("device", "ok", "; ".join([detail, *able.notes]))
 

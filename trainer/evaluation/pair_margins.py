@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from sqlalchemy import select, update
 
-from ..device import DTYPES, pick_device, pick_precision
+from ..device import pick_device, pick_precision, torch_dtype
 from ..errors import UserError
 from ..images.image_file import ImageFile
 from ..latents.encode import EncodeProgress, encode
@@ -120,7 +120,7 @@ def margins_of(run: Run, pairs: Sequence[JudgedPair], device: torch.device, tell
         workers=config.data.workers,
         progress=encoding,
     )
-    precision = DTYPES[pick_precision(config.training.precision, device)]
+    precision = torch_dtype(pick_precision(config.training.precision, device))
     unet = base.load_unet(device, precision, config.training.quantize)
     adapter.attach(unet, lora.settings, 0, base.lora_targets)
     set_lora(unet, lora, strength=1.0)

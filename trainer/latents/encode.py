@@ -25,7 +25,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..device import abilities, release_memory
+from ..device import capabilities, release_memory
 from ..distributed import SINGLE, World
 from ..errors import DeviceOutOfMemory, UserError
 from ..images.aspect_buckets import Size, bucket_for, buckets
@@ -120,7 +120,7 @@ def encode(
     Raises UserError naming the picture that cannot be read or encoded, and the folder if the disk is full.
     """
     device = torch.device(device)
-    text_dtype = abilities(device).text
+    text_dtype = capabilities(device).text
     text_identity, vae_identity = base.identity("text"), base.identity("vae")
     sizes = buckets(resolution, base.latent_factor)
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..device import abilities
+from ..device import capabilities
 from .base_model import NoiseSchedule
 from .content_hash import identity_of
 from .few_step import distilled_by
@@ -58,7 +58,7 @@ class LocalModel:
             make_lean,  # diffusers, which a face that only wants to know the family does without
         )
 
-        vae = self.source.vae(device, abilities(device).vae)
+        vae = self.source.vae(device, capabilities(device).vae)
         make_lean(vae)
         return vae
 

@@ -18,7 +18,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from ..cancellation import Cancelled
-from ..device import DTYPES, parked, pick_device, pick_precision, release_memory
+from ..device import offloaded, pick_device, pick_precision, release_memory, torch_dtype
 from ..lora import adapter
 from ..lora.file import LoraFile
 from ..models.base_model import BaseModel, TextTensors
@@ -81,7 +81,7 @@ class Painter:
         self._base = base
         self._manner = manner
         self._device = device or pick_device()
-        self._dtype = dtype or DTYPES[pick_precision("auto", self._device)]
+        self._dtype = dtype or torch_dtype(pick_precision("auto", self._device))
         self._quantize = quantize or for_painting(self._device)
         self._loras = {file: lora_for(base, file) for file in loras}
         # On a CPU nothing has to make room, and the first pictures are worth seeing soon.
@@ -144,7 +144,7 @@ class Painter:
         return [(wish, painted[place]) for place, wish in enumerate(wishes)]
 
     def _decoded(self, painted: Sequence[tuple[Wish, Tensor]]) -> list[tuple[Wish, Image.Image]]:
-        with parked(self._loaded_unet(), self._device):
+        with offloaded(self._loaded_unet(), self._device):
             if self._vae is None:
                 self._vae = self._base.load_vae(self._device)
             self._vae.to(self._device)
@@ -154,7 +154,7 @@ class Painter:
 
     def _texts(self, wishes: Sequence[Wish]) -> dict[str, TextTensors]:
         prompts = list(dict.fromkeys([*(wish.prompt for wish in wishes), self._manner.negative]))
-        with parked(self._unet, self._device) if self._unet is not None else nullcontext():
+        with offloaded(self._unet, self._device) if self._unet is not None else nullcontext():
             encoder = self._base.load_text(self._device, self._dtype)
             texts = dict(zip(prompts, encoder(prompts), strict=True))
             del encoder

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from ..device import DTYPES, pick_device, pick_precision, release_memory
+from ..device import pick_device, pick_precision, release_memory, torch_dtype
 from ..errors import UserError
 from ..images.contact_sheet import grid
 from ..images.crop import SizeConditioning
@@ -60,7 +60,7 @@ def generate(
     Raises UserError if the LoRA was made for another family or does not fit the base.
     """
     device = device or pick_device()
-    dtype = dtype or DTYPES[pick_precision("auto", device)]
+    dtype = dtype or torch_dtype(pick_precision("auto", device))
     seeds = range(len(prompts)) if seeds is None else seeds
     found = lora_for(base, lora) if lora else None
 

@@ -22,7 +22,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ..device import abilities
+from ..device import capabilities
 from ..latents.encode import EncodedPair, load_latent, load_text
 
 
@@ -299,7 +299,7 @@ def batches_by_step(
     a_step = accumulation * size
     first = start * a_step if first is None else first
 
-    pinned = abilities(device).pinned
+    pinned = capabilities(device).pinned
 
     def prepare(step: int) -> list[PairBatch]:
         whole = range(first + (step - start) * a_step, first + (step - start + 1) * a_step)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..config.run_config import RunConfig
-from ..device import DTYPES, abilities, pick_precision
+from ..device import capabilities, pick_precision, torch_dtype
 from ..distributed import SINGLE, World
 from ..lora import adapter
 from ..lora.file import read_lora
@@ -40,7 +40,7 @@ class Learner:
         self._config = config
         self._world = world
 
-        unet = base.load_unet(device, DTYPES[self.precision], training.quantize)
+        unet = base.load_unet(device, torch_dtype(self.precision), training.quantize)
         activation_checkpointing.apply(unet, training.gradient_checkpointing, device)
         parameters = adapter.attach(unet, self.settings, training.seed, base.lora_targets)
         if self.precision != "float32":
@@ -52,9 +52,9 @@ class Learner:
             config.optimization, parameters, loss_scaling=self.precision == "float16"
         )
         self._optimizer.flat.follow(unet)
-        self.notes = (*abilities(device).notes, *filter(None, [faster]), *notes)
+        self.notes = (*capabilities(device).notes, *filter(None, [faster]), *notes)
         # However it is called, in a step, a measurement or a sample: the float32 LoRA beside it too.
-        mixed = torch.autocast(device.type, DTYPES[self.precision], enabled=self.precision != "float32")
+        mixed = torch.autocast(device.type, torch_dtype(self.precision), enabled=self.precision != "float32")
         unet.forward = mixed(unet.forward)
         self.unet = unet.train()
 

@@ -12,7 +12,7 @@ import torch
 from ..config.memory_savings import savings
 from ..config.presets import presets
 from ..config.run_config import RunConfig
-from ..device import card_memory
+from ..device import total_memory
 from ..errors import DeviceOutOfMemory
 
 _GIB = 2**30
@@ -59,6 +59,6 @@ def oom_message(config: RunConfig, device: torch.device, name: str, step: int | 
 
 def _smaller_preset(device: torch.device) -> str | None:
     """The name of the preset for the next smaller card than `device`."""
-    memory = card_memory(device)
+    memory = total_memory(device)
     fewer = [preset.name for preset in presets() if memory and preset.card + 1 < memory / _GIB]
     return fewer[-1] if fewer else None

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from ..config.optimizers import OPTIMIZERS, Implementation, Optimizer, optimizer_row
 from ..config.run_config import OptimizerConfig
-from ..device import abilities
+from ..device import capabilities
 
 
 class FlatParameters:
@@ -156,7 +156,7 @@ def build_optimizer(
 ) -> tuple[LoraOptimizer, tuple[str, ...]]:
     """The optimizer that `config` names, and sentences where another had to be taken. The parameters become views."""
     flat = FlatParameters(parameters)
-    device, able = flat.vector.device, abilities(flat.vector.device)
+    device, able = flat.vector.device, capabilities(flat.vector.device)
     options = {"lr": config.learning_rate, "betas": (config.beta1, config.beta2), "weight_decay": config.weight_decay}
     row, fallbacks, problems = optimizer_row(config.optimizer, cpu=able.backend == "cpu"), [], []
     if row.paged and not able.paged and row.fallback:

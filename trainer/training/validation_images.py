@@ -10,7 +10,7 @@ from torch import nn
 
 from ..atomic_files import atomic_write
 from ..config.run_config import RunConfig
-from ..device import parked
+from ..device import offloaded
 from ..distributed import SINGLE, World
 from ..images.contact_sheet import grid
 from ..latents.encode import load_text
@@ -97,7 +97,7 @@ class ValidationImages:
             batch_size=min(pictures_at_once(size), self._training.pairs_at_once or self._training.batch_size),
             one_half_at_a_time=self._training.split_pair,
         )
-        with parked(unet, self._device):
+        with offloaded(unet, self._device):
             vae = data.base.load_vae(self._device)
             if self._training.split_pair:
                 in_tiles(vae)

@@ -10,7 +10,7 @@ from typing import Any
 import gradio as gr
 
 from ...trainer.config.run_config import RunConfig, parse_config
-from ...trainer.driver import card_memory
+from ...trainer.device import nvidia_smi_memory
 from ...trainer.errors import UserError
 from ...trainer.jobs import job
 from ...trainer.jobs.gpu_queue import job_title, queued
@@ -65,7 +65,7 @@ def train_tab(context: PageContext) -> None:
         if not dataset:
             no_dataset = Needs((), ("No dataset is chosen: choose or make one at the top.",))
             return None, *_offer(no_dataset), *([gr.skip()] * len(given))
-        config = propose(context.store, dataset, (base or "").strip(), _tokenizers(context), card_memory())
+        config = propose(context.store, dataset, (base or "").strip(), _tokenizers(context), nvidia_smi_memory())
         shown = form.with_edits(config, parse_config(before, "the proposal"), given) if before else config
         if goes_on:
             adapter = shown.adapter.model_copy(update={"continue_from": goes_on["lora"]})

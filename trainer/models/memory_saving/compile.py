@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from ...config.run_config import TrainingConfig
-from ...device import abilities
+from ...device import capabilities
 
 _REPEATED = "BasicTransformerBlock"
 """diffusers' block that most of a UNet's work is in. Its code is compiled once for each width and once more, for any
@@ -22,8 +22,8 @@ _MOST_GRAPHS = 32
 without. torch's own limit of 8 would leave what comes after it uncompiled, in silence."""
 
 _AUTO: dict[str, tuple[str, ...]] = {"compile": (), "channels_last": (), "tf32": ("cuda",)}
-"""The backends (device.Abilities) on which "auto" means on: those where it was measured to pay, see docs/benchmarks.md,
-and TF32 where torch lets convolutions compute in it anyway."""
+"""The backends (see DeviceCapabilities) on which "auto" means on: those where it was measured to pay, see
+docs/benchmarks.md, and TF32 where torch lets convolutions compute in it anyway."""
 
 _PASSES_THAT_PAY = 1000
 _WEIGHTS_THAT_PAY = 40_000_000
@@ -37,7 +37,7 @@ def apply(unet: nn.Module, config: TrainingConfig, device: torch.device) -> str 
 
     Call it after a LoRA was attached, which replaces layers.
     """
-    backend = abilities(device).backend
+    backend = capabilities(device).backend
     outlasts = device.type == "cpu" and _outlasts_the_compiler(unet, config)
 
     def wanted(name: str) -> bool:
@@ -72,7 +72,7 @@ def _compile(unet: nn.Module, device: torch.device) -> str | None:
 
 def _why_not_compiled(device: torch.device) -> str | None:
     """None where torch.compile works on `device`; proven by compiling, since finding a compiler proves nothing."""
-    if not abilities(device).compiles:
+    if not capabilities(device).compiles:
         return f"torch finds no compiler for {device.type}"
     try:
         probe = torch.ones(64, device=device, requires_grad=True)

@@ -11,7 +11,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from ...device import abilities, card_memory
+from ...device import capabilities, total_memory
 from ...errors import UserError
 from ..card_presets import preset_for
 from .quantized_layers import FP8, INT8, NORMAL4, Packing, QuantizedConv2d, QuantizedLinear
@@ -26,20 +26,20 @@ _A_BYTE = ("proj_in", "proj_out", "time_emb_proj")
 
 
 def check(how: Quantize, device: torch.device) -> None:
-    """Raises UserError, with what can be had instead, where `device` cannot store weights as `how` says."""
-    able = abilities(device)
-    if how == "none" or how in able.storage:
+    """Raises UserError, with what is supported instead, where `device` cannot store weights as `how` says."""
+    device_can = capabilities(device)
+    if how == "none" or how in device_can.storage:
         return
     needs = ", or bitsandbytes is not installed there (pip install bitsandbytes)" if how == "nf4" else ""
-    instead = " or ".join(f"--quantize {one}" for one in (*able.storage, "none"))
-    raise UserError(f"--quantize {how} cannot be had on {able.name}{needs}: use {instead}")
+    instead = " or ".join(f"--quantize {stored}" for stored in (*device_can.storage, "none"))
+    raise UserError(f"--quantize {how} is not supported on {device_can.name}{needs}: use {instead}")
 
 
 def for_painting(device: torch.device) -> Quantize:
     """How a base is stored that pictures are painted with: as the preset for the device's card trains on it."""
-    preset = preset_for(card_memory(device))
+    preset = preset_for(total_memory(device))
     how = preset.settings.get("training", {}).get("quantize", "none") if preset else "none"
-    return how if how in ("none", *abilities(device).storage) else "int8"
+    return how if how in ("none", *capabilities(device).storage) else "int8"
 
 
 def shell(unet: nn.Module, how: Quantize, dtype: torch.dtype, device: torch.device) -> nn.Module:

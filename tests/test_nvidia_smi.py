@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from mapo_studio.trainer.driver import card_memory
+from mapo_studio.trainer.device import nvidia_smi_memory
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="the stand-in for nvidia-smi is a shell script")
 
@@ -18,22 +19,22 @@ def smi(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[s
     monkeypatch.setenv("PATH", str(tmp_path))
 
     def write(script: str) -> None:
-        card_memory.cache_clear()
+        nvidia_smi_memory.cache_clear()
         (tmp_path / "nvidia-smi").write_text(f"#!/bin/sh\n{script}\n")
         (tmp_path / "nvidia-smi").chmod(0o755)
 
-    card_memory.cache_clear()
+    nvidia_smi_memory.cache_clear()
     yield write
-    card_memory.cache_clear()
+    nvidia_smi_memory.cache_clear()
 
 
 def test_no_driver_means_no_card_that_is_known(smi):
-    assert card_memory() is None
+    assert nvidia_smi_memory() is None
 
 
 def test_of_several_cards_the_smallest_counts(smi):
     smi("echo 24564; echo 8188")
-    assert card_memory() == 8188 * 2**20
+    assert nvidia_smi_memory() == 8188 * 2**20
 
 
 @pytest.mark.parametrize(
@@ -41,4 +42,10 @@ def test_of_several_cards_the_smallest_counts(smi):
 )
 def test_a_driver_that_does_not_tell_means_no_card_that_is_known(smi, script):
     smi(script)
-    assert card_memory() is None
+    assert nvidia_smi_memory() is None
+
+
+def test_the_memory_of_a_card_is_known_without_torch():
+    code = "import sys; from mapo_studio.trainer import device as d; d.nvidia_smi_memory(); print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "torch" not in done.stdout.split()
