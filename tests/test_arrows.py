@@ -36,13 +36,6 @@ TOP_LEVEL_FILES = 8
 A_FACE_BEGINS_HERE = {("trainer/cli/main.py", "web/app.py")}
 """`mapo studio` is a command like the others."""
 STILL = {
-    "trainer/jobs/tasks.py imports trainer/evaluation/candidates.py",
-    "trainer/jobs/tasks.py imports trainer/evaluation/generate_comparison.py",
-    "trainer/jobs/tasks.py imports trainer/evaluation/learning_curve.py",
-    "trainer/jobs/tasks.py imports trainer/evaluation/rate_pairs.py",
-    "trainer/jobs/tasks.py imports trainer/evaluation/rejected_from_base.py",
-    "trainer/jobs/tasks.py imports trainer/evaluation/strength_sweep.py",
-    "trainer/evaluation/learning_curve.py imports trainer/reports/report.py",
     "trainer/evaluation/scorers/score.py imports trainer/reports/report.py",
     "trainer/config/run_config.py imports trainer/preferences/pairs.py",
     "trainer/config/run_config.py imports trainer/training/objectives.py",

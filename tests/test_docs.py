@@ -22,7 +22,7 @@ DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs
 IMPORT_FLAGS = ("--dataset", "--layout", "--chosen-pattern", "--rejected-pattern", "--annotator")
 STUDIO_FLAGS = ("--root", "--listen", "--auth-file", "--hash-password")
 PLAN_FLAGS = ("--preset", "--family", "--memory")
-EVIDENCE_FLAGS = ("--lora", "--prompts", "--no-with-base", "--standing", "--scorer", "--quick")
+EVIDENCE_FLAGS = ("--lora", "--prompts", "--no-with-base", "--standing", "--scorer")
 TARGETS_FLAGS = ("--into", "--lora", "--rejects")
 COMMAND = re.compile(r"(?:\./mapo\.sh|mapo\.bat) ([a-z-]+)([^`\n#]*)")
 

@@ -13,6 +13,7 @@ from ..comfy_api import base_models, dataset_names, host, lora_files, settings
 from ..comfy_api.images import to_batch
 from ..training import gpu_sharing, run_watcher, wait
 from ..training.output import trained
+from ..training.run_list import page_phase
 
 if TYPE_CHECKING:
     from ...trainer.jobs.find_run import RunHandle
@@ -145,7 +146,9 @@ def _wait(handle: RunHandle, node: _OnNode) -> None:
     if ending.status.phase == "running":
         run_watcher.unattend(handle.run)
     sentence = wait.ended(handle.run, ending)
-    host.tell_pages("mapo.ended", {"name": handle.run.name, "phase": ending.status.phase, "sentence": sentence})
+    host.tell_pages(
+        "mapo.ended", {"name": handle.run.name, "phase": page_phase(ending.status.phase), "sentence": sentence}
+    )
     node.say(sentence)
     if ending.given_up:
         raise host.interruption()

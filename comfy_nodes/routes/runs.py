@@ -133,35 +133,37 @@ def _memory_warning(base: str, preset: str, device: TrainingDevice) -> str | Non
 
 def _begin(config: RunConfig, _: str, device: TrainingDevice) -> dict[str, Any]:
     from ...trainer.errors import UserError
-    from ...trainer.jobs import job
+    from ...trainer.jobs.job import start_training
     from ...trainer.services.training_proposal import needs
 
     if problems := needs(settings.store(), config).problems:
         raise UserError(problems[0])
     waits = _make_room() if device.shared else _wait_reason(frozenset())
-    return {"name": job.start(settings.workspace(), config).name, "waits": waits}
+    return {"name": start_training(settings.workspace(), config).name, "waits": waits}
 
 
 def _stop(run: Run) -> dict[str, Any]:
     from ...trainer.errors import UserError
-    from ...trainer.jobs import job
+    from ...trainer.jobs.job import Job
 
-    if job.status(run).phase not in ("waiting", "running"):
+    job = Job(run.folder)
+    if not job.status().is_open:
         raise UserError(f"{run.name} is not at work")
-    job.stop(run)
+    job.stop()
     return {"name": run.name}
 
 
 def _resume(run: Run) -> dict[str, Any]:
     from ...trainer.errors import UserError
-    from ...trainer.jobs import job
+    from ...trainer.jobs.job import Job
 
-    if job.status(run).phase not in ("stopped", "failed", "died"):
+    job = Job(run.folder)
+    if not job.status().can_resume:
         raise UserError(f"{run.name} is at work already, or finished")
     shared = gpu_sharing.is_shared(gpu_sharing.this_host(), run.config().training.device)
     waits = _make_room() if shared else _wait_reason(frozenset())
     run_watcher.unattend(run)
-    job.resume(run)
+    job.resume()
     return {"name": run.name, "waits": waits}
 
 

@@ -17,8 +17,9 @@ _ENDED = ("finished", "stopped", "failed", "died")
 
 @dataclass(frozen=True)
 class Row:
-    """One run. The first fields are as in jobs.Status.
+    """One run, as the page's JSON has it. The first fields are those of jobs.job.Status.
 
+    phase: see `page_phase`. step of steps are done. behind: what has the device while the run waits for it, or "".
     dataset: "" where it was trained on files. base: the name of the file or folder. lora: its name in ComfyUI's list,
     None where it is not there. changed: when it last told something, in seconds since 1970.
     """
@@ -73,20 +74,41 @@ class RunList:
         return stamp, _row(run, stamp[-1])
 
 
+def page_phase(phase: str) -> str:
+    """A phase of jobs.job.Status by the name that the page's JSON has for it."""
+    return "died" if phase == "crashed" else phase
+
+
 def _row(run: Run, lora: str | None) -> Row:
     from ...trainer.errors import UserError
-    from ...trainer.jobs import job
+    from ...trainer.jobs.job import Job, Status
     from ...trainer.preferences.pairs import dataset_named
 
     dataset = base = ""
     try:
         config = run.config()
         dataset, base = dataset_named(config.data.pairs) or "", Path(config.base).name
-        status = job.status(run)
+        status = Job(run.folder).status()
     except (UserError, OSError, ValueError, KeyError, TypeError) as error:  # one damaged folder hides no other
-        status = job.Status("failed", message=f"this run cannot be read: {error}")
+        status = Status("failed", message=f"this run cannot be read: {error}")
     newest = max(_stamp(file)[0] for file in (run.events_file, run.settings_file))
-    return Row(**vars(status), name=run.name, dataset=dataset, base=base, lora=lora, changed=newest / 1e9)
+    return Row(
+        name=run.name,
+        phase=page_phase(status.phase),
+        step=status.done,
+        steps=status.total,
+        seconds_left=status.seconds_left,
+        agreement=status.agreement,
+        agreement_low=status.agreement_low,
+        agreement_high=status.agreement_high,
+        agreement_pairs=status.agreement_pairs,
+        message=status.message or None,
+        behind=status.waiting_for,
+        dataset=dataset,
+        base=base,
+        lora=lora,
+        changed=newest / 1e9,
+    )
 
 
 def _stamp(file: Path) -> tuple[int, int]:

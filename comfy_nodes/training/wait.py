@@ -20,7 +20,7 @@ _POLL_SECONDS = 0.3
 GRACE_SECONDS = 180.0
 """How long a run may take to save after it was asked to stop: it finishes its step, or the pictures it paints."""
 _LOG_LINES = 15
-_ENDED = ("finished", "stopped", "failed", "died")
+_ENDED = ("finished", "stopped", "failed", "crashed")
 
 
 @dataclass(frozen=True)
@@ -52,14 +52,14 @@ class NodeDisplay(Protocol):
 
 def watch(handle: RunHandle, display: NodeDisplay, grace: float = GRACE_SECONDS) -> Ending:
     """How the run ended. An interruption asks it to save and stop; a second one, or `grace` seconds, end it."""
-    from ...trainer.jobs import job
+    from ...trainer.jobs.job import Job
 
     while True:
         status = _status(handle)
         if status.phase in _ENDED:
             return Ending(status, status.phase == "stopped")
         if display.interrupted():
-            job.stop(handle.run)
+            Job(handle.run.folder).stop()
             return Ending(_stopping(handle, display, status, grace), True)
         display.show(moment(handle.run, status))
         time.sleep(_POLL_SECONDS)
@@ -85,16 +85,16 @@ def ended(run: Run, ending: Ending) -> str:
         if not run.lora_file.is_file():
             return f"{run.name} was stopped before its first step. Queue again to begin."
         return (
-            f"{run.name} was stopped at step {status.step} of {status.steps}. What it learned so far is saved in "
+            f"{run.name} was stopped at step {status.done} of {status.total}. What it learned so far is saved in "
             f"{run.lora_file}. {again}"
         )
     if status.phase == "finished":
         return f"{run.name} had finished by then. Its LoRA is {run.lora_file}. Queue again to use it."
-    if status.phase == "died":
+    if status.phase == "crashed":
         saved = _saved(run)
         kept = f"It was saved at step {saved}. {again}" if saved else "Queue again to begin anew."
         how = "was ended" if ending.given_up else "ended without a word"
-        return f"{run.name} {how} at step {status.step}. {kept}"
+        return f"{run.name} {how} at step {status.done}. {kept}"
     if status.phase == "failed":
         return f"{run.name} failed: {(status.message or 'it left no message').rstrip('. ')}."
     return f"{run.name} was asked to stop and is still saving what it learned. Queue again in a moment to go on."
@@ -111,21 +111,21 @@ def last_words(run: Run) -> str:
 
 
 def _status(handle: RunHandle) -> Status:
-    from ...trainer.jobs import job
+    from ...trainer.jobs.job import Job
 
     # Asked before the status: a process that ends in between has written down how.
     gone = handle.process is not None and handle.process.poll() is not None
-    status = job.status(handle.run)
+    status = Job(handle.run.folder).status()
     if gone and status.phase not in _ENDED:
-        return replace(status, phase="died", seconds_left=None, behind="")
+        return replace(status, phase="crashed", seconds_left=None, waiting_for="")
     return status
 
 
 def _stopping(handle: RunHandle, display: NodeDisplay, status: Status, grace: float) -> Status:
-    from ...trainer.jobs import job
+    from ...trainer.jobs.job import Job
 
     def is_there() -> bool:  # also after its last event: who goes on at once must find it gone
-        return handle.process.poll() is None if handle.process else job.is_alive(handle.run)
+        return handle.process.poll() is None if handle.process else Job(handle.run.folder).is_alive()
 
     until = time.monotonic() + grace
     while status.phase not in _ENDED or is_there():
@@ -153,14 +153,14 @@ def _training(status: Status, events: list[Event]) -> str:
     from ...trainer.intervals import format_interval
     from ...trainer.text import finite_number, format_duration
 
-    said = [f"step {status.step} of {status.steps}"]
+    said = [f"step {status.done} of {status.total}"]
     step = next((one for one in reversed(events) if one["event"] == "step"), {})
     if (loss := finite_number(step, "loss")) is not None:
         said.append(f"loss {loss:.4f}")
     if status.agreement is not None:
         share = format_interval(status.agreement, status.agreement_low, status.agreement_high)
         said.append(f"agrees with you on {share}")
-    if status.step == status.steps:
+    if status.done == status.total:
         said.append("measures and paints samples")
     elif status.seconds_left is not None:
         said.append(f"{format_duration(status.seconds_left)} left")

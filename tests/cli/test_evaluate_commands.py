@@ -9,6 +9,7 @@ from mapo_studio.tests.tiny_models import write_clip
 from mapo_studio.trainer.cancellation import StopRequest
 from mapo_studio.trainer.cli.main import main
 from mapo_studio.trainer.config.run_config import parse_config
+from mapo_studio.trainer.evaluation import learning_curve
 from mapo_studio.trainer.evaluation.scorers.report_scores import read_scores
 from mapo_studio.trainer.runs.run_folder import Run
 from mapo_studio.trainer.training.loop import train
@@ -116,11 +117,18 @@ def test_a_comparison_that_cannot_be_says_why(mapo, words, named):
     assert named in said
 
 
-def test_a_quick_look_at_more_pairs_trains_nothing(mapo, run):
-    code, said = mapo("learning-curve", "cats", "--quick", "--json")
+def test_a_learning_curve_is_printed_and_written_into_the_report(mapo, run, monkeypatch):
+    monkeypatch.setattr(learning_curve, "MIN_PAIRS", 4)
+    code, said = mapo("learning-curve", "cats", "--json")
     assert code == 0, said
-    assert "Nothing was trained for this" in said
-    assert json.loads(said.splitlines()[-1])["held_out"]
+    values = json.loads(said.splitlines()[-1])
+    assert [point["pairs"] for point in values["measured"]] == sorted(point["pairs"] for point in values["measured"])
+    assert values["forecast"]["says"] == "few"
+    assert "cannot be told from" in said
+    assert "How many more pairs?" in run.report_file.read_text(encoding="utf-8")
+
+
+def test_a_learning_curve_of_no_run_says_so(mapo):
     code, said = mapo("learning-curve", "nobody")
     assert code == 2
     assert "nobody" in said

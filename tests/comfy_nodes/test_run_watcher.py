@@ -41,8 +41,8 @@ def watched():
 
 def run_at_work(workspace, name="cats-1", step=3) -> Run:
     run = Run.create(workspace, RunConfig(name=name, base="/models/sdxl.safetensors", data={"pairs": "dataset:cats"}))
-    run.log("asked")
-    run.log("turn")
+    run.log("requested")
+    run.log("acquired")
     run.log("started", steps=10)
     run.log("step", step=step, remaining=5.0)
     return run

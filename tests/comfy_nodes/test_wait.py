@@ -3,8 +3,8 @@
 import pytest
 from mapo_studio.comfy_nodes.training import wait
 from mapo_studio.trainer.config.run_config import RunConfig
-from mapo_studio.trainer.jobs import job
 from mapo_studio.trainer.jobs.find_run import RunHandle
+from mapo_studio.trainer.jobs.job import Job
 from mapo_studio.trainer.runs.run_folder import Run
 
 
@@ -47,13 +47,13 @@ class Watcher:
 @pytest.fixture(autouse=True)
 def at_once(monkeypatch):
     monkeypatch.setattr(wait, "_POLL_SECONDS", 0)
-    monkeypatch.setattr(job, "is_alive", lambda run: True)
+    monkeypatch.setattr(Job, "is_alive", lambda self: True)
 
 
 @pytest.fixture
 def run(tmp_path):
     made = Run.create(tmp_path, RunConfig(name="cats-1", base="tiny", data={"pairs": "dataset:cats"}))
-    made.log("asked", rating=False)
+    made.log("requested", rating=False)
     return made
 
 
@@ -67,8 +67,8 @@ def handle(run, process=None):
 
 def test_every_stage_is_shown_until_it_has_finished(run):
     watcher = Watcher(
-        says(run, "waiting", behind="the training dogs-1"),
-        says(run, "turn"),
+        says(run, "waiting", waiting_for="the training dogs-1"),
+        says(run, "acquired"),
         says(run, "encoding", phase="latents", done=3, total=12),
         says(run, "started", steps=40),
         says(run, "evaluation", step=0, agreement=0.5, low=0.2, high=0.8, pairs=4),
@@ -130,7 +130,7 @@ def test_a_second_interruption_ends_it_at_once(run):
     process = Process()
     nothing = [lambda: None] * 3
     ending = wait.watch(handle(run, process), Watcher(*nothing, interruptions=[True, False, True]))
-    assert (ending.status.phase, ending.given_up, process.killed) == ("died", True, True)
+    assert (ending.status.phase, ending.given_up, process.killed) == ("crashed", True, True)
     (run.state_folder / "step-00000005").mkdir(parents=True)
     assert wait.ended(run, ending).startswith("cats-1 was ended at step 7. It was saved at step 5.")
 
@@ -138,7 +138,7 @@ def test_a_second_interruption_ends_it_at_once(run):
 def test_one_that_does_not_save_in_time_is_ended(run):
     process = Process()
     ending = wait.watch(handle(run, process), Watcher(lambda: None, interruptions=[True]), grace=-1)
-    assert (ending.status.phase, process.killed) == ("died", True)
+    assert (ending.status.phase, process.killed) == ("crashed", True)
 
 
 def test_one_that_finishes_while_it_is_asked_to_stop_is_not_lost(run):
@@ -163,7 +163,7 @@ def test_one_that_was_found_at_work_is_not_waited_for_beyond_the_grace(run):
 
 def test_one_that_was_found_at_work_is_gone_when_it_is_said_to_be_stopped(run, monkeypatch):
     left = []
-    monkeypatch.setattr(job, "is_alive", lambda run: not left)
+    monkeypatch.setattr(Job, "is_alive", lambda self: not left)
     watcher = Watcher(says(run, "stopped", step=0), lambda: left.append(True), interruptions=[True])
     assert wait.watch(RunHandle(run, "running"), watcher).status.phase == "stopped"
     assert left
@@ -182,7 +182,7 @@ def test_a_process_that_ends_without_a_word_is_noticed_at_once(run):
         process.gone = True
 
     ending = wait.watch(handle(run, process), Watcher(vanish))
-    assert (ending.status.phase, ending.given_up) == ("died", False)
+    assert (ending.status.phase, ending.given_up) == ("crashed", False)
     assert wait.ended(run, ending) == "cats-1 ended without a word at step 0. Queue again to begin anew."
 
 

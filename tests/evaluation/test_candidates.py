@@ -5,14 +5,15 @@ import time
 import pytest
 from mapo_studio.trainer.errors import UserError
 from mapo_studio.trainer.evaluation.candidates import CandidateSettings
-from mapo_studio.trainer.jobs import tasks, worker
-from mapo_studio.trainer.jobs.worker import Work
+from mapo_studio.trainer.jobs import job
+from mapo_studio.trainer.jobs.kind import JobContext
 from mapo_studio.trainer.preferences.datasets import create_dataset, find_dataset
 from mapo_studio.trainer.preferences.images import image_path
 from mapo_studio.trainer.preferences.io.infotext import read_text
 from mapo_studio.trainer.preferences.schema import Candidate, ImageRecord, Pair, Prompt
 from mapo_studio.trainer.preferences.store import open_store
 from mapo_studio.trainer.sampling.image_metadata import seed_of
+from mapo_studio.trainer.services import job_kinds
 from sqlalchemy import func, select
 
 pytestmark = pytest.mark.slow
@@ -35,9 +36,9 @@ def paint(store, monkeypatch):
 
     def run(**changes):
         with monkeypatch.context() as patch:
-            patch.setattr(tasks, "launch", lambda *_: None)
-            task = tasks.start(store.workspace, "generate", QUICK | changes)
-        worker.perform(task.folder)
+            patch.setattr(job, "launch", lambda *_: None)
+            task = job_kinds.start(store.workspace, "generate", QUICK | changes)
+        job_kinds.run_job(task.folder)
         return task
 
     return run
@@ -93,10 +94,10 @@ def test_the_same_settings_paint_the_same_anywhere(store, paint, tmp_path_factor
     other = open_store(tmp_path_factory.mktemp("other"))
     with other.writing() as session:
         create_dataset(session, "cats")
-    task = tasks.Task(other.workspace / "tasks" / "generate-1")
+    task = job.Job(other.workspace / "tasks" / "generate-1")
     task.folder.mkdir(parents=True)
     task.settings_file.write_text(CandidateSettings.given(QUICK).model_dump_json().join(['{"settings":', "}"]))
-    assert worker.perform(task.folder) == 0
+    assert job_kinds.run_job(task.folder) == 0
     assert sorted(pictures(other)) == sorted(pictures(store))
 
 
@@ -130,22 +131,22 @@ def test_without_prompts_it_paints_for_those_of_the_dataset(store, paint):
 
 
 def test_a_task_that_was_stopped_keeps_what_is_done_and_goes_on(store, paint, monkeypatch):
-    tell = Work.tell
+    tell = JobContext.report_progress
 
     def stopping(self, done, total, message=""):
         tell(self, done, total, message)
         if done:
-            self.task.stop()
+            self.job.stop()
 
-    monkeypatch.setattr(Work, "tell", stopping)
+    monkeypatch.setattr(JobContext, "report_progress", stopping)
     monkeypatch.setattr("mapo_studio.trainer.sampling.batch_sampler.pictures_at_once", lambda size: 2)
     task = paint()
     assert task.status().phase == "stopped"
     assert (task.status().done, len(pictures(store)), count(store)) == (2, 2, 1)
-    monkeypatch.setattr(Work, "tell", tell)
-    monkeypatch.setattr(tasks, "launch", lambda *_: None)
-    task.go_on()
-    worker.perform(task.folder)
+    monkeypatch.setattr(JobContext, "report_progress", tell)
+    monkeypatch.setattr(job, "launch", lambda *_: None)
+    task.resume()
+    job_kinds.run_job(task.folder)
     assert task.status().phase == "finished"
     assert (len(pictures(store)), count(store)) == (6, 6)
 
@@ -183,7 +184,7 @@ def test_a_process_of_its_own_is_paused_killed_and_let_go_on(store):
     import os
     import signal
 
-    task = tasks.start(store.workspace, "generate", QUICK | {"candidates": 24, "steps": 10, "at_most": None})
+    task = job_kinds.start(store.workspace, "generate", QUICK | {"candidates": 24, "steps": 10, "at_most": None})
     assert task.status().phase == "waiting"
     until(lambda: task.status().done >= 1)
     assert task.status().phase == "running"
@@ -193,7 +194,7 @@ def test_a_process_of_its_own_is_paused_killed_and_let_go_on(store):
     paused_at = len(pictures(store))
     assert 1 <= paused_at < 48
 
-    task.go_on()
+    task.resume()
     until(lambda: task.status().phase == "running" and task.status().done > paused_at)
     [process] = [
         int(entry)
@@ -201,11 +202,11 @@ def test_a_process_of_its_own_is_paused_killed_and_let_go_on(store):
         if entry.isdigit() and str(task.folder) in _command(entry) and int(entry) != os.getpid()
     ]
     os.kill(process, signal.SIGKILL)
-    until(lambda: task.status().phase == "died")
+    until(lambda: task.status().phase == "crashed")
     there = pictures(store)
     assert len({sha256 for *_, sha256 in there}) == len(there)
 
-    task.go_on()
+    task.resume()
     until(lambda: task.status().phase == "finished", 300)
     after = pictures(store)
     assert after[: len(there)] == there
@@ -222,9 +223,9 @@ def _command(process):
 
 
 def test_a_dataset_that_went_away_meanwhile_is_a_sentence(store, paint, monkeypatch):
-    monkeypatch.setattr(tasks, "launch", lambda *_: None)
-    task = tasks.start(store.workspace, "generate", QUICK)
+    monkeypatch.setattr(job, "launch", lambda *_: None)
+    task = job_kinds.start(store.workspace, "generate", QUICK)
     with store.writing() as session:
         session.delete(find_dataset(session, "cats"))
-    assert worker.perform(task.folder) == 2
+    assert job_kinds.run_job(task.folder) == 2
     assert "there is no dataset cats" in task.status().message

@@ -11,12 +11,13 @@ from mapo_studio.trainer.errors import UserError
 from mapo_studio.trainer.evaluation.comparison_begin import begin, contests, held_out_prompts, run_of
 from mapo_studio.trainer.evaluation.comparison_sheet import grid_of
 from mapo_studio.trainer.evaluation.generate_comparison import known_prompts
-from mapo_studio.trainer.jobs import tasks, worker
+from mapo_studio.trainer.jobs import job
 from mapo_studio.trainer.lora.file import read_lora, write_lora
 from mapo_studio.trainer.preferences.store import open_store
 from mapo_studio.trainer.runs.run_folder import Run
 from mapo_studio.trainer.sampling.batch_sampler import Painter
 from mapo_studio.trainer.sampling.task_settings import prompts_in
+from mapo_studio.trainer.services import job_kinds
 
 pytestmark = pytest.mark.slow
 
@@ -48,7 +49,7 @@ def quick(monkeypatch):
         return real(self, wishes, check)
 
     monkeypatch.setattr(Painter, "paint", paint)
-    monkeypatch.setattr(tasks, "launch", lambda words, _: worker.perform(Path(words[1])))
+    monkeypatch.setattr(job, "launch", lambda words, _: job_kinds.run_job(Path(words[1])))
     return painted
 
 
@@ -79,16 +80,16 @@ def test_two_loras_and_the_base_are_compared_from_the_command_line(tmp_path, lor
 
 def test_a_comparison_that_was_stopped_goes_on_under_its_name(tmp_path, loras, monkeypatch):
     started = []
-    monkeypatch.setattr(tasks, "launch", lambda words, _: started.append(words[1]))
+    monkeypatch.setattr(job, "launch", lambda words, _: started.append(words[1]))
     settings = {"base": "tiny", "lora": loras[0], "prompts": PROMPTS, "steps": 2, "name": "duel"}
     first = begin(tmp_path, settings)
-    first.task.log("stopped")
+    first.job.log("stopped")
     again = begin(tmp_path, settings)
-    assert (again.task.name, len(started)) == (first.task.name, 2)
+    assert (again.job.name, len(started)) == (first.job.name, 2)
 
 
 def test_prompts_that_a_run_kept_aside_are_taken_and_trained_ones_told_of(tmp_path, tiny_lora, pairs_of, monkeypatch):
-    monkeypatch.setattr(tasks, "launch", lambda *_: None)
+    monkeypatch.setattr(job, "launch", lambda *_: None)
     values = {"name": "taste", "base": "tiny", "data": {"pairs": str(pairs_of), "held_out": 0.5}}
     run = Run.create(tmp_path, parse_config(values, "test"))
     shutil.copy(tiny_lora, run.lora_file)
@@ -97,7 +98,7 @@ def test_prompts_that_a_run_kept_aside_are_taken_and_trained_ones_told_of(tmp_pa
     assert held_out_prompts(tmp_path, [str(run.lora_file)]) == known.held_out != ()
     begun = begin(tmp_path, {"base": "tiny", "lora": str(run.lora_file), "prompts": [*known.held_out, *known.trained]})
     assert begun.trained_on == len(known.trained) > 0
-    assert begun.task.settings()["run"] == "taste"
+    assert begun.job.settings()["run"] == "taste"
 
 
 @pytest.fixture

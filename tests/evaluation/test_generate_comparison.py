@@ -9,8 +9,8 @@ from mapo_studio.trainer.config.run_config import parse_config
 from mapo_studio.trainer.errors import UserError
 from mapo_studio.trainer.evaluation.comparison import about, duels, feed_back, standing
 from mapo_studio.trainer.evaluation.generate_comparison import known_prompts
-from mapo_studio.trainer.jobs import tasks, worker
-from mapo_studio.trainer.jobs.worker import Work
+from mapo_studio.trainer.jobs import job
+from mapo_studio.trainer.jobs.kind import JobContext
 from mapo_studio.trainer.lora.file import read_lora, write_lora
 from mapo_studio.trainer.preferences.datasets import add_pair, add_prompt, create_dataset, find_dataset, list_datasets
 from mapo_studio.trainer.preferences.images import image_path
@@ -19,6 +19,7 @@ from mapo_studio.trainer.preferences.pairs import split_hash
 from mapo_studio.trainer.preferences.schema import Candidate, ImageRecord, Judgement, Pair, Prompt
 from mapo_studio.trainer.preferences.store import open_store
 from mapo_studio.trainer.runs.run_folder import Run
+from mapo_studio.trainer.services import job_kinds
 from PIL import Image, ImageChops
 from sqlalchemy import func, select
 
@@ -38,16 +39,16 @@ def store(tmp_path):
 @pytest.fixture
 def begin(store, tiny_lora, monkeypatch):
     """begin(**changes): a comparison task that is not done yet."""
-    monkeypatch.setattr(tasks, "launch", lambda *_: None)
+    monkeypatch.setattr(job, "launch", lambda *_: None)
     given = {"name": "duel", "base": "tiny", "lora": str(tiny_lora), "prompts": PROMPTS, "steps": 2, "run": "taste"}
-    return lambda **changes: tasks.start(store.workspace, "compare", {**given, "dataset": "cats", **changes})
+    return lambda **changes: job_kinds.start(store.workspace, "compare", {**given, "dataset": "cats", **changes})
 
 
 @pytest.fixture
 def painted(store, begin):
     """A comparison of three prompts with two seeds each."""
     task = begin(seeds=2)
-    assert worker.perform(task.folder) == 0
+    assert job_kinds.run_job(task.folder) == 0
     return task
 
 
@@ -106,7 +107,7 @@ def test_two_loras_can_meet_and_the_arms_differ(store, begin, tiny_lora, tmp_pat
     lora = read_lora(tiny_lora)
     turned = {key: -weight if key.endswith("lora_B.weight") else weight for key, weight in lora.state.items()}
     other = write_lora(tmp_path / "other.safetensors", turned, lora.settings, "sdxl")
-    worker.perform(begin(against=str(other), strength=0.5, prompts=PROMPTS[:1]).folder)
+    job_kinds.run_job(begin(against=str(other), strength=0.5, prompts=PROMPTS[:1]).folder)
     with store.reading() as session:
         [duel] = duels(session, find_dataset(session, "duel"))
         assert about(find_dataset(session, "duel")).other == "other"
@@ -117,21 +118,21 @@ def test_two_loras_can_meet_and_the_arms_differ(store, begin, tiny_lora, tmp_pat
 
 def test_one_that_was_stopped_goes_on_without_painting_twice(store, begin, monkeypatch):
     monkeypatch.setattr("mapo_studio.trainer.sampling.batch_sampler.pictures_at_once", lambda size: 1)
-    tell = Work.tell
+    tell = JobContext.report_progress
 
     def stopping(self, done, total, message=""):
         tell(self, done, total, message)
         if done == 3:
-            self.task.stop()
+            self.job.stop()
 
-    monkeypatch.setattr(Work, "tell", stopping)
+    monkeypatch.setattr(JobContext, "report_progress", stopping)
     task = begin()
-    worker.perform(task.folder)
+    job_kinds.run_job(task.folder)
     assert (task.status().phase, task.status().done) == ("stopped", 3)
     assert rate_of(store).pairs == 1  # of the second, one arm is there
-    monkeypatch.setattr(Work, "tell", tell)
-    task.go_on()
-    worker.perform(task.folder)
+    monkeypatch.setattr(JobContext, "report_progress", tell)
+    task.resume()
+    job_kinds.run_job(task.folder)
     assert task.status().phase == "finished"
     assert rate_of(store).pairs == 3
     with store.reading() as session:
@@ -242,8 +243,8 @@ def test_a_lora_does_not_meet_itself_even_under_another_name(begin, tiny_lora, t
 
 def test_two_tasks_of_one_name_do_not_mix(store, begin):
     first, second = begin(), begin(seeds=3)
-    worker.perform(first.folder)
-    assert worker.perform(second.folder) == 2
+    job_kinds.run_job(first.folder)
+    assert job_kinds.run_job(second.folder) == 2
     assert "start again under another name" in second.status().message
     assert rate_of(store).pairs == 3
 

@@ -11,7 +11,7 @@ from mapo_studio.trainer.config.run_config import parse_config
 from mapo_studio.trainer.errors import UserError
 from mapo_studio.trainer.evaluation import pair_margins
 from mapo_studio.trainer.evaluation.pair_margins import rate
-from mapo_studio.trainer.jobs import tasks, worker
+from mapo_studio.trainer.jobs import job
 from mapo_studio.trainer.latents.encode import encode
 from mapo_studio.trainer.lora import adapter
 from mapo_studio.trainer.lora.file import read_lora
@@ -22,6 +22,7 @@ from mapo_studio.trainer.preferences.images import image_path
 from mapo_studio.trainer.preferences.queue import next_pairs
 from mapo_studio.trainer.preferences.schema import Pair
 from mapo_studio.trainer.runs.run_folder import Run
+from mapo_studio.trainer.services import job_kinds
 from mapo_studio.trainer.training.heldout_eval import HeldOut
 from sqlalchemy import select
 
@@ -58,7 +59,7 @@ def test_unjudged_pairs_get_their_margins_and_are_asked_in_that_order(filled, tr
     there = filled(4)
     there.judge()
     told = []
-    assert rate(there.store, "cats", trained(), tell=lambda *one: told.append(one)) == 5
+    assert rate(there.store, "cats", trained(), report=lambda *one: told.append(one)) == 5
     judged, *rated = pairs(there.store)
     assert (judged.margin, judged.abs_margin) == (None, None)
     assert {pair.margin_run for pair in rated} == {"taste"}
@@ -109,7 +110,7 @@ def test_another_lora_makes_the_first_ones_margins_be_forgotten(filled, trained)
 
 
 def test_a_rating_that_was_stopped_goes_on_where_it_was(filled, trained, monkeypatch):
-    monkeypatch.setattr(pair_margins, "_A_WRITE", 2)
+    monkeypatch.setattr(pair_margins, "_PAIRS_A_WRITE", 2)
     there, run = filled(4), trained()
 
     def stop(done, *_):
@@ -117,7 +118,7 @@ def test_a_rating_that_was_stopped_goes_on_where_it_was(filled, trained, monkeyp
             raise Cancelled
 
     with pytest.raises(Cancelled):
-        rate(there.store, "cats", run, tell=stop)
+        rate(there.store, "cats", run, report=stop)
     assert sum(pair.margin is not None for pair in pairs(there.store)) == 4
     assert rate(there.store, "cats", run) == 2
 
@@ -130,9 +131,9 @@ def test_a_pair_that_lost_a_picture_is_left_out(filled, trained):
 
 def test_as_a_task_it_says_what_it_did_or_what_is_wrong(filled, trained, monkeypatch):
     there, run = filled(3), trained()
-    monkeypatch.setattr(tasks, "launch", lambda *_: None)
-    task = tasks.start(there.store.workspace, "rate", {"run": "taste", "dataset": "cats"})
-    assert worker.perform(task.folder) == 0
+    monkeypatch.setattr(job, "launch", lambda *_: None)
+    task = job_kinds.start(there.store.workspace, "rate", {"run": "taste", "dataset": "cats"})
+    assert job_kinds.run_job(task.folder) == 0
     assert task.status().message == "3 pairs of cats rated by taste"
     with there.store.writing() as session:
         create_dataset(session, "blind", kind="comparison")
@@ -143,7 +144,7 @@ def test_as_a_task_it_says_what_it_did_or_what_is_wrong(filled, trained, monkeyp
         ({"limit": 0}, "limit: "),
     ):
         with pytest.raises(UserError, match=said):
-            tasks.start(there.store.workspace, "rate", {"run": "taste", "dataset": "cats"} | settings)
+            job_kinds.start(there.store.workspace, "rate", {"run": "taste", "dataset": "cats"} | settings)
     run.lora_file.unlink()
     with pytest.raises(UserError, match="taste has no LoRA yet"):
-        tasks.start(there.store.workspace, "rate", {"run": "taste", "dataset": "cats"})
+        job_kinds.start(there.store.workspace, "rate", {"run": "taste", "dataset": "cats"})

@@ -7,13 +7,14 @@ import json
 import pytest
 from mapo_studio.trainer.errors import UserError
 from mapo_studio.trainer.evaluation.rejected_from_base import check, targets_in
-from mapo_studio.trainer.jobs import tasks, worker
+from mapo_studio.trainer.jobs import job
 from mapo_studio.trainer.preferences.datasets import create_dataset, find_dataset
 from mapo_studio.trainer.preferences.io.detect_layout import open_pairs
 from mapo_studio.trainer.preferences.io.exporter import export_pairs
 from mapo_studio.trainer.preferences.judgements import Answer, answer
 from mapo_studio.trainer.preferences.schema import ImageRecord, Judgement, Pair
 from mapo_studio.trainer.preferences.statistics import statistics_of
+from mapo_studio.trainer.services import job_kinds
 from PIL import Image
 from sqlalchemy import select
 
@@ -50,9 +51,9 @@ def paint(store, folder, monkeypatch):
 
     def run(**changes):
         with monkeypatch.context() as patch:
-            patch.setattr(tasks, "launch", lambda *_: None)
-            task = tasks.start(store.workspace, "targets", {**QUICK, "folder": str(folder), **changes})
-        worker.perform(task.folder)
+            patch.setattr(job, "launch", lambda *_: None)
+            task = job_kinds.start(store.workspace, "targets", {**QUICK, "folder": str(folder), **changes})
+        job_kinds.run_job(task.folder)
         return task.status()
 
     return run

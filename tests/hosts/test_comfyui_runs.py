@@ -214,7 +214,7 @@ def test_a_training_waits_until_comfyui_has_painted_what_is_in_its_queue(server,
     heard(tab, "mapo.ended", lambda said: said["name"] == began["name"] and said["phase"] == "finished")
     events = list(Run(server.workspace / "runs" / began["name"]).events())
     painted = max(message[1]["timestamp"] for one in prompts for message in _ends(server, one)) / 1000
-    assert next(event["time"] for event in events if event["event"] == "turn") >= painted
+    assert next(event["time"] for event in events if event["event"] == "acquired") >= painted
 
 
 def _ends(server, prompt: str) -> list:

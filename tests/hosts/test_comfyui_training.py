@@ -15,6 +15,7 @@ from mapo_studio.trainer.config import presets
 from mapo_studio.trainer.config.run_config import RunConfig
 from mapo_studio.trainer.demo.judge import write_pairs
 from mapo_studio.trainer.jobs import job
+from mapo_studio.trainer.jobs.job import Job
 from mapo_studio.trainer.models.safetensors_file import read_header
 from mapo_studio.trainer.preferences.io.importer import import_pairs
 from mapo_studio.trainer.preferences.judgements import Answer, answer
@@ -49,7 +50,7 @@ def comfy(comfyui, tmp_path_factory) -> Iterator[RunningComfyUI]:
     with server:
         yield server
     for run in all_runs(server.workspace):
-        job.stop(run)
+        Job(run.folder).stop()
     until(lambda: not any(map(job.is_alive, all_runs(server.workspace))))
     store.close()
 
@@ -172,7 +173,7 @@ def test_nothing_is_trained_twice(comfy, first):
     assert text(comfy.run(graph(), PAGE), "path") == lora
     assert Path(lora).is_file()
     assert names(comfy) == before
-    assert count(Run.open(comfy.workspace, "shapes-1"), "asked") == 1
+    assert count(Run.open(comfy.workspace, "shapes-1"), "requested") == 1
 
     store = open_store(comfy.workspace)
     with store.writing() as session:
@@ -194,8 +195,8 @@ def test_interrupted_killed_and_found_again(comfy):
             comfy.wait(waiting)
         run = the_run(comfy, ENDLESS)
         told = page.wait_for("mapo.ended", lambda data: data["name"] == run.name)
-    stopped = job.status(run)
-    assert (stopped.phase, job.is_alive(run)) == ("stopped", False)
+    stopped = Job(run.folder).status()
+    assert (stopped.phase, Job(run.folder).is_alive()) == ("stopped", False)
     assert told["phase"] == "stopped"
     assert str(run.lora_file) in told["sentence"]
     assert read_header(run.lora_file).metadata["mapo.steps"] == str(stopped.step)
@@ -207,22 +208,22 @@ def test_interrupted_killed_and_found_again(comfy):
     assert the_run(comfy, ENDLESS) == run
     assert [event["step"] for event in run.events() if event["event"] == "resumed"] == [stopped.step]
     comfy.kill()
-    at = job.status(run).step
-    until(lambda: job.status(run).step > at)  # it outlives its host
+    at = Job(run.folder).status().done
+    until(lambda: Job(run.folder).status().done > at)  # it outlives its host
 
     comfy.start()
     with comfy.listen(PAGE) as page:
         waiting = comfy.queue(prompt, PAGE)
         steps_seen(page, at + 1)
-        assert count(run, "asked") == 2  # it was found at work, not begun again
+        assert count(run, "requested") == 2  # it was found at work, not begun again
         comfy.interrupt()
         with pytest.raises(Interrupted):
             comfy.wait(waiting)
-    assert job.status(run).phase == "stopped"
+    assert Job(run.folder).status().phase == "stopped"
 
     with comfy.listen(PAGE) as page:
         waiting = comfy.queue(prompt, PAGE)
-        steps_seen(page, job.status(run).step + 1)
+        steps_seen(page, Job(run.folder).status().done + 1)
         [process] = processes_of(run)
         os.kill(process, signal.SIGKILL)
         with pytest.raises(Failed, match="ended without a word at step"):

@@ -9,6 +9,7 @@ from mapo_studio.trainer.config.run_config import parse_config
 from mapo_studio.trainer.errors import UserError
 from mapo_studio.trainer.jobs import job
 from mapo_studio.trainer.jobs.find_run import find_or_start, find_run, training_digest
+from mapo_studio.trainer.jobs.job import Job, start_training
 from mapo_studio.trainer.runs.run_folder import all_runs
 from mapo_studio.trainer.services.lora_library import rename
 from PIL import Image
@@ -53,7 +54,7 @@ def finish(run, tiny_lora):
 def test_what_is_new_is_trained_without_a_rating_after_it(tmp_path, asked, launched):
     handle = find_or_start(tmp_path, asked())
     assert (handle.state, handle.run.name, launched) == ("new", "cats-1", ["cats-1"])
-    assert [(event["event"], event["rating"]) for event in handle.run.events()] == [("asked", False)]
+    assert [(event["event"], event["rating"]) for event in handle.run.events()] == [("requested", False)]
 
 
 def test_the_same_asked_for_again_is_not_trained_again(tmp_path, asked, launched, tiny_lora):
@@ -98,12 +99,12 @@ def test_another_file_of_the_base_or_of_the_lora_to_go_on_from_is_noticed(tmp_pa
     assert training_digest(tmp_path, config) != before
 
 
-@pytest.mark.parametrize("ending", ["stopped", "failed", "died"])
+@pytest.mark.parametrize("ending", ["stopped", "failed", "crashed"])
 def test_one_that_did_not_end_well_goes_on(tmp_path, asked, launched, ending):
     run = find_or_start(tmp_path, asked()).run
     run.log("started", steps=4)
     run.log("step", step=2, remaining=1.0)
-    if ending != "died":
+    if ending != "crashed":
         run.log(ending, step=2)
     again = find_or_start(tmp_path, asked(name="cats-2"))
     assert (again.state, again.run.name, launched) == ("resumed", "cats-1", ["cats-1", "cats-1"])
@@ -121,7 +122,7 @@ def test_one_at_work_is_left_to_work(tmp_path, asked, launched):
     run.log("started", steps=4)
     with FileLock(run.lock_file):
         assert find_or_start(tmp_path, asked()).state == "running"
-        job.stop(run)
+        Job(run.folder).stop()
         with pytest.raises(UserError, match="asked to stop"):
             find_or_start(tmp_path, asked())
     assert launched == ["cats-1"]
@@ -152,7 +153,7 @@ def test_a_renamed_one_is_still_found(tmp_path, asked, tiny_lora):
 
 
 def test_a_run_of_that_name_that_was_made_otherwise_is_not_taken_for_it(tmp_path, asked):
-    job.start(tmp_path, asked())
+    start_training(tmp_path, asked())
     with pytest.raises(UserError, match="exists"):
         find_or_start(tmp_path, asked())
 

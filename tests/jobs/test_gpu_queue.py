@@ -12,8 +12,10 @@ from pathlib import Path
 import pytest
 from mapo_studio.trainer.cancellation import Cancelled, StopRequest
 from mapo_studio.trainer.config.run_config import RunConfig
-from mapo_studio.trainer.jobs import gpu_queue, job
+from mapo_studio.trainer.jobs import gpu_queue
 from mapo_studio.trainer.jobs.gpu_queue import acquire_gpu, queued
+from mapo_studio.trainer.jobs.job import Job, start_training
+from mapo_studio.trainer.jobs.worker import run_training
 from mapo_studio.trainer.runs import event_log
 from mapo_studio.trainer.runs.run_folder import Run
 
@@ -129,41 +131,26 @@ def test_a_run_waits_without_torch_and_can_be_stopped_while_it_does(tmp_path):
     config = RunConfig(name="cats", base="tiny", data={"pairs": "dataset:cats"})
     with ExitStack() as held:
         held.enter_context(acquire_gpu(tmp_path, tmp_path / "tasks" / "rate-1", print, lambda: None))
-        run = job.start(tmp_path, config)
-        assert job.status(run).phase == "waiting"
-        until(lambda: job.status(run).behind)
-        status = job.status(run)
-        assert (status.phase, status.behind) == ("waiting", "the rating of pairs")
-        assert job.is_alive(run)
+        run = start_training(tmp_path, config)
+        assert Job(run.folder).status().phase == "waiting"
+        until(lambda: Job(run.folder).status().waiting_for)
+        status = Job(run.folder).status()
+        assert (status.phase, status.waiting_for) == ("waiting", "the rating of pairs")
+        assert Job(run.folder).is_alive()
         if sys.platform == "linux":
             assert "libtorch" not in Path(f"/proc/{pid_of(run)}/maps").read_text()
-        job.stop(run)
-        until(lambda: not job.is_alive(run))
-    assert job.status(run).phase == "stopped"
+        Job(run.folder).stop()
+        until(lambda: not Job(run.folder).is_alive())
+    assert Job(run.folder).status().phase == "stopped"
     assert queued(tmp_path) == ()
-
-
-def test_a_run_whose_process_was_killed_while_it_waited_died(tmp_path):
-    run = Run.create(tmp_path, RunConfig(base="tiny", data={"pairs": "dataset:cats"}))
-    run.log("asked")
-    assert job.status(run).phase == "waiting"  # its process may still be on its way
-    run.log("waiting", behind="the training dogs")
-    assert (job.status(run).phase, job.status(run).behind) == ("died", "")
-
-
-def test_a_process_that_never_came_counts_as_died_after_a_while(tmp_path, monkeypatch):
-    run = Run.create(tmp_path, RunConfig(base="tiny", data={"pairs": "dataset:cats"}))
-    run.log("asked")
-    monkeypatch.setattr(job, "STARTING_SECONDS", 0.0)
-    assert job.status(run).phase == "died"
 
 
 def test_a_request_to_stop_before_the_process_is_there_is_heard(tmp_path):
     run = Run.create(tmp_path, RunConfig(base="tiny", data={"pairs": "dataset:cats"}))
-    run.log("asked")
-    job.stop(run)
+    run.log("requested")
+    Job(run.folder).stop()
     with pytest.raises(Cancelled):
-        job.train_in_turn(run, StopRequest(run.stop_file))
+        run_training(run, StopRequest(run.stop_file))
     assert event_log.read(run.events_file)[-1]["event"] == "stopped"
 
 

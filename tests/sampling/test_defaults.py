@@ -10,7 +10,7 @@ from mapo_studio.tests.tiny_models import write_sd15
 from mapo_studio.trainer.cli import evaluate_commands, main
 from mapo_studio.trainer.config.run_config import RunConfig
 from mapo_studio.trainer.evaluation.generate_comparison import ComparisonSettings
-from mapo_studio.trainer.jobs import tasks
+from mapo_studio.trainer.jobs import job
 from mapo_studio.trainer.models.few_step import Distilled
 from mapo_studio.trainer.models.open import open_base
 from mapo_studio.trainer.sampling.defaults import steps_and_cfg, steps_and_cfg_at
@@ -75,7 +75,7 @@ def sent(monkeypatch):
 
     def start(workspace, kind, settings):
         started.append(settings)
-        return SimpleNamespace(name="x", task=SimpleNamespace(name="x"), trained_on=0)
+        return SimpleNamespace(name="x", job=SimpleNamespace(name="x"), trained_on=0)
 
     monkeypatch.setattr(generate_task, "start", start)
     monkeypatch.setattr(comparison_form, "start", start)
@@ -139,9 +139,9 @@ def test_the_pages_panels_show_what_the_chosen_base_has(panel, turbo, tmp_path):
 
 
 def test_mapo_compare_leaves_a_few_step_base_its_own(turbo, tmp_path, monkeypatch):
-    monkeypatch.setattr(tasks, "launch", lambda *_: None)
+    monkeypatch.setattr(job, "launch", lambda *_: None)
     started = []
-    monkeypatch.setattr(evaluate_commands, "_followed", started.append)
+    monkeypatch.setattr(evaluate_commands, "_wait", started.append)
     (tmp_path / "taste.safetensors").write_bytes(b"x")
     words = ["--lora", str(tmp_path / "taste.safetensors"), "--prompts", "a fox", "--workspace", str(tmp_path)]
     main.main(["compare", turbo, *words])

@@ -17,9 +17,9 @@ ENCODING = event("encoding", phase="latents", done=3, total=12)
     ("status", "events", "progress"),
     [
         (Status("waiting"), [], RunProgress("starts")),
-        (Status("waiting", behind="dogs-1"), [], RunProgress("waits for its turn: dogs-1 has the device")),
-        (Status("running"), [event("turn")], RunProgress("loading the base")),
-        (Status("running", 7, 40), [event("step"), event("turn")], RunProgress("loading the base")),
+        (Status("waiting", waiting_for="dogs-1"), [], RunProgress("waits for its turn: dogs-1 has the device")),
+        (Status("running"), [event("acquired")], RunProgress("loading the base")),
+        (Status("running", 7, 40), [event("step"), event("acquired")], RunProgress("loading the base")),
         (Status("running"), [ENCODING], RunProgress("encoding pictures", 3, 12)),
         (Status("running"), [ENCODING, event("warning")], RunProgress("encoding pictures", 3, 12)),
         (Status("running", 0, 40), [ENCODING, event("started")], RunProgress("training", 0, 40, True)),

@@ -9,7 +9,7 @@ import json
 import pytest
 from mapo_studio.trainer.cancellation import StopRequest
 from mapo_studio.trainer.cli.main import main
-from mapo_studio.trainer.jobs import job
+from mapo_studio.trainer.jobs.job import Job
 from mapo_studio.trainer.lora import adapter
 from mapo_studio.trainer.lora.file import read_lora
 from mapo_studio.trainer.reports.report import write_report
@@ -98,8 +98,8 @@ def test_the_best_moment_becomes_the_lora_and_the_run_says_so(workspace, setting
     assert said in how_it_ended(summary)
     assert "95 %" in headline(summary)
     assert said.replace(" ", "") in write_report(run).read_text().replace(" ", "")
-    status = job.status(run)
-    assert (status.phase, status.step, status.steps, status.agreement) == ("finished", 5, 5, 0.95)
+    status = Job(run.folder).status()
+    assert (status.phase, status.done, status.total, status.agreement) == ("finished", 5, 5, 0.95)
     assert said in status.message
     assert (run.samples_folder / "step-00000003.png").is_file(), "what is in the file is what was painted last"
     assert kept_files(run) == []
@@ -110,7 +110,7 @@ def test_agreement_that_is_full_from_the_start_keeps_the_last_step(workspace, se
     run = new(workspace, settings, "saturated")
     assert go(run).best_step == 5
     assert lora(run) == seen[5]
-    assert job.status(run).message is None
+    assert Job(run.folder).status().message == ""
 
 
 def test_who_wants_the_last_step_gets_it(workspace, settings, measuring):
@@ -171,8 +171,8 @@ def test_a_run_that_brings_nothing_more_ends_early_and_stays_ended(workspace, se
     facts = json.loads(said.splitlines()[-1])
     assert (facts["finished"], facts["early"], facts["step"], facts["kept"]) == (True, True, 4, 2)
     assert lora(run) == seen[2]
-    status = job.status(run)
-    assert (status.phase, status.step, status.steps) == ("finished", 4, 4)
+    status = Job(run.folder).status()
+    assert (status.phase, status.done, status.total) == ("finished", 4, 4)
     assert "ended early" in status.message
     assert how_it_ended(summarise(run)).startswith("The training ended early")
     assert "ended early" in run.report_file.read_text()

@@ -16,7 +16,7 @@ import torch
 from mapo_studio.trainer.cancellation import Cancelled, StopRequest
 from mapo_studio.trainer.config.run_config import parse_config
 from mapo_studio.trainer.errors import UserError
-from mapo_studio.trainer.jobs import job
+from mapo_studio.trainer.jobs.job import Job
 from mapo_studio.trainer.lora.file import read_lora
 from mapo_studio.trainer.models.open import open_base
 from mapo_studio.trainer.models.sdxl import SDXL
@@ -169,14 +169,14 @@ def test_a_run_of_an_earlier_version_is_resumed_to_the_same_bytes(whole, like_wh
 
 def test_a_run_killed_by_sigkill_ends_with_the_same_bytes(whole, like_whole, monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", str(torch.get_num_threads()))  # other thread counts add up in other orders
-    process = job.resume(like_whole)
+    process = Job(like_whole.folder).resume()
     wait_for(lambda: max_step(like_whole) >= 4, process)
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
-    assert job.status(like_whole).phase == "died"
-    assert job.resume(like_whole).wait(300) == 0
+    assert Job(like_whole.folder).status().phase == "crashed"
+    assert Job(like_whole.folder).resume().wait(300) == 0
     assert tensors(like_whole) == tensors(whole)
-    assert job.status(like_whole).phase == "finished"
+    assert Job(like_whole.folder).status().phase == "finished"
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -200,13 +200,13 @@ def test_the_stop_file_stops_and_the_run_goes_on_from_there(whole, like_whole, m
 
     def ask(self, step, batches):
         if step == 4:
-            job.stop(like_whole)
+            Job(like_whole.folder).stop()
         return learn(self, step, batches)
 
     monkeypatch.setattr(Learner, "learn", ask)
     outcome = go(like_whole)
     assert (outcome.step, outcome.finished) == (5, False)
-    assert job.status(like_whole).phase == "stopped"
+    assert Job(like_whole.folder).status().phase == "stopped"
     monkeypatch.undo()
     assert go(like_whole).finished
     assert tensors(like_whole) == tensors(whole)
@@ -218,7 +218,7 @@ def test_a_stop_while_encoding_keeps_the_run_resumable(run, monkeypatch):
     early.listeners.append(lambda event: early.stop_file.touch())
     with pytest.raises(Cancelled):
         train(early, stop)
-    assert job.status(early).phase == "stopped"
+    assert Job(early.folder).status().phase == "stopped"
     early.listeners.clear()
     assert go(early).finished
 
@@ -237,7 +237,7 @@ def test_a_number_that_is_not_finite_stops_names_the_pairs_and_keeps_the_good_st
     assert ".png over " in str(caught.value)
     assert f"mapo resume {like_whole.name}" in str(caught.value)
     assert latest_step(like_whole.state_folder) == 6
-    assert job.status(like_whole).phase == "failed"
+    assert Job(like_whole.folder).status().phase == "failed"
 
 
 @pytest.mark.parametrize("error", [torch.OutOfMemoryError("Tried to allocate"), RuntimeError("MPS: out of memory")])
@@ -250,7 +250,7 @@ def test_a_full_memory_is_said_with_its_mend(settings, tmp_path, monkeypatch, er
     monkeypatch.setattr("mapo_studio.trainer.training.loop.prepare", fill)
     with pytest.raises(UserError, match="close what else uses it"):
         train(run, StopRequest(run.stop_file))
-    assert "memory of the device is full" in job.status(run).message
+    assert "memory of the device is full" in Job(run.folder).status().message
 
 
 def test_accumulated_batches_of_any_sizes_are_one_step(base, encoded, settings):
@@ -301,7 +301,7 @@ def test_two_processes_cannot_train_one_run(run):
     ):
         # The lock is per open file, so a second one in this process is refused like one of another process.
         go(busy)
-    assert job.status(busy).phase == "waiting"
+    assert Job(busy.folder).status().phase == "waiting"
 
 
 def test_training_goes_on_from_a_lora_file(whole, run):

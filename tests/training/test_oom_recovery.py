@@ -9,7 +9,7 @@ import torch
 from mapo_studio.trainer.cancellation import StopRequest
 from mapo_studio.trainer.config.run_config import RunConfig, parse_config
 from mapo_studio.trainer.errors import DeviceOutOfMemory, UserError
-from mapo_studio.trainer.jobs import job
+from mapo_studio.trainer.jobs.job import Job
 from mapo_studio.trainer.lora.file import read_lora
 from mapo_studio.trainer.models.sdxl import SDXL
 from mapo_studio.trainer.runs.run_folder import Run
@@ -92,7 +92,7 @@ def test_a_full_memory_saves_what_was_learned_and_names_the_mend(run, room):
     assert "--pairs-at-once 1" in said
     assert f"What was learned in 2 steps is saved: after that, `mapo resume {short.name}`" in said
     assert latest_step(short.state_folder) == 2
-    assert job.status(short).phase == "failed"
+    assert Job(short.folder).status().phase == "failed"
 
 
 def test_it_goes_on_by_itself_and_learns_what_the_sparing_settings_would_have(run, room, monkeypatch):
@@ -119,7 +119,7 @@ def test_it_gives_up_with_a_sentence_where_nothing_is_left(run, room):
     room(0)
     with pytest.raises(UserError, match="as sparing as any: close what else uses it"):
         go(hopeless)
-    assert job.status(hopeless).phase == "failed"
+    assert Job(hopeless.folder).status().phase == "failed"
     assert hopeless.config().training.quantize == "nf4"
 
 

@@ -14,13 +14,14 @@ from mapo_studio.trainer.demo.judge import test_captions as captions_apart
 from mapo_studio.trainer.demo.judge import write_pairs
 from mapo_studio.trainer.demo.measure import measure
 from mapo_studio.trainer.demo.shapes_world import captions, draw, dress
-from mapo_studio.trainer.jobs import tasks, worker
+from mapo_studio.trainer.jobs import job
 from mapo_studio.trainer.latents.encode import encode
 from mapo_studio.trainer.models.few_step import told
 from mapo_studio.trainer.models.open import open_base
 from mapo_studio.trainer.preferences.io.detect_layout import open_pairs
 from mapo_studio.trainer.runs.run_folder import Run
 from mapo_studio.trainer.sampling.sampler import generate
+from mapo_studio.trainer.services import job_kinds
 from mapo_studio.trainer.training.batches import PairBatches
 from mapo_studio.trainer.training.heldout_eval import HeldOut
 from mapo_studio.trainer.training.loop import train
@@ -80,10 +81,10 @@ def test_a_taste_is_learned_from_wanted_pictures_alone(tmp_path, monkeypatch):
         caption = TAUGHT[int(rng.integers(len(TAUGHT)))]
         draw(dress(caption, rng, outline=True)).save(folder / f"{number}.png")
         (folder / f"{number}.txt").write_text(caption)
-    monkeypatch.setattr(tasks, "launch", lambda *_: None)
+    monkeypatch.setattr(job, "launch", lambda *_: None)
     settings = {"folder": str(folder), "dataset": "wanted", "base": "tiny", "steps": 10, "guidance": 3.0}
-    task = tasks.start(tmp_path / "workspace", "targets", settings)
-    worker.perform(task.folder)
+    task = job_kinds.start(tmp_path / "workspace", "targets", settings)
+    job_kinds.run_job(task.folder)
     lora = trained(tmp_path / "workspace", "dataset:wanted", 60)
     assert outlined(lora) >= outlined(None) + 0.3
     started = [one for one in Run.open(tmp_path / "workspace", "way").events() if one["event"] == "started"]

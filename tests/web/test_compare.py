@@ -8,11 +8,12 @@ import pytest
 from mapo_studio.trainer.config.run_config import parse_config, write_config
 from mapo_studio.trainer.evaluation.comparison import feed_back
 from mapo_studio.trainer.evaluation.comparison_begin import free_name, known_of, run_of
-from mapo_studio.trainer.jobs import tasks, worker
+from mapo_studio.trainer.jobs import job
 from mapo_studio.trainer.preferences.datasets import create_dataset, find_dataset
 from mapo_studio.trainer.preferences.judgements import Answer, answer
 from mapo_studio.trainer.preferences.schema import Candidate, ImageRecord, Pair
 from mapo_studio.trainer.preferences.store import open_store
+from mapo_studio.trainer.services import job_kinds
 from mapo_studio.web.app import studio_app
 from mapo_studio.web.server.security import AllowedHosts
 from mapo_studio.web.tabs import compare
@@ -43,10 +44,10 @@ class Sketcher:
 
 @pytest.fixture
 def begin(studio, tiny_lora, monkeypatch):
-    monkeypatch.setattr(tasks, "launch", lambda *_: None)
+    monkeypatch.setattr(job, "launch", lambda *_: None)
     monkeypatch.setattr("mapo_studio.trainer.sampling.batch_sampler.Painter", Sketcher)
     given = {"name": "duel", "base": "tiny", "lora": str(tiny_lora), "prompts": PROMPTS, "steps": 1}
-    return lambda **changes: tasks.start(studio.workspace, "compare", {**given, "dataset": "cats", **changes})
+    return lambda **changes: job_kinds.start(studio.workspace, "compare", {**given, "dataset": "cats", **changes})
 
 
 def say(studio, pairs, verdict="lora"):
@@ -74,7 +75,7 @@ def test_a_comparison_is_listed_from_its_start_and_judged_from_its_first_pair(st
     before = watched(studio)
     assert (before.result, before.scene, before.stop.visible) == ("", ("waiting", ""), True)
     assert "waits" in before.line
-    worker.perform(task.folder)
+    job_kinds.run_job(task.folder)
     after = watched(studio)
     assert (after.scene, after.line, after.stop.visible) == (("judge", "duel"), "", False)
     assert "0 of 12 pairs judged" in after.result
@@ -82,7 +83,7 @@ def test_a_comparison_is_listed_from_its_start_and_judged_from_its_first_pair(st
 
 
 def test_the_result_is_hidden_until_it_says_something(studio, begin):
-    worker.perform(begin().folder)
+    job_kinds.run_job(begin().folder)
     say(studio, 9)
     few = watched(studio)
     assert "9 of 12 pairs judged" in few.result
@@ -95,7 +96,7 @@ def test_the_result_is_hidden_until_it_says_something(studio, begin):
 
 
 def test_which_is_which_is_shown_only_on_request(studio, begin):
-    worker.perform(begin().folder)
+    job_kinds.run_job(begin().folder)
     say(studio, 1)
     assert watched(studio).scene == ("judge", "duel")
     assert watched(studio, uncovered="another").scene == ("judge", "duel")
@@ -105,7 +106,7 @@ def test_which_is_which_is_shown_only_on_request(studio, begin):
 def test_names_from_elsewhere_are_no_html(studio, begin, tiny_lora, tmp_path):
     lora = tmp_path / "<b>x<b>.safetensors"
     lora.write_bytes(tiny_lora.read_bytes())
-    worker.perform(begin(lora=str(lora)).folder)
+    job_kinds.run_job(begin(lora=str(lora)).folder)
     say(studio, 12)
     assert "<b>" not in watched(studio).result
     assert "&lt;b&gt;x" in watched(studio).result
@@ -114,9 +115,9 @@ def test_names_from_elsewhere_are_no_html(studio, begin, tiny_lora, tmp_path):
 def test_without_a_comparison_the_newest_sheet_of_strengths_is_shown(studio, begin, tiny_lora):
     assert watched(studio, "").scene == ("new", "")
     settings = {"base": "tiny", "lora": str(tiny_lora), "prompts": PROMPTS[:1], "steps": 1, "strengths": [0, 1]}
-    task = tasks.start(studio.workspace, "sweep", settings)
+    task = job_kinds.start(studio.workspace, "sweep", settings)
     assert watched(studio, "").scene == ("new", "")
-    worker.perform(task.folder)
+    job_kinds.run_job(task.folder)
     kind, what = watched(studio, "").scene
     assert kind == "sheet"
     assert compare._sheet(studio, what).width > 700
@@ -124,7 +125,7 @@ def test_without_a_comparison_the_newest_sheet_of_strengths_is_shown(studio, beg
 
 def test_a_damaged_task_does_not_take_the_tab_with_it(studio, begin):
     begin().settings_file.write_text("{")
-    worker.perform(begin(name="other").folder)
+    job_kinds.run_job(begin(name="other").folder)
     assert [value for value, _ in compare._choices(studio, "").choices] == ["New comparison", "other"]
     assert watched(studio, "other").result
 
@@ -160,7 +161,7 @@ def test_only_a_lora_of_this_workspaces_runs_brings_its_settings(studio, tmp_pat
 
 def test_a_name_is_found_that_is_free(studio, begin):
     assert free_name(studio.workspace, "taste", "") == "taste or the base"
-    worker.perform(begin(name="taste or the base", prompts=PROMPTS[:1]).folder)
+    job_kinds.run_job(begin(name="taste or the base", prompts=PROMPTS[:1]).folder)
     assert free_name(studio.workspace, "taste", "") == "taste or the base 2"
     assert free_name(studio.workspace, "taste", "/x/old.safetensors") == "taste or old"
 
@@ -172,7 +173,7 @@ def address(studio, serve):
 
 @pytest.mark.slow
 def test_a_comparison_is_judged_blind_unveiled_and_fed_back(studio, begin, address, page):
-    worker.perform(begin().folder)
+    job_kinds.run_job(begin().folder)
     page.goto(address)
     page.get_by_role("tab", name="Compare").click()
     page.get_by_role("combobox", name="Comparison").click()

@@ -3,7 +3,7 @@
 import pytest
 from fastapi import FastAPI
 from mapo_studio.trainer.config.run_config import RunConfig
-from mapo_studio.trainer.jobs import job
+from mapo_studio.trainer.jobs.job import Job, Status
 from mapo_studio.trainer.reports.summary import summarise
 from mapo_studio.trainer.runs.run_folder import Run
 from mapo_studio.web.components.model_choices import copy_to_hosts, places
@@ -66,18 +66,18 @@ def test_what_comes_from_elsewhere_is_escaped(run):
     run.log("sample", step=8, file="step-00000008.png", prompts=[HOSTILE])
     (run.folder / "log.txt").write_text(HOSTILE)
     events = list(run.events())
-    for shown in (progress_html(run, job.status(run), events), strip_html(run, events), log_html(run)):
+    for shown in (progress_html(run, Job(run.folder).status(), events), strip_html(run, events), log_html(run)):
         assert "<img src=x" not in shown
         assert "&lt;img src=x" in shown
 
 
 def test_an_option_in_a_warning_is_shown_as_code(run):
     run.log("warning", text="Lower `--push`")
-    assert "Lower <code>--push</code>" in progress_html(run, job.status(run), list(run.events()))
+    assert "Lower <code>--push</code>" in progress_html(run, Job(run.folder).status(), list(run.events()))
 
 
 def test_a_waiting_run_says_what_it_waits_for(run, monkeypatch):
-    status = job.Status("waiting", behind="the training dogs-1")
+    status = Status("waiting", waiting_for="the training dogs-1")
     assert "waits for its turn: the training dogs-1 has the device" in progress_html(run, status, [])
 
 

@@ -22,7 +22,7 @@ import numpy as np
 import pytest
 from mapo_studio.tests.arriving import standing, wait_until
 from mapo_studio.trainer.demo.shapes_world import captions, draw, dress, read
-from mapo_studio.trainer.jobs import job
+from mapo_studio.trainer.jobs.job import Job
 from mapo_studio.trainer.preferences.schema import Pair
 from mapo_studio.trainer.preferences.store import open_store
 from mapo_studio.trainer.runs.run_folder import all_runs
@@ -78,7 +78,7 @@ def studio(tmp_path_factory) -> Iterator[StudioProcess]:
     yield studio
     studio.kill()
     for run in all_runs(studio.workspace):
-        job.stop(run)
+        Job(run.folder).stop()
 
 
 def taught() -> list[str]:
@@ -217,11 +217,11 @@ def test_one_click_trains_a_lora_that_agrees_on_pairs_it_has_not_seen(page: Page
     expect(page.get_by_role("button", name="Stop and keep")).to_be_visible(timeout=30_000)
     expect(page.locator("body")).to_contain_text("agrees with you on", timeout=300_000)
     (run,) = all_runs(studio.workspace)
-    wait_until(lambda: job.status(run).phase == "finished", seconds=900)
+    wait_until(lambda: Job(run.folder).status().phase == "finished", seconds=900)
     expect(page.get_by_role("link", name="Download LoRA")).to_be_visible(timeout=30_000)
     page.wait_for_timeout(1000)
     shot(page, "train")
-    assert job.status(run).agreement > 0.8
+    assert Job(run.folder).status().agreement > 0.8
     assert run.lora_file.is_file()
 
 

@@ -19,7 +19,7 @@ from .arguments import Guidance, Json, Steps, Workspace, default_workspace, pars
 if TYPE_CHECKING:
     from ..cancellation import StopRequest
     from ..evaluation.scorers.report_scores import Scores
-    from ..jobs.tasks import Status, Task
+    from ..jobs.job import Job, Status
     from ..runs.event_log import Listener
     from ..runs.run_folder import Run
 
@@ -36,25 +36,17 @@ def learning_curve(words: list[str]) -> int:
         steps: Annotated[
             int | None, tyro.conf.arg(help="Of each training; by default as many as the run's, which is then reused.")
         ] = None
-        quick: Annotated[
-            bool, tyro.conf.arg(help="Train nothing: estimate from how much better it does on pairs it trained on.")
-        ] = False
         json: Json = False
 
     asked = parse(LearningCurve, words, "learning-curve", LearningCurve(tyro.MISSING, default_workspace()))
+    from ..evaluation.learning_curve import measure_curve
+    from ..reports.report import write_report
     from ..runs.run_folder import Run
 
     run = Run.open(asked.workspace.resolve(), asked.run)
-    if asked.quick:
-        from ..evaluation.fit_gap import measure_gap
-
-        gap = _in_turn(run, lambda stop, listen: measure_gap(run, partial(_tell, listen), stop.check))
-        said, values = gap.sentences(), asdict(gap)
-    else:
-        from ..evaluation.learning_curve import measure_curve
-
-        curve = _in_turn(run, lambda stop, listen: measure_curve(run, stop, asked.steps, listen))
-        said, values = curve.sentences(), asdict(curve) | {"forecast": asdict(curve.forecast())}
+    curve = _in_turn(run, lambda stop, listen: measure_curve(run, stop, asked.steps, listen))
+    write_report(run)
+    said, values = curve.sentences(), asdict(curve) | {"forecast": asdict(curve.forecast())}
     _say(*said)
     if asked.json:
         _say(json.dumps(values))
@@ -111,7 +103,7 @@ def compare(words: list[str]) -> int:
         begun = begin(workspace, {**settings, "lora": lora, "against": against, "name": asked.name})
         if begun.trained_on:
             _say(f"{begun.trained_on} of {len(prompts)} prompts were trained on: there it shows what it remembers")
-        if not _followed(begun.task):
+        if not _wait(begun.job):
             return 130
         names.append(begun.name)
     return _told_of(workspace, names, scorers=asked.scorer, as_json=asked.json)
@@ -166,7 +158,7 @@ def _in_turn(run: Run, work: Callable[[StopRequest, Listener], T]) -> T:
         held.enter_context(stop.listening())
         listen = held.enter_context(watching())
         try:
-            held.enter_context(acquire_gpu(run.workspace, run.folder, partial(_behind, listen), stop.check))
+            held.enter_context(acquire_gpu(run.workspace, run.folder, partial(_tell_waiting, listen), stop.check))
             return work(stop, listen)
         except Cancelled:
             _say("stopped; the same command goes on from here")
@@ -177,24 +169,24 @@ def _tell(listen: Listener, done: int, total: int, what: str) -> None:
     listen({"event": "progress", "what": what, "done": done, "total": total})
 
 
-def _followed(task: Task) -> bool:
-    """Show a task until it ends; whether it came to its end. Ctrl-C stops it, keeping what is painted."""
-    from ..jobs.tasks import follow
+def _wait(job: Job) -> bool:
+    """Show a job until it ends; whether it came to its end. Ctrl-C stops it, keeping what is painted."""
+    from ..jobs.job import wait
     from .progress_bar import watching
 
     with watching() as listen:
 
         def shown(status: Status) -> None:
-            if status.phase == "waiting" and status.message:
-                listen({"event": "waiting", "behind": status.message.removesuffix(" has the device")})
+            if status.waiting_for:
+                _tell_waiting(listen, status.waiting_for)
             elif status.total:
                 _tell(listen, status.done, status.total, status.message)
 
         try:
-            status = follow(task, shown)
+            status = wait(job, shown)
         except KeyboardInterrupt:
-            task.stop()
-            status = follow(task, shown)
+            job.stop()
+            status = wait(job, shown)
     if status.phase == "failed":
         raise UserError(status.message)
     if status.phase != "finished":
@@ -259,5 +251,5 @@ def _say(*lines: str) -> None:
     sys.stdout.flush()
 
 
-def _behind(listen: Listener, behind: str) -> None:
-    listen({"event": "waiting", "behind": behind})
+def _tell_waiting(listen: Listener, waiting_for: str) -> None:
+    listen({"event": "waiting", "waiting_for": waiting_for})

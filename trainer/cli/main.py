@@ -34,7 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _say(_help())
         return 0
     try:
-        if words[0] == "task":  # no verb for people: a face starts it, see tasks.py
+        if words[0] == "task":  # no verb for people: a face starts it, see jobs/worker.py
             return _task(words[1:])
         if words[0] not in VERBS:
             raise UserError(f"there is no command {words[0]!r}: use {', '.join(VERBS)}")
@@ -210,23 +210,25 @@ def _targets(words: list[str]) -> int:
         tokenizers: Annotated[str | None, tyro.conf.arg(help="Folder with a CLIP tokenizer, for single files.")] = None
 
     asked = parse(Targets, words, "targets", Targets(*[tyro.MISSING] * 3, default_workspace()))
-    from ..jobs.tasks import Status, follow, start
+    from ..jobs.job import Status, wait
     from ..runs.run_folder import Run
+    from ..services.job_kinds import start
 
     workspace, lora = asked.workspace.resolve(), asked.lora
     if lora and lora.startswith("run:"):
         lora = str(Run.open(workspace, lora.removeprefix("run:")).lora_file)
     wanted = {"folder": str(asked.folder), "dataset": asked.into, "base": asked.base, "lora": lora}
     wanted |= {name: getattr(asked, name) for name in ("rejects", "steps", "guidance", "tokenizers")}
-    task = start(workspace, "targets", {name: value for name, value in wanted.items() if value is not None})
+    job = start(workspace, "targets", {name: value for name, value in wanted.items() if value is not None})
 
-    def shown(status: Status) -> None:
-        _say(status.message + (f": {status.done} of {status.total}" if status.is_open and status.total else ""))
+    def show(status: Status) -> None:
+        doing = f"{status.waiting_for} has the device" if status.waiting_for else status.message
+        _say(doing + (f": {status.done} of {status.total}" if status.is_open and status.total else ""))
 
     try:
-        return 0 if follow(task, shown).phase == "finished" else 2
+        return 0 if wait(job, show).phase == "finished" else 2
     except KeyboardInterrupt:
-        task.stop()
+        job.stop()
         raise
 
 
@@ -304,9 +306,9 @@ def _task(words: list[str]) -> int:
     if len(words) != 1:
         raise UserError("say `mapo task FOLDER`")
     load_model_libraries()
-    from ..jobs.worker import perform
+    from ..services.job_kinds import run_job
 
-    return perform(Path(words[0]))
+    return run_job(Path(words[0]))
 
 
 def _studio(words: list[str]) -> int:
@@ -345,20 +347,20 @@ VERBS = {
 
 def _train_run(run: Run, as_json: bool, world: World) -> int:
     from ..cancellation import Cancelled, StopRequest
-    from ..jobs.job import train_in_turn
+    from ..jobs.worker import run_training
     from ..reports.report import report_at_end
     from .progress_bar import watching
 
     stop = StopRequest(run.stop_file, patient=not world.is_single)
     if not world.is_main:
         with suppress(Cancelled):
-            train_in_turn(replace(run, writes=False), stop, world)
+            run_training(replace(run, writes=False), stop, world)
         return 0
     again = f"go on with it by `mapo resume {run.name}`" + _workspace_flag(run.workspace)
     try:
         with watching() as listen:
             run.listeners.extend([listen, report_at_end(run)])
-            outcome = train_in_turn(run, stop, world)
+            outcome = run_training(run, stop, world, when_finished=_rate_unjudged_pairs)
     except Cancelled:
         _say(f"stopped before the first step; {again}")
         return stop.exit_code
@@ -374,6 +376,12 @@ def _train_run(run: Run, as_json: bool, world: World) -> int:
         facts |= {"agreement_low": measured and measured.low, "agreement_high": measured and measured.high}
         _say(json.dumps({**facts, "lora": str(outcome.lora), "report": str(run.report_file)}))
     return 0 if outcome.finished else stop.exit_code
+
+
+def _rate_unjudged_pairs(run: Run) -> None:
+    from ..services.job_kinds import rate_unjudged_pairs
+
+    rate_unjudged_pairs(run)
 
 
 def _workspace_flag(workspace: Path) -> str:

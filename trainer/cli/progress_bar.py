@@ -110,7 +110,7 @@ def _sentence(event: Event) -> str | None:
         case "warning":
             return f"note: {event['text']}"
         case "waiting":
-            return f"waiting for its turn: {event['behind']} has the device"
+            return f"waiting for its turn: {event['waiting_for']} has the device"
         case "resumed":
             return f"going on after step {event['step']}"
         case "started":

@@ -11,6 +11,7 @@ from pydantic import Field
 from sqlalchemy import select
 
 from ..errors import UserError
+from ..jobs.kind import JobContext, JobKind
 from ..preferences.datasets import add_candidates, add_prompt, find_dataset, make_pairs
 from ..preferences.images import ImageMetadata, StoredFile, image_record, store_image
 from ..preferences.schema import Candidate, Dataset, ImageRecord, Prompt
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
     from PIL import Image
     from sqlalchemy.orm import Session
 
-    from ..jobs.worker import Work
     from ..sampling.batch_sampler import Wish
     from ..sampling.image_metadata import Origin
 
@@ -60,18 +60,18 @@ def check(workspace: Path, settings: dict[str, Any]) -> dict[str, Any]:
     return asked.model_copy(update={**paths, "prompts": prompts}).plain()
 
 
-def run(work: Work) -> str:
+def run(context: JobContext) -> str:
     """Paint what is not there yet. Pictures are in the dataset as soon as they are painted, pairs with them."""
     from ..sampling.batch_sampler import Painter
     from ..sampling.image_metadata import Origin, hashed, model_name
 
-    asked = CandidateSettings.given(work.settings)
-    store = open_store(work.workspace)
+    asked = CandidateSettings.given(context.settings)
+    store = open_store(context.workspace)
     with store.reading() as session:
         dataset = find_dataset(session, asked.dataset)
         prompts = asked.prompts or _prompts_of(session, dataset)
         known = _painted_before(session, dataset)
-    base, manner = asked.opened(work.workspace)
+    base, manner = asked.opened(context.workspace)
     loras = [Path(asked.lora)] if asked.lora else []
     origin = Origin(base.identity(), model_name(asked.base), manner, hashed(loras))
     wishes = [wish for prompt in prompts for wish in _wishes(asked, prompt)]
@@ -79,9 +79,9 @@ def run(work: Work) -> str:
     done, pairs = len(wishes) - len(left), 0
     unpainted = Counter(wish.prompt for wish in left)
     unpaired: dict[str, None] = {}  # in order
-    work.tell(done, len(wishes), "loading the base")
+    context.report_progress(done, len(wishes), "loading the base")
     try:
-        for pictures in Painter(base, manner, loras).paint(left, work.check):
+        for pictures in Painter(base, manner, loras).paint(left, context.check):
             unpainted.subtract(wish.prompt for wish, _ in pictures)
             unpaired |= dict.fromkeys(wish.prompt for wish, _ in pictures)
             complete = [prompt for prompt in unpaired if not unpainted[prompt]]
@@ -96,11 +96,14 @@ def run(work: Work) -> str:
             for prompt in complete:
                 del unpaired[prompt]
             done += len(pictures)
-            work.tell(done, len(wishes), f"painting for {asked.dataset}")
+            context.report_progress(done, len(wishes), f"painting for {asked.dataset}")
     finally:
         with store.writing() as session:
             pairs += _pair(session, find_dataset(session, asked.dataset), unpaired, asked.at_most)
     return f"{format_count(len(left), 'picture')} painted for {asked.dataset}, {format_count(pairs, 'new pair')}"
+
+
+GENERATE = JobKind("generate", check, run)
 
 
 def kept_files(

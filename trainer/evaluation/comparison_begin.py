@@ -9,14 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import UserError
-from ..jobs import tasks
-from ..jobs.tasks import Task
+from ..jobs.job import Job, all_jobs
+from ..jobs.kind import start
 from ..preferences.pairs import dataset_named
 from ..preferences.store import open_store
 from ..runs.run_folder import Run
 from ..sampling.task_settings import cleaned
 from .comparison_filing import named, names
-from .generate_comparison import known_prompts
+from .generate_comparison import COMPARE, known_prompts
 
 MOST_PROMPTS = 24
 """Of those held out, where nobody names any: half an hour of judging would be too much to begin with."""
@@ -27,12 +27,12 @@ class Begun:
     """A comparison that is being painted. trained_on: how many of its prompts its LoRA was trained on."""
 
     name: str
-    task: Task
+    job: Job
     trained_on: int
 
 
 def begin(workspace: Path, settings: Mapping[str, Any]) -> Begun:
-    """Start, or go on with, the task that paints a comparison: see `comparing.ComparisonSettings`.
+    """Start, or resume, the job that paints a comparison: see `comparing.ComparisonSettings`.
 
     What a LoRA's run knows is filled in: its dataset, and how its base is to be read. Without a name it gets a free
     one; one of the same name and settings that was stopped goes on. Raises UserError for what cannot be.
@@ -45,10 +45,10 @@ def begin(workspace: Path, settings: Mapping[str, Any]) -> Begun:
     given = {**settings, "prompts": wanted, **known_of(run, settings.get("base"))}
     trained_on = len(known_prompts(run).trained & set(wanted)) if run else 0
     if stopped := _stopped(workspace, given):
-        stopped.go_on()
+        stopped.resume()
         return Begun(str(given["name"]), stopped, trained_on)
     given["name"] = given.get("name") or free_name(workspace, lora, against)
-    return Begun(given["name"], tasks.start(workspace, "compare", given), trained_on)
+    return Begun(given["name"], start(workspace, COMPARE, given), trained_on)
 
 
 def contests(loras: Sequence[str], with_base: bool = True) -> list[tuple[str, str | None]]:
@@ -95,13 +95,13 @@ def free_name(workspace: Path, lora: str, against: str = "") -> str:
         return next(name for name in names(lora, against) if named(session, name) is None)
 
 
-def _stopped(workspace: Path, given: Mapping[str, Any]) -> Task | None:
-    """The task that was asked for the very same and did not come to its end."""
+def _stopped(workspace: Path, given: Mapping[str, Any]) -> Job | None:
+    """The job that was asked for the very same and did not come to its end."""
     if not given.get("name"):
         return None
-    for task in tasks.all_tasks(workspace):
-        if task.kind == "compare" and task.status().can_go_on and _same(task.settings(), given):
-            return task
+    for job in all_jobs(workspace, COMPARE.name):
+        if job.status().can_resume and _same(job.settings(), given):
+            return job
     return None
 
 

@@ -11,6 +11,7 @@ from pydantic import Field
 from sqlalchemy import select
 
 from ..errors import UserError
+from ..jobs.kind import JobContext, JobKind
 from ..preferences.datasets import find_dataset, slices
 from ..preferences.images import image_path, image_record
 from ..preferences.pairs import dataset_named, normalize_prompt, split_hash
@@ -25,7 +26,6 @@ from .comparison_filing import Side, add_duel, add_side, open_comparison
 if TYPE_CHECKING:
     from sqlalchemy.orm import Session
 
-    from ..jobs.worker import Work
     from ..runs.run_folder import Run
     from ..sampling.batch_sampler import Wish
     from ..sampling.image_metadata import Origin
@@ -69,29 +69,29 @@ def check(workspace: Path, settings: dict[str, Any]) -> dict[str, Any]:
     return asked.model_copy(update={"base": whole_path(asked.base), "lora": lora, "against": against}).plain()
 
 
-def run(work: Work) -> str:
+def run(context: JobContext) -> str:
     """Paint what is not there yet. A pair can be judged as soon as both its pictures are painted."""
     from ..sampling.batch_sampler import Painter
     from ..sampling.image_metadata import Origin, hashed, model_name
 
-    asked = ComparisonSettings.given(work.settings)
-    store = open_store(work.workspace)
-    base, manner = asked.opened(work.workspace)
+    asked = ComparisonSettings.given(context.settings)
+    store = open_store(context.workspace)
+    base, manner = asked.opened(context.workspace)
     loras = [Path(file) for file in (asked.lora, asked.against) if file]
     origin = Origin(base.identity(), model_name(asked.base), manner, hashed(loras))
     duels = [duel for prompt in asked.prompts for duel in _duels(asked, prompt)]
     wishes = [wish for duel in duels for wish in duel]
     with store.writing() as session:
-        comparison = _opened_comparison(session, asked, origin, work.task.name)
+        comparison = _opened_comparison(session, asked, origin, context.job.name)
         # Of other comparisons and of candidates too: the base is painted once for all LoRAs that meet it.
         there = _painted_before(session, store, {origin.mark(wish) for wish in wishes})
         for duel in duels:
             _file(session, comparison, duel, [there.get(origin.mark(wish)) for wish in duel])
     left = [wish for wish in wishes if origin.mark(wish) not in there]
     done = len(wishes) - len(left)
-    work.tell(done, len(wishes), "loading the base" if left else f"painting {asked.name}")
+    context.report_progress(done, len(wishes), "loading the base" if left else f"painting {asked.name}")
     duel_of = {wish: duel for duel in duels for wish in duel}
-    for pictures in Painter(base, manner, loras).paint(left, work.check):
+    for pictures in Painter(base, manner, loras).paint(left, context.check):
         files = kept_files(store, origin, pictures)
         with store.writing() as session:
             comparison = find_dataset(session, asked.name)
@@ -100,8 +100,11 @@ def run(work: Work) -> str:
             for duel in dict.fromkeys(duel_of[wish] for wish, _ in pictures):
                 _file(session, comparison, duel, [there.get(origin.mark(wish)) for wish in duel])
         done += len(pictures)
-        work.tell(done, len(wishes), f"painting {asked.name}")
+        context.report_progress(done, len(wishes), f"painting {asked.name}")
     return f"{asked.name} is painted: {format_count(len(duels), 'pair')} to judge"
+
+
+COMPARE = JobKind("compare", check, run)
 
 
 @dataclass(frozen=True)

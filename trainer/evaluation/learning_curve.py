@@ -1,46 +1,115 @@
-"""How many more pairs? Trainings like a run's on a quarter and on half of its pairs, and where their course leads.
+"""Learning curve: trainings like a run's on a quarter and half of its pairs, and what twice as many would bring.
 
 <workspace>/runs/<name>/learning-curve.json    what came of it
-<workspace>/curves/<name>.<pairs>/             a training that is not finished, to be gone on with
+<workspace>/curves/<name>.<pairs>/             a training that is not finished, to be resumed
 """
 
 from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Literal
 
+import numpy as np
 from pydantic import Field
 
 from ..atomic_files import write_text
 from ..cancellation import Cancelled, StopRequest
 from ..config.run_config import RunConfig
 from ..errors import UserError
+from ..intervals import format_interval, wilson_interval
 from ..jobs.find_run import read_digest, training_digest, write_digest
+from ..jobs.kind import JobContext
 from ..runs.run_folder import Event, Run
 from ..sampling.task_settings import TaskSettings
-from .forecast import Forecast, Measured, forecast
-
-if TYPE_CHECKING:
-    from ..jobs.worker import Work
 
 PARTS = (4, 2, 1)
 """The trainings are on a fourth, on half and on all of the pairs: twice as many each time, as is asked about."""
-FEWEST_PAIRS = 16
+MIN_PAIRS = 16
 """With fewer to train on, a fourth of them is no set of pairs."""
-_SHELF = "curves"
+MIN_HELD_OUT = 20
+"""Below it one pair more or less is five points: nothing can be read from such steps."""
+_FOLDER = "curves"
+_BOOTSTRAPS = 4000
+_NEARLY_NOTHING = 0.02
+
+Verdict = Literal["more", "little", "perfect", "few", "unlearned", "open"]
 
 
 @dataclass(frozen=True)
-class Curve:
+class CurvePoint:
+    """A training on `pairs` pairs. agreeing: a sign for each held-out pair, in order, 1 where it agrees."""
+
+    pairs: int
+    agreeing: str
+
+    @property
+    def agreement(self) -> float:
+        return self.agreeing.count("1") / len(self.agreeing)
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        return wilson_interval(self.agreeing.count("1"), len(self.agreeing))
+
+    def __str__(self) -> str:
+        return f"{self.pairs} pairs: {format_interval(self.agreement, *self.interval)}"
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """What twice as many pairs would add to the agreement: `gain`, with its 95 % interval, all as shares.
+
+    says: "more" where it is sure to rise; "little" where it is sure to change by next to nothing; "perfect" where it
+    agrees on every held-out pair already; "few" where too few are held out; "unlearned" where all the pairs do not
+    lift it above tossing a coin yet; "open" where it cannot be told.
+    """
+
+    pairs: int
+    held_out: int
+    gain: float
+    low: float
+    high: float
+    says: Verdict
+
+    def sentence(self) -> str:
+        """For a person, without its full stop."""
+        twice = f"twice as many pairs ({2 * self.pairs})"
+        low, high = round(100 * self.low), round(100 * self.high)
+        if self.says == "few":
+            return (
+                f"What more pairs would bring cannot be told from {self.held_out} held-out pairs: keep more aside "
+                "(`--held-out`), or judge pairs of more prompts"
+            )
+        if self.says == "unlearned":
+            return (
+                f"Trained on all {self.pairs} pairs it does not agree with you more than tossing a coin would: what "
+                "more pairs would bring cannot be told before it learns something from these"
+            )
+        if self.says == "perfect":
+            return (
+                f"It agrees on all {self.held_out} held-out pairs already: whether {twice} would make it surer still "
+                "cannot be seen in them"
+            )
+        if self.says == "little":
+            return f"More pairs of the same kind would hardly help: with {twice} expect {low:+d} to {high:+d} points"
+        if self.says == "more":
+            return f"With {twice} expect about {_points(round(100 * self.gain))} more ({max(0, low)}-{high})"
+        return (
+            f"Whether more pairs would help cannot be told from {self.held_out} held-out pairs: with {twice} the "
+            f"agreement may change by anything from {low:+d} to {high:+d} points"
+        )
+
+
+@dataclass(frozen=True)
+class LearningCurve:
     """What was measured. steps: of each training; measured: with the fewest pairs first."""
 
     steps: int
-    measured: tuple[Measured, ...]
+    measured: tuple[CurvePoint, ...]
 
     def forecast(self) -> Forecast:
         return forecast(self.measured)
@@ -64,13 +133,13 @@ class CurveSettings(TaskSettings):
     """Optimizer steps of each training, by default the run's: then the run itself is the one on all pairs."""
 
 
-def read_curve(run: Run) -> Curve | None:
+def read_curve(run: Run) -> LearningCurve | None:
     """What was measured for `run`; None where nothing was, or its file is damaged."""
     with suppress(OSError, ValueError, KeyError, TypeError):
-        told = json.loads(_result(run).read_text(encoding="utf-8"))
-        measured = tuple(Measured(**one) for one in told["measured"])
-        if len(measured) > 1 and len({len(one.agreeing) for one in measured}) == 1 and measured[0].agreeing:
-            return Curve(int(told["steps"]), measured)
+        values = json.loads(_result_file(run).read_text(encoding="utf-8"))
+        measured = tuple(CurvePoint(**point) for point in values["measured"])
+        if len(measured) > 1 and len({len(point.agreeing) for point in measured}) == 1 and measured[0].agreeing:
+            return LearningCurve(int(values["steps"]), measured)
     return None
 
 
@@ -79,81 +148,82 @@ def measure_curve(
     stop: StopRequest,
     steps: int | None = None,
     listen: Callable[[Event], None] = lambda event: None,
-    tell: Callable[[int, int, str], None] = lambda *_: None,
-) -> Curve:
-    """Train on nested parts of the run's pairs, measure each on the same held-out pairs, keep and report the result.
+    report_progress: Callable[[int, int, str], None] = lambda *_: None,
+) -> LearningCurve:
+    """Train on nested parts of the run's pairs, measure each on the same held-out pairs, and keep the result.
 
     All trainings are equally long, so that only the pairs differ; they use the run's settings, seed and cache. What is
-    finished is not trained again, and what was stopped goes on. listen: is given the events of the trainings; tell:
-    (steps done, of all, what it does). To be called by whoever has the device.
+    finished is not trained again, and what was stopped is resumed. listen: is given the events of the trainings;
+    report_progress: (steps done, of all, what it does). To be called by whoever has the device, and who writes the
+    run's report anew afterwards.
 
     Raises UserError where there are too few pairs or none is held out, Cancelled where it was asked to stop.
     """
     config = run.config()
     steps = steps or config.training.steps
     sizes = _sizes(run, config)
-    measured: dict[int, Measured] = {}
+    measured: dict[int, CurvePoint] = {}
     for number, pairs in enumerate(sizes):
 
-        def told(event: Event, before: int = number, pairs: int = pairs) -> None:
+        def on_event(event: Event, done: int = number * steps, pairs: int = pairs) -> None:
             listen(event)
             if event["event"] == "step":
-                tell(before * steps + event["step"], len(sizes) * steps, f"training on {pairs} pairs")
+                report_progress(done + event["step"], len(sizes) * steps, f"training on {pairs} pairs")
 
-        asked = _config(run, config, pairs, steps)
-        tell(number * steps, len(sizes) * steps, f"training on {pairs} pairs")
-        own = _of_run(run, config, steps) if pairs == sizes[-1] else None
-        measured[pairs] = Measured(pairs, own or _trained(run, asked, stop, told))
-    curve = Curve(steps, tuple(measured.values()))
-    if len({len(one.agreeing) for one in curve.measured}) > 1:
+        report_progress(number * steps, len(sizes) * steps, f"training on {pairs} pairs")
+        agreeing = _agreeing_of_run(run, config, steps) if pairs == sizes[-1] else None
+        if agreeing is None:
+            agreeing = _train_on_part(run, _part_config(run, config, pairs, steps), stop, on_event)
+        measured[pairs] = CurvePoint(pairs, agreeing)
+    curve = LearningCurve(steps, tuple(measured.values()))
+    if len({len(point.agreeing) for point in curve.measured}) > 1:
         raise UserError("the pairs were changed while this was measured: start it again")
-    write_text(_result(run), json.dumps(asdict(curve), indent=1))
+    write_text(_result_file(run), json.dumps(asdict(curve), indent=1))
     for pairs in sizes:
-        shutil.rmtree(_folder(run, pairs), ignore_errors=True)
-    _report(run)
+        shutil.rmtree(_part_folder(run, pairs), ignore_errors=True)
     return curve
 
 
 def check(workspace: Path, settings: dict[str, Any]) -> dict[str, Any]:
     """The settings whole. Raises UserError naming what is wrong or missing."""
-    asked = CurveSettings.given(settings)
-    run = Run.open(workspace, asked.run)
+    curve = CurveSettings.given(settings)
+    run = Run.open(workspace, curve.run)
     _sizes(run, run.config())
-    return asked.plain()
+    return curve.plain()
 
 
-def run(work: Work) -> str:
-    """The task of a face."""
-    asked = CurveSettings.given(work.settings)
-    trained = Run.open(work.workspace, asked.run)
-    curve = measure_curve(trained, _Asking(work), asked.steps, tell=lambda *told: _tell(work, *told))
+def run(context: JobContext) -> str:
+    """The work of a job."""
+    settings = CurveSettings.given(context.settings)
+
+    def report_progress(done: int, total: int, message: str) -> None:
+        # Called within a step, where it must not end: the training looks by itself whether it is asked to.
+        with suppress(Cancelled):
+            context.report_progress(done, total, message)
+
+    run = Run.open(context.workspace, settings.run)
+    curve = measure_curve(run, _StopOrPause(context), settings.steps, report_progress=report_progress)
     return curve.forecast().sentence()
 
 
-class _Asking(StopRequest):
-    """A task is asked to end by a pause, too; a training then saves and ends as for a stop."""
+class _StopOrPause(StopRequest):
+    """A job is asked to end by a pause, too; a training then saves and ends as for a stop."""
 
-    def __init__(self, work: Work):
-        super().__init__(work.task.stop_file)
-        self._work = work
+    def __init__(self, context: JobContext):
+        super().__init__(context.job.stop_file)
+        self._context = context
 
     def __bool__(self) -> bool:
-        return bool(self._work.stop) or self._work.task.pause_file.exists()
-
-
-def _tell(work: Work, done: int, total: int, what: str) -> None:
-    # Told from within a step, where it must not end: the training sees for itself that it is asked to.
-    with suppress(Cancelled):
-        work.tell(done, total, what)
+        return self._context.stop_requested
 
 
 def _sizes(run: Run, config: RunConfig) -> list[int]:
     from ..training.prepare_data import divided, pairs_of
 
     split = divided(pairs_of(config, run.workspace), config)
-    if len(split.train) < FEWEST_PAIRS:
+    if len(split.train) < MIN_PAIRS:
         raise UserError(
-            f"{run.name} has {len(split.train)} pairs to train on: training on parts of them needs {FEWEST_PAIRS} at "
+            f"{run.name} has {len(split.train)} pairs to train on: training on parts of them needs {MIN_PAIRS} at "
             "least, so judge some more"
         )
     if not split.held_out:
@@ -161,8 +231,8 @@ def _sizes(run: Run, config: RunConfig) -> list[int]:
     return [len(split.train) // part for part in PARTS]
 
 
-def _config(run: Run, config: RunConfig, pairs: int, steps: int) -> RunConfig:
-    """The run's settings on fewer pairs: measured once at the end, no pictures."""
+def _part_config(run: Run, config: RunConfig, pairs: int, steps: int) -> RunConfig:
+    """The run's settings on fewer pairs: measured once at the end, no images."""
     return config.model_copy(
         update={
             "name": f"{run.name}.{pairs}",
@@ -173,57 +243,93 @@ def _config(run: Run, config: RunConfig, pairs: int, steps: int) -> RunConfig:
     )
 
 
-def _of_run(run: Run, config: RunConfig, steps: int) -> str | None:
-    """What the run itself came to, where it was trained on these very pairs and as long; else None."""
+def _agreeing_of_run(run: Run, config: RunConfig, steps: int) -> str | None:
+    """Which held-out pairs agree after the run itself, if it was trained on these very pairs and as long; else None."""
     from ..models.safetensors_file import read_header
     from ..training.prepare_data import pairs_of
 
     with suppress(UserError, OSError):
         pairs = pairs_of(config, run.workspace)
         if read_header(run.lora_file).metadata.get("mapo.pairs_hash") == pairs.fingerprint:
-            return _measured_at(run, steps)
+            return _agreeing_at(run, steps)
     return None
 
 
-def _trained(run: Run, config: RunConfig, stop: StopRequest, listen: Callable[[Event], None]) -> str:
-    """Train what `config` says, or go on with it, and return which held-out pairs agree at the end."""
-    from ..reports.report import report_at_end
+def _train_on_part(run: Run, config: RunConfig, stop: StopRequest, listen: Callable[[Event], None]) -> str:
+    """Train what `config` says, or resume it, and return which held-out pairs agree at the end."""
     from ..training.loop import train_locked
 
-    folder = _folder(run, config.data.most_pairs or 0)
+    folder = _part_folder(run, config.data.most_pairs or 0)
     digest = training_digest(run.workspace, config)
     part = Run(folder)
     if read_digest(part) != digest:
         shutil.rmtree(folder, ignore_errors=True)
-        part = Run.create(run.workspace, config, parent=_SHELF)
+        part = Run.create(run.workspace, config, parent=_FOLDER)
         write_digest(part, digest)
-    if (agreeing := _measured_at(part, config.training.steps)) is not None:
+    if (agreeing := _agreeing_at(part, config.training.steps)) is not None:
         return agreeing
-    part.listeners.extend([listen, report_at_end(part)])
+    part.listeners.append(listen)
     with part.alone():
         stop.check()
         outcome = train_locked(part, stop)
     if not outcome.finished:
         raise Cancelled
-    agreeing = _measured_at(part, config.training.steps)
+    agreeing = _agreeing_at(part, config.training.steps)
     assert agreeing is not None, "a finished training is measured at its last step"
     return agreeing
 
 
-def _measured_at(run: Run, step: int) -> str | None:
-    found = (event for event in run.events() if event["event"] == "evaluation" and event["step"] == step)
-    return next((str(event["agreeing"]) for event in found if event.get("agreeing")), None)
+def _agreeing_at(run: Run, step: int) -> str | None:
+    evaluations = (event for event in run.events() if event["event"] == "evaluation" and event["step"] == step)
+    return next((str(event["agreeing"]) for event in evaluations if event.get("agreeing")), None)
 
 
-def _folder(run: Run, pairs: int) -> Path:
-    return run.workspace / _SHELF / f"{run.name}.{pairs}"
+def _part_folder(run: Run, pairs: int) -> Path:
+    return run.workspace / _FOLDER / f"{run.name}.{pairs}"
 
 
-def _result(run: Run) -> Path:
+def _result_file(run: Run) -> Path:
     return run.folder / "learning-curve.json"
 
 
-def _report(run: Run) -> None:
-    from ..reports.report import write_report
+def forecast(points: Sequence[CurvePoint]) -> Forecast:
+    """Continue the course of the errors (1 - agreement) as a power of the number of pairs, to twice the largest.
 
-    write_report(run)
+    Test errors of learners fall so over wide ranges (Hestness et al. 2017, arXiv 1712.00409). The interval is of the
+    held-out pairs alone, resampled with replacement, the same for every training (a paired bootstrap); each training
+    is one draw of its seed, which is not in it. points: at least two sizes, on the same held-out pairs.
+    """
+    points = sorted(points, key=lambda point: point.pairs)
+    signs = np.array([[int(sign) for sign in point.agreeing] for point in points])
+    pairs, held_out = points[-1].pairs, signs.shape[1]
+    sizes = np.log([point.pairs for point in points])
+    rows = np.random.default_rng(0).integers(0, held_out, (_BOOTSTRAPS, held_out))
+    resampled = _gain(sizes, held_out - signs[:, rows].sum(axis=2).T, held_out)
+    gain = float(_gain(sizes, held_out - signs.sum(axis=1)[None], held_out)[0])
+    low, high = (float(end) for end in np.percentile(resampled, (2.5, 97.5)))
+    says: Verdict = "open"
+    if held_out < MIN_HELD_OUT:
+        says = "few"
+    elif points[-1].interval[0] <= 0.5:
+        says = "unlearned"
+    elif signs[-1].all():
+        says = "perfect"
+    elif low > -_NEARLY_NOTHING and high <= _NEARLY_NOTHING:
+        says = "little"
+    elif low >= 0:
+        says = "more"
+    return Forecast(pairs, held_out, gain, low, high, says)
+
+
+def _gain(sizes: np.ndarray, misses: np.ndarray, held_out: int) -> np.ndarray:
+    """By how much the error falls from the largest size to twice that. sizes: (n,) logarithms; misses: (draws, n)."""
+    # Half a miss more, or an error of nothing would have no logarithm.
+    errors = np.log((misses + 0.5) / (held_out + 1))
+    apart = sizes - sizes.mean()
+    slope = (errors @ apart) / (apart @ apart)
+    at_largest = np.exp(errors.mean(axis=1) + slope * apart[-1])
+    return at_largest - at_largest * 2**slope
+
+
+def _points(number: int) -> str:
+    return "1 point" if number == 1 else f"{number} points"

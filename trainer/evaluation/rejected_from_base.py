@@ -18,6 +18,7 @@ from sqlalchemy import select
 
 from ..errors import UserError
 from ..images.aspect_buckets import bucket_for, buckets
+from ..jobs.kind import JobContext, JobKind
 from ..preferences.bulk_insert import PairRow, add_rows
 from ..preferences.images import ImageMetadata, StoredFile, image_record, store_image
 from ..preferences.io.captions import images_below, read_caption
@@ -31,7 +32,6 @@ from ..text import format_count
 from .candidates import kept_files
 
 if TYPE_CHECKING:
-    from ..jobs.worker import Work
     from ..sampling.batch_sampler import Wish
 
 CLIENT = "targets"
@@ -102,20 +102,20 @@ def _of_line(line: str, file: Path, number: int) -> Target:
         raise UserError(f"{file} line {number}: {error}") from None
 
 
-def run(work: Work) -> str:
+def run(context: JobContext) -> str:
     """Paint what is not there yet. Pairs are in the dataset as soon as their pictures are painted."""
     from ..sampling.batch_sampler import Painter
     from ..sampling.image_metadata import Origin, hashed, model_name
 
-    asked = TargetSettings.given(work.settings)
-    store = open_store(work.workspace)
+    asked = TargetSettings.given(context.settings)
+    store = open_store(context.workspace)
     targets, without = targets_in(Path(asked.folder))
-    base, manner = asked.opened(work.workspace)
+    base, manner = asked.opened(context.workspace)
     sizes = buckets(base.resolution, base.latent_factor)
     loras = [Path(asked.lora)] if asked.lora else []
     by_size: dict[tuple[int, int], dict[Wish, tuple[StoredFile, Target]]] = {}
     for target in targets:
-        work.check()
+        context.check()
         file = store_image(store, target.path.read_bytes(), target.path.name)
         size = bucket_for(file.width, file.height, sizes)
         by_size.setdefault(size, {}).update((wish, (file, target)) for wish in _wishes(asked, target.prompt, file))
@@ -129,8 +129,8 @@ def run(work: Work) -> str:
         known = _known(store, list(numbers.values()))
         left = [wish for wish in wanted if numbers[wish] not in known]
         done += len(wanted) - len(left)
-        work.tell(done, total, "loading the base")
-        for pictures in Painter(base, how, loras).paint(left, work.check):
+        context.report_progress(done, total, "loading the base")
+        for pictures in Painter(base, how, loras).paint(left, context.check):
             files = kept_files(store, origin, pictures)
             with store.writing() as session:
                 rows = []
@@ -144,9 +144,12 @@ def run(work: Work) -> str:
                 dataset = into_dataset(session, asked.dataset, make=True)
                 add_rows(session, dataset, rows, CLIENT, f"{CLIENT}: {asked.folder}", ANNOTATOR)
             done, painted = done + len(files), painted + len(files)
-            work.tell(done, total, f"painting what to reject for {asked.dataset}")
+            context.report_progress(done, total, f"painting what to reject for {asked.dataset}")
     said = f"{format_count(painted, 'picture')} painted to be rejected for {asked.dataset}"
     return said + (f"; {format_count(without, 'picture')} without a caption left out" if without else "")
+
+
+TARGETS = JobKind("targets", check, run)
 
 
 def _wishes(asked: TargetSettings, prompt: str, file: StoredFile) -> list[Wish]:

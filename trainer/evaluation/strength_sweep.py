@@ -10,13 +10,12 @@ from pydantic import Field
 
 from ..atomic_files import atomic_write
 from ..errors import UserError
+from ..jobs.job import Job
+from ..jobs.kind import JobContext, JobKind
 from ..sampling.task_settings import PaintingSettings, cleaned, lora_file, whole_path
 
 if TYPE_CHECKING:
     from PIL import Image
-
-    from ..jobs.tasks import Task
-    from ..jobs.worker import Work
 
 
 class SweepSettings(PaintingSettings):
@@ -30,9 +29,9 @@ class SweepSettings(PaintingSettings):
     """A column for each: 0 is the base alone, 1 as trained."""
 
 
-def sheet_of(task: Task) -> Path:
+def sheet_of(job: Job) -> Path:
     """Where the sheet of a sweep is, once it is painted."""
-    return task.folder / "sheet.png"
+    return job.folder / "sheet.png"
 
 
 def check(workspace: Path, settings: dict[str, Any]) -> dict[str, Any]:
@@ -44,14 +43,14 @@ def check(workspace: Path, settings: dict[str, Any]) -> dict[str, Any]:
     return asked.model_copy(update={"base": whole_path(asked.base), "lora": str(lora_file(asked.lora))}).plain()
 
 
-def run(work: Work) -> str:
+def run(context: JobContext) -> str:
     """Paint the sheet; it is written anew after every round, so that it can be watched as it fills."""
     from ..images.contact_sheet import grid
     from ..sampling.batch_sampler import Painter, Wish, Worn
     from ..sampling.image_metadata import seed_of
 
-    asked = SweepSettings.given(work.settings)
-    base, manner = asked.opened(work.workspace)
+    asked = SweepSettings.given(context.settings)
+    base, manner = asked.opened(context.workspace)
     lora = Path(asked.lora)
     wishes = [
         Wish(prompt, seed_of(prompt, 0, asked.first_seed), Worn(lora, strength) if strength else None)
@@ -60,13 +59,16 @@ def run(work: Work) -> str:
     ]
     painted: dict[str, list[Image.Image]] = defaultdict(list)
     done = 0
-    work.tell(0, len(wishes), "loading the base")
-    for pictures in Painter(base, manner, [lora]).paint(wishes, work.check):
+    context.report_progress(0, len(wishes), "loading the base")
+    for pictures in Painter(base, manner, [lora]).paint(wishes, context.check):
         for wish, picture in pictures:
             painted[wish.prompt].append(picture)
         header = ["base" if not strength else f"{strength:g}" for strength in asked.strengths]
-        with atomic_write(sheet_of(work.task)) as part:
+        with atomic_write(sheet_of(context.job)) as part:
             grid(list(painted.values()), captions=list(painted), header=header, cell=384).save(part, "PNG")
         done += len(pictures)
-        work.tell(done, len(wishes), f"painting {lora.stem} at {len(header)} strengths")
+        context.report_progress(done, len(wishes), f"painting {lora.stem} at {len(header)} strengths")
     return f"{lora.stem} is painted at {len(header)} strengths"
+
+
+SWEEP = JobKind("sweep", check, run)

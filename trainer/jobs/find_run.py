@@ -20,7 +20,7 @@ from ..errors import UserError
 from ..preferences.io.detect_layout import open_pairs
 from ..runs import event_log
 from ..runs.run_folder import Run, all_runs
-from . import job
+from .job import Job
 
 RunState = Literal["new", "resumed", "running", "finished"]
 
@@ -58,7 +58,7 @@ def find_or_start(
     if run is None:
         run = Run.create(workspace, config)
         write_digest(run, digest)
-    return RunHandle(run, state, job.resume(run, rating=False))
+    return RunHandle(run, state, Job(run.folder).resume(rating=False))
 
 
 def find_run(workspace: Path, digest: str) -> Run | None:
@@ -98,21 +98,22 @@ def read_digest(run: Run) -> str | None:
 def _state_of(run: Run | None) -> RunState:
     if run is None:
         return "new"
-    phase = job.status(run).phase
-    if phase == "finished":
+    job = Job(run.folder)
+    status = job.status()
+    if status.phase == "finished":
         return "finished"
-    if job.is_alive(run) and run.stop_file.exists():
+    if job.is_alive() and run.stop_file.exists():
         raise UserError(f"{run.name} was asked to stop and is saving what it learned: try again in a moment")
     # One without events was made just before a kill: nobody works at it.
-    running = phase in ("waiting", "running") and event_log.read_end(run.events_file)
+    running = status.is_open and event_log.read_end(run.events_file)
     return "running" if running else "resumed"
 
 
 def _by_worth(runs: Iterator[Run]) -> Iterator[tuple[int, Run]]:
     for run in runs:
-        phase = job.status(run).phase
-        if phase != "finished":
-            yield (1 if phase in ("waiting", "running") else 2), run
+        status = Job(run.folder).status()
+        if status.phase != "finished":
+            yield (1 if status.is_open else 2), run
         elif run.lora_file.is_file():
             yield 0, run
 

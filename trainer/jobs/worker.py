@@ -1,128 +1,124 @@
-"""What does the process of a task do: wait for its turn, work, tell of it, and end when it is asked to?"""
+"""The process of a job: it waits for the GPU, works, reports its progress, and ends when it is asked to."""
 
 from __future__ import annotations
 
 import logging
-import time
 import traceback
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from filelock import FileLock, Timeout
 
 from ..cancellation import Cancelled, StopRequest
+from ..distributed import SINGLE, World
 from ..errors import UserError
-from . import tasks
+from ..runs import event_log
+from ..runs.run_folder import Run
 from .gpu_queue import acquire_gpu
-from .tasks import Task
+from .job import Job
+from .kind import JobContext, JobKind
+
+if TYPE_CHECKING:
+    from ..training.loop import Outcome
 
 log = logging.getLogger(__name__)
 
-_TELL_SECONDS = 0.5
 _LOCK_SECONDS = 2.0
-"""Whoever asks whether the task is alive holds its lock for a moment: that is no reason to leave."""
+"""Whoever asks whether the job is alive holds its lock for a moment: that is no reason to leave."""
 
 
-@dataclass
-class Work:
-    """What a kind of task is given: where it works, with which settings, and whom it tells.
+def run_job(folder: Path, kinds: Mapping[str, JobKind]) -> int:
+    """Do the work of the job in `folder`, which is no training; kinds: by their names.
 
-    `tell` and `check` raise Cancelled where the task was asked to end. What is made by then must be safe, and made
-    so that running again with the same settings does only what is left.
+    Returns the exit code: 0, 1 or 2 where it failed, 143 after SIGTERM. Another process that does it already is left
+    to it.
     """
-
-    workspace: Path
-    settings: dict[str, Any]
-    folder: Path
-    """The task's own, for what nothing else in the workspace keeps."""
-    task: Task
-    stop: StopRequest
-    _began: tuple[float, int] | None = field(default=None, init=False)
-    _told: float = field(default=0.0, init=False)
-    _unwritten: dict[str, Any] | None = field(default=None, init=False)
-
-    def check(self) -> None:
-        """Raise Cancelled if the task was asked to stop or to pause."""
-        if self._is_asked_to_end():
-            raise Cancelled
-
-    def tell(self, done: int, total: int, message: str = "") -> None:
-        """Say that `done` of `total` things are done, and what it does now. Cheap: it writes twice a second at most."""
-        asked = self._is_asked_to_end()
-        now = time.monotonic()
-        if self._began is None:
-            self._began = (now, done)
-        since, before = self._began
-        # Only what this process did says how fast it is: what was already there took no time.
-        remaining = (total - done) * (now - since) / (done - before) if done > before else None
-        self._unwritten = {"done": done, "total": total, "remaining": remaining, "message": message}
-        if now - self._told < _TELL_SECONDS and done < total and not asked:
-            return
-        self._told = now
-        self.write_out()
-        if asked:
-            raise Cancelled
-
-    def write_out(self) -> None:
-        """Write what was told last, if it was not worth a line then: before the end it is."""
-        if self._unwritten is not None:
-            self.task.log("progress", **self._unwritten)
-            self._unwritten = None
-
-    def _is_asked_to_end(self) -> bool:
-        return bool(self.stop) or self.task.pause_file.exists()
-
-
-def perform(folder: Path) -> int:
-    """Do the task in `folder`. Returns the exit code: 0, 1 or 2 where it failed, 143 after SIGTERM.
-
-    Another process that does it already is left to it.
-    """
-    task = Task(folder.resolve())
-    if not task.settings_file.is_file():
+    job = Job(folder.resolve())
+    if not job.settings_file.is_file():
         raise UserError(f"{folder} is no task: it has no task.json")
     while True:
-        stop = StopRequest(task.stop_file)
+        stop = StopRequest(job.stop_file)
         try:
-            with FileLock(task.lock_file, timeout=_LOCK_SECONDS):
-                code = _once(task, stop)
+            with FileLock(job.lock_file, timeout=_LOCK_SECONDS):
+                code = _run_once(job, kinds, stop)
         except Timeout:
             return 0
-        asked_to_end = task.pause_file.exists() or task.stop_file.exists() or stop.signal is not None
-        # Somebody may have let it go on after it had seen the request and while it still held the lock, see Task.go_on.
-        if asked_to_end or task.status().phase not in ("paused", "stopped"):
+        stop_requested = job.pause_file.exists() or job.stop_file.exists() or stop.signal is not None
+        # It may have been resumed after it had seen the request and while it still held the lock, see Job.resume.
+        if stop_requested or job.status().phase not in ("paused", "stopped"):
             return code
 
 
-def _behind(task: Task, what: str) -> None:
-    task.log("waiting", message=f"{what} has the device")
+def run_training(
+    run: Run, stop: StopRequest, world: World = SINGLE, when_finished: Callable[[Run], object] = lambda run: None
+) -> Outcome:
+    """Train `run` in this process, once it has the GPU. Until then there is no torch in it, and it can be stopped.
+
+    Of several processes the first one queues for all. when_finished: is called with a run that has finished, where a
+    face requested it and wants its pairs rated afterwards (see `Job.resume`). Raises as loop.train does.
+    """
+    if not world.is_main:
+        with stop.listening(forget=False):
+            with world.synchronized():  # ends when the first one has the GPU
+                pass
+            return _train(run, stop, world)
+    # A face that asked for this process cleared the request to stop itself: one that is there now came later.
+    newest = (event_log.read_end(run.events_file) or [{}])[-1]
+    by_face = newest.get("event") == "requested"
+    with run.alone(), stop.listening(forget=not by_face), ExitStack() as device:
+        try:
+            with world.synchronized():
+                on_wait = partial(_log_waiting, run)
+                device.enter_context(acquire_gpu(run.workspace, run.folder, on_wait, stop.check))
+                stop.check()
+        except Cancelled:
+            run.log("stopped", step=0)
+            raise
+        run.log("acquired")
+        outcome = _train(run, stop, world)
+    if by_face and newest.get("rating", True) and outcome.finished:
+        when_finished(run)
+    return outcome
 
 
-def _once(task: Task, stop: StopRequest) -> int:
+def _train(run: Run, stop: StopRequest, world: World) -> Outcome:
+    from ..training.loop import train_locked  # torch, which whoever waits does without
+
+    return train_locked(run, stop, world)
+
+
+def _log_waiting(job: Run | Job, waiting_for: str) -> None:
+    job.log("waiting", waiting_for=waiting_for)
+
+
+def _run_once(job: Job, kinds: Mapping[str, JobKind], stop: StopRequest) -> int:
     with stop.listening(forget=False):
         try:
-            work = Work(task.workspace, task.settings(), task.folder, task, stop)
-            task.log("waiting")
-            work.check()
-            with acquire_gpu(task.workspace, task.folder, partial(_behind, task), work.check):
-                task.log("running")
+            if job.kind not in kinds:
+                raise UserError(f"there is no task of the kind {job.kind!r}: known are {', '.join(kinds)}")
+            context = JobContext(job.workspace, job.settings(), job, stop)
+            job.log("waiting")
+            context.check()
+            with acquire_gpu(job.workspace, job.folder, partial(_log_waiting, job), context.check):
+                job.log("acquired")
                 try:
-                    said = tasks.module_of(task.kind).run(work)
+                    message = kinds[job.kind].run(context)
                 finally:
-                    work.write_out()
+                    context.flush()
         except Cancelled:
-            task.log("paused" if task.pause_file.exists() and not stop else "stopped")
+            job.log("paused" if job.pause_file.exists() and not stop else "stopped")
             return stop.exit_code
         except UserError as error:
-            task.log("failed", message=str(error))
+            job.log("failed", message=str(error))
             log.error("%s", error)
             return 2
         except Exception as error:
             traceback.print_exc()  # standard error is log.txt
-            task.log("failed", message=f"{type(error).__name__}: {error} (more in {task.folder / 'log.txt'})")
+            job.log("failed", message=f"{type(error).__name__}: {error} (more in {job.log_file})")
             return 1
         else:
-            task.log("finished", message=said)
+            job.log("finished", message=message)
     return 0

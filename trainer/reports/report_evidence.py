@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..evaluation.learning_curve import Curve, read_curve
+from ..evaluation.learning_curve import LearningCurve, read_curve
 from ..evaluation.scorers.report_scores import Scores, read_scores
 from ..runs.run_folder import Run
 from .charts import Chart, Line
@@ -15,7 +15,7 @@ def evidence_sections(run: Run) -> list[Html]:
     return [*([_more_pairs(curve)] if curve else []), *([_scores(scores)] if scores else [])]
 
 
-def learning_chart(curve: Curve) -> Chart:
+def learning_chart(curve: LearningCurve) -> Chart:
     """Agreement against the number of pairs, and where its course leads where that can be told."""
     points = [(one.pairs, one.agreement) for one in curve.measured]
     lines = [Line("measured", points)]
@@ -37,7 +37,7 @@ def learning_chart(curve: Curve) -> Chart:
     )
 
 
-def _more_pairs(curve: Curve) -> Html:
+def _more_pairs(curve: LearningCurve) -> Html:
     words = element("div", *(paragraph(one) for one in curve.sentences()))
     chart = chart_card(learning_chart(curve), curve.measured[-1].pairs)
     return section("How many more pairs?", element("div", words, chart, kind="columns"))

@@ -14,8 +14,9 @@ Event = dict[str, Any]
 Listener = Callable[[Event], None]
 
 _TAIL = 16 * 1024
-_OLD_NAMES = {"winner_error": "chosen_error", "loser_error": "rejected_error"}
-"""What runs of earlier versions wrote -> what it is called now, see `read`."""
+_OLD_NAMES = {"winner_error": "chosen_error", "loser_error": "rejected_error", "behind": "waiting_for"}
+"""What earlier versions wrote -> what it is called now, see `read`."""
+_OLD_EVENTS = {"asked": "requested", "turn": "acquired", "running": "acquired"}
 
 
 def append(file: Path, event: str, values: dict[str, Any]) -> Event:
@@ -38,7 +39,7 @@ def append(file: Path, event: str, values: dict[str, Any]) -> Event:
 def read(file: Path) -> list[Event]:
     """Every event of `file` that is whole, the oldest first; none where the file is not there.
 
-    Values that an earlier version wrote under another name have today's.
+    Events and values that an earlier version wrote under another name have today's.
     """
     if not file.is_file():
         return []
@@ -64,8 +65,18 @@ def _parsed(text: str) -> list[Event]:
         except json.JSONDecodeError:
             continue
         if isinstance(event, dict):
-            events.append({_OLD_NAMES.get(name, name): value for name, value in event.items()})
+            events.append(_of_today(event))
     return events
+
+
+def _of_today(event: Event) -> Event:
+    event = {_OLD_NAMES.get(name, name): value for name, value in event.items()}
+    name = event.get("event")
+    if isinstance(name, str):
+        event["event"] = _OLD_EVENTS.get(name, name)
+    if name == "waiting" and event.get("message"):  # jobs that are no trainings had a sentence
+        event["waiting_for"] = str(event["message"]).removesuffix(" has the device")
+    return event
 
 
 def _plain(value: Any) -> Any:

@@ -134,9 +134,9 @@ class Run:
     def log(self, event: str, **values: Any) -> None:
         """Append an event and call the listeners with it.
 
-        asked, waiting, turn, started, resumed, encoding, calibrated, step, evaluation, sample, checkpoint, warning,
-        stopped, failed, finished; `time`: seconds since 1970. A number that is not finite is written as null, as JSON
-        wants it.
+        requested, waiting, acquired, started, resumed, encoding, calibrated, step, evaluation, sample, checkpoint,
+        warning, stopped, failed, finished; `time`: seconds since 1970. A number that is not finite is written as null,
+        as JSON wants it.
         """
         if not self.writes:
             return

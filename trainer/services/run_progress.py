@@ -31,11 +31,13 @@ class RunProgress:
 def run_progress(status: Status, events: Sequence[Event]) -> RunProgress:
     """status: of the run now; events: the end of its log is enough."""
     if status.phase == "waiting":
-        return RunProgress(f"waits for its turn: {status.behind} has the device" if status.behind else "starts")
+        return RunProgress(
+            f"waits for its turn: {status.waiting_for} has the device" if status.waiting_for else "starts"
+        )
     newest = next((event for event in reversed(events) if event["event"] not in _ASIDE), {})
     if newest.get("event") == "encoding":
         activity = ENCODING_PHASES.get(newest["phase"], "encoding")
         return RunProgress(activity, int(newest["done"]), int(newest["total"]))
-    if status.phase == "running" and (newest.get("event") in ("turn", "asked") or not status.steps):
+    if status.phase == "running" and (newest.get("event") in ("acquired", "requested") or not status.total):
         return RunProgress("loading the base")
-    return RunProgress("training", status.step, status.steps, is_training=True)
+    return RunProgress("training", status.done, status.total, is_training=True)

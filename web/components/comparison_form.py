@@ -12,8 +12,8 @@ from ...trainer.errors import UserError
 from ...trainer.evaluation.comparison_begin import MOST_PROMPTS, known_of, run_of
 from ...trainer.evaluation.comparison_begin import begin as begin_comparison
 from ...trainer.evaluation.generate_comparison import known_prompts
-from ...trainer.jobs.tasks import start
 from ...trainer.sampling.task_settings import cleaned
+from ...trainer.services.job_kinds import start
 from ..context import PageContext
 from ..server.errors import show_errors
 from .generate_task import steps_and_guidance, width_and_height
@@ -94,7 +94,7 @@ def comparison_form(context: PageContext) -> ComparisonForm:
             gr.Warning(
                 f"{begun.trained_on} of {len(wanted)} prompts were trained on: there the LoRA shows what it remembers."
             )
-        return begun.task.name
+        return begun.job.name
 
     @show_errors
     def try_strengths(chosen: str, typed: str, *given: Any):

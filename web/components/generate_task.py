@@ -11,9 +11,10 @@ from typing import Any
 import gradio as gr
 
 from ...trainer.errors import UserError
-from ...trainer.jobs.tasks import Status, Task, all_tasks, start
+from ...trainer.jobs.job import Job, Status, all_jobs
 from ...trainer.reports.html import text as words
 from ...trainer.sampling.defaults import steps_and_cfg_at
+from ...trainer.services.job_kinds import start
 from ...trainer.text import format_duration
 from ..context import PageContext
 from ..server.errors import show_errors
@@ -25,7 +26,7 @@ _WORDS = {
     "finished": "finished",
     "stopped": "stopped",
     "failed": "failed",
-    "died": "ended without a word",
+    "crashed": "ended without a word",
 }
 
 
@@ -111,7 +112,7 @@ class GenerateTask:
         line = gr.HTML("", elem_classes="task-pane")
         self.view = [line, self._start, *pauses, self._go_on, self._stop, timer, self._changed]
         quiet = {"show_progress": "hidden"}
-        for button, ask in ((self._pause, Task.pause), (self._go_on, Task.go_on), (self._stop, Task.stop)):
+        for button, ask in ((self._pause, Job.pause), (self._go_on, Job.resume), (self._stop, Job.stop)):
             if button:
                 button.click(self._told(ask), None, self.view, **quiet)
         look = self._told(lambda _: None)
@@ -127,37 +128,37 @@ class GenerateTask:
         given = {name: value for name, value in settings.items() if value not in (None, "")}
         if not given.get("base"):
             raise UserError("choose the base to generate with")
-        task = self._latest()
-        if task and task.status().is_open:
+        latest = self._latest()
+        if latest and latest.status().is_open:
             raise UserError("pictures are being painted already: stop that first, or wait until they are there")
         name = dataset()
         start(self._context.workspace, self._kind, {**given, "dataset": name})
         return self._context.picker(name), *self._state()
 
-    def _told(self, ask: Callable[[Task], None]) -> Callable[[], tuple[Any, ...]]:
+    def _told(self, ask: Callable[[Job], object]) -> Callable[[], tuple[Any, ...]]:
         @show_errors
         def tell():
-            if task := self._latest():
-                ask(task)
+            if latest := self._latest():
+                ask(latest)
             return self._state()
 
         return tell
 
-    def _latest(self) -> Task | None:
-        return next((task for task in all_tasks(self._context.workspace) if task.kind == self._kind), None)
+    def _latest(self) -> Job | None:
+        return next(iter(all_jobs(self._context.workspace, self._kind)), None)
 
     def _state(self) -> tuple[Any, ...]:
         """The line, the buttons, the timer, and a value that tells of new pictures."""
-        task = self._latest()
-        status = task.status() if task else Status("finished")
+        latest = self._latest()
+        status = latest.status() if latest else Status("finished")
         return (
-            task_html(status if task else None),
+            task_html(status if latest else None),
             gr.Button(visible=not status.is_open),
             *([gr.Button(visible=status.is_open)] if self._pause else []),
-            gr.Button(visible=status.can_go_on),
+            gr.Button(visible=status.can_resume),
             gr.Button(visible=status.is_open),
             gr.Timer(active=status.is_open),
-            f"{task.name if task else ''} {status.phase} {status.done}",
+            f"{latest.name if latest else ''} {status.phase} {status.done}",
         )
 
 
@@ -170,6 +171,8 @@ def task_html(status: Status | None) -> str:
         said.append(f"{status.done} of {status.total}")
     if status.phase == "running" and status.seconds_left is not None:
         said.append(f"{format_duration(status.seconds_left)} left")
+    if status.waiting_for:
+        said.append(f"{status.waiting_for} has the device")
     if status.message:
         said.append(status.message)
     share = 100 * status.done / status.total if status.total else 0

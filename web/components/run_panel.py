@@ -15,8 +15,7 @@ import gradio as gr
 from ...trainer.errors import UserError
 from ...trainer.evaluation.learning_curve import read_curve
 from ...trainer.intervals import format_interval
-from ...trainer.jobs import job
-from ...trainer.jobs.tasks import Status, Task, all_tasks, start
+from ...trainer.jobs.job import Job, Status, all_jobs
 from ...trainer.reports import run_charts
 from ...trainer.reports.charts import Chart, draw
 from ...trainer.reports.html import text as words
@@ -24,6 +23,7 @@ from ...trainer.reports.report_evidence import learning_chart
 from ...trainer.reports.summary import Summary, course, headline, summarise
 from ...trainer.reports.summary import measured as newest
 from ...trainer.runs.run_folder import Event, Run
+from ...trainer.services.job_kinds import start
 from ...trainer.services.run_progress import run_progress
 from ...trainer.text import finite_number, format_duration, format_percent
 from ..server.preferences_file import Settings
@@ -37,7 +37,7 @@ PHASES = {
     "finished": "finished",
     "stopped": "stopped",
     "failed": "failed",
-    "died": "ended without a word",
+    "crashed": "ended without a word",
 }
 _LOG_LINES = 200
 _NOTHING = (
@@ -86,7 +86,7 @@ class RunPanel:
         if run is None:
             return None
         sizes = [file.stat().st_size if file.exists() else 0 for file in (run.events_file, run.folder / "log.txt")]
-        return run.name, *sizes, job.status(run).phase, run.lora_file.exists(), curve_status(run)
+        return run.name, *sizes, Job(run.folder).status().phase, run.lora_file.exists(), curve_status(run)
 
     @staticmethod
     def shown(run: Run | None, settings: Settings) -> list[Any]:
@@ -95,7 +95,7 @@ class RunPanel:
         if run is None:
             nothing = [_html("")] * 3
             return [_NOTHING, _html(""), *hidden, "", *nothing, "", gr.Accordion(visible=False)]
-        status, events = job.status(run), list(run.events())
+        status, events = Job(run.folder).status(), list(run.events())
         try:
             summary = summarise(run)
         except UserError as error:
@@ -107,12 +107,12 @@ class RunPanel:
                 *[_html("")] * 3,
                 *_log(run),
             ]
-        stirs, has_lora = status.phase in ("waiting", "running"), run.lora_file.is_file()
+        stirs, has_lora = status.is_open, run.lora_file.is_file()
         return [
             progress_html(run, status, events),
             _html(agreement_html(summary)),
             gr.Button(visible=stirs),
-            gr.Button(visible=status.phase in ("stopped", "failed", "died")),
+            gr.Button(visible=status.can_resume),
             gr.Button(visible=status.phase == "finished" and not is_asked(run)),
             gr.Button(copy_label(settings), visible=has_lora and not stirs),
             links_html(run) if not stirs else "",
@@ -123,10 +123,10 @@ class RunPanel:
         ]
 
 
-def progress_html(run: Run, status: job.Status, events: list[Event]) -> str:
+def progress_html(run: Run, status: Status, events: list[Event]) -> str:
     """The run's name, its state, and its bar."""
     progress = run_progress(status, events)
-    is_open = status.phase in ("waiting", "running")
+    is_open = status.is_open
     notes = [progress.activity if is_open else PHASES[status.phase]]
     if progress.total and status.phase != "waiting":
         percent = format_percent(progress.done / progress.total)
@@ -223,11 +223,11 @@ def links_html(run: Run) -> str:
 
 
 def ask_for_more(run: Run) -> None:
-    """Begin the trainings on parts of the run's pairs, or go on with them. Raises UserError where there are too few."""
-    task = _task(run)
-    if task is not None and task.status().can_go_on:
-        task.go_on()
-    elif task is None or not task.status().is_open:
+    """Begin the trainings on parts of the run's pairs, or resume them. Raises UserError where there are too few."""
+    job = _curve_job(run)
+    if job is not None and job.status().can_resume:
+        job.resume()
+    elif job is None or not job.status().is_open:
         start(run.workspace, "curve", {"run": run.name})
 
 
@@ -238,13 +238,13 @@ def is_asked(run: Run) -> bool:
 
 
 def curve_status(run: Run) -> Status | None:
-    """How the newest task stands that finds it out for this run."""
-    task = _task(run)
-    return task.status() if task else None
+    """How the newest job stands that finds it out for this run."""
+    job = _curve_job(run)
+    return job.status() if job else None
 
 
 def more_pairs_html(run: Run) -> str:
-    """The task while it goes on, then the chart and what it means."""
+    """The job while it goes on, then the chart and what it means."""
     status = curve_status(run)
     shown = task_html(status) if status and status.phase != "finished" else ""
     curve = read_curve(run)
@@ -277,10 +277,9 @@ def _chart(chart: Chart, steps: int) -> str:
     )
 
 
-def _task(run: Run) -> Task | None:
-    for task in all_tasks(run.workspace):
-        if task.kind == "curve":
-            with suppress(UserError):  # a damaged folder must not take the others with it
-                if task.settings().get("run") == run.name:
-                    return task
+def _curve_job(run: Run) -> Job | None:
+    for job in all_jobs(run.workspace, "curve"):
+        with suppress(UserError):  # a damaged folder must not take the others with it
+            if job.settings().get("run") == run.name:
+                return job
     return None

@@ -14,7 +14,7 @@ from ...trainer.errors import UserError
 from ...trainer.evaluation.comparison import Standing, about, feed_back, standing
 from ...trainer.evaluation.strength_sweep import sheet_of
 from ...trainer.evaluation.win_rate import FEW
-from ...trainer.jobs.tasks import Status, Task, all_tasks
+from ...trainer.jobs.job import Job, Status, all_jobs
 from ...trainer.preferences.datasets import find_dataset, list_datasets
 from ..components.comparison_form import comparison_form
 from ..components.comparison_viewer import comparison_viewer
@@ -123,10 +123,10 @@ def compare_tab(context: PageContext) -> None:
         """A comparison is shown as soon as it is begun; a sheet of strengths fills beside the form."""
         if not task:
             return gr.skip()
-        begun = Task.open(context.workspace, task)
+        begun = Job.open(context.workspace, task)
         return _choices(context, begun.settings()["name"] if begun.kind == "compare" else "")
 
-    def told(ask: Callable[[Task], None]) -> Callable[..., Any]:
+    def told(ask: Callable[[Job], object]) -> Callable[..., Any]:
         @show_errors
         def tell(name: str, uncovered: str):
             task = _task(context, name or "")
@@ -154,9 +154,9 @@ def compare_tab(context: PageContext) -> None:
     chosen.change(choose, chosen, [new, feeding, target], **_QUIET).then(watch, seen, watched, **_QUIET)
     scene.change(arrange, scene, [introduction, sheet, pane, viewer.panel, viewer.of], **_QUIET)
     reveal.click(lambda name, uncovered: "" if uncovered == name else name, seen, revealed, queue=False, **_QUIET)
-    pause.click(told(Task.pause), seen, watched, **_QUIET)
-    go_on.click(told(Task.go_on), seen, watched, **_QUIET)
-    stop.click(told(Task.stop), seen, watched, **_QUIET)
+    pause.click(told(Job.pause), seen, watched, **_QUIET)
+    go_on.click(told(Job.resume), seen, watched, **_QUIET)
+    stop.click(told(Job.stop), seen, watched, **_QUIET)
     feed.click(add, [chosen, target], None, **_QUIET)
 
 
@@ -176,7 +176,7 @@ def _watched(context: PageContext, name: str, uncovered: str) -> tuple[Any, ...]
     return (
         task_html(None if quiet_end else status),
         gr.Button(visible=is_open),
-        gr.Button(visible=status is not None and status.can_go_on),
+        gr.Button(visible=status is not None and status.can_resume),
         gr.Button(visible=is_open),
         _result(context, name, now, status),
         gr.Column(visible=now is not None and now.judged > 0),
@@ -239,23 +239,23 @@ def _names(context: PageContext) -> list[str]:
     return list(dict.fromkeys([*waiting, *there]))
 
 
-def _task(context: PageContext, name: str) -> Task | None:
+def _task(context: PageContext, name: str) -> Job | None:
     """The task that paints a comparison; for none, the newest that tries strengths."""
     return next((task for task, compared in _tasks(context) if compared == name), None)
 
 
-def _tasks(context: PageContext) -> Iterator[tuple[Task, str]]:
+def _tasks(context: PageContext) -> Iterator[tuple[Job, str]]:
     """Those of this tab, the newest first, with the comparison that each paints: none where it tries strengths."""
-    for task in all_tasks(context.workspace):
-        if task.kind == "sweep":
-            yield task, ""
-        elif task.kind == "compare":
-            with suppress(UserError):  # a damaged folder must not take the others with it
-                yield task, str(task.settings().get("name"))
+    for job in all_jobs(context.workspace, "sweep", "compare"):
+        if job.kind == "sweep":
+            yield job, ""
+            continue
+        with suppress(UserError):  # a damaged folder must not take the others with it
+            yield job, str(job.settings().get("name"))
 
 
 def _sheet(context: PageContext, what: str) -> Image.Image | None:
-    file = sheet_of(Task.open(context.workspace, what.split()[0]))
+    file = sheet_of(Job.open(context.workspace, what.split()[0]))
     if not file.is_file():
         return None
     with Image.open(file) as opened:

@@ -9,7 +9,7 @@ import gradio as gr
 
 from ...trainer.errors import UserError
 from ...trainer.intervals import format_interval
-from ...trainer.jobs import job
+from ...trainer.jobs.job import Job
 from ...trainer.reports.summary import course, summarise
 from ...trainer.runs.run_folder import Run, all_runs
 from ...trainer.services import lora_library
@@ -103,7 +103,7 @@ def library_tab(context: PageContext) -> None:
     @show_errors
     def ask(name: str | None):
         run = found(name)
-        if job.is_alive(run):
+        if Job(run.folder).is_alive():
             raise UserError(f"{run.name} is being trained: stop it first")
         said = "Its LoRA, pictures and state go; judgements and copies elsewhere stay. It cannot be taken back."
         return gr.Row(visible=True), said
@@ -140,7 +140,7 @@ def _cards(runs: list[Run], chosen: str | None) -> str:
 
 
 def _card(run: Run, is_chosen: bool) -> str:
-    said = [PHASES[job.status(run).phase]]
+    said = [PHASES[Job(run.folder).status().phase]]
     try:
         summary = summarise(run)
     except UserError as error:

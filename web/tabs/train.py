@@ -12,8 +12,8 @@ import gradio as gr
 from ...trainer.config.run_config import RunConfig, parse_config
 from ...trainer.device import nvidia_smi_memory
 from ...trainer.errors import UserError
-from ...trainer.jobs import job
 from ...trainer.jobs.gpu_queue import job_title, queued
+from ...trainer.jobs.job import Job, start_training
 from ...trainer.models.open import TINY
 from ...trainer.reports.html import text as words
 from ...trainer.runs.run_folder import Run, all_runs
@@ -85,7 +85,7 @@ def train_tab(context: PageContext) -> None:
         in_the_way = needs(context.store, config).problems
         if in_the_way:
             raise UserError(in_the_way[0])
-        run = job.start(context.workspace, config)
+        run = start_training(context.workspace, config)
         return _choices(context, run.name), None, *_view(run)
 
     def _view(run: Run | None, before: Any = None) -> list[Any]:
@@ -142,16 +142,17 @@ def train_tab(context: PageContext) -> None:
     gr.on([context.page.load, context.tabs.change], arrive, which, [base, which, *view], **_QUIET)
     which.input(choose, which, view, **_QUIET)
     timer.tick(look, [which, stamp], view, **_QUIET)
-    panel.stop.click(told(job.stop), which, view, **_QUIET)
+    panel.stop.click(told(lambda run: Job(run.folder).stop()), which, view, **_QUIET)
     panel.resume.click(told(_resume), which, view, **_QUIET)
     panel.more.click(told(ask_for_more), which, view, **_QUIET)
     panel.copy.click(told(copy), which, view, **_QUIET)
 
 
 def _resume(run: Run) -> None:
-    if job.status(run).phase in ("waiting", "running"):
+    job = Job(run.folder)
+    if job.status().is_open:
         raise UserError(f"{run.name} is at work already")
-    job.resume(run)
+    job.resume()
 
 
 def _offer(found: Needs) -> tuple[str, gr.Button]:
@@ -168,7 +169,7 @@ def _line(line: tuple[Path, ...]) -> str:
 
 
 def _stirs(run: Run | None) -> bool:
-    return run is not None and (job.status(run).phase in ("waiting", "running") or is_asked(run))
+    return run is not None and (Job(run.folder).status().is_open or is_asked(run))
 
 
 def _found(context: PageContext, name: str | None) -> Run | None:
