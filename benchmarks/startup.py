@@ -23,7 +23,7 @@ import psutil
 
 MAPO = [str(Path(__file__).parents[1] / "trainer" / "__main__.py")]
 LOOP = (
-    "from mapo_studio.trainer.cli.fast_start import load_model_libraries; load_model_libraries(); "
+    "from mapo_studio.trainer.models.fast_start import load_model_libraries; load_model_libraries(); "
     "import mapo_studio.trainer.training.loop"
 )
 LORA = """

@@ -35,7 +35,7 @@ def test_showing_a_lora_loads_no_torch(tiny_lora):
 
 @pytest.mark.slow
 def test_the_model_libraries_come_without_what_is_not_used_and_bitsandbytes_still_comes_where_it_is_wanted():
-    code = "from mapo_studio.trainer.cli.fast_start import load_model_libraries; load_model_libraries()"
+    code = "from mapo_studio.trainer.models.fast_start import load_model_libraries; load_model_libraries()"
     loaded = loaded_after(f"{code}\nimport mapo_studio.trainer.training.loop")
     assert {
         "torch",

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 import tyro
 
 from ..errors import UserError
+from ..models.fast_start import load_model_libraries
 from .arguments import Guidance, Json, Steps, Workspace, asked_of, default_workspace, parse, preset_here, settings_of
-from .fast_start import load_model_libraries
 
 if TYPE_CHECKING:
     from ..distributed import World
@@ -74,7 +74,6 @@ def _demo(words: list[str]) -> int:
 
 def _train(words: list[str]) -> int:
     asked = asked_of(words, "train", "Train a LoRA from judged pairs.")
-    load_model_libraries()
     from ..distributed import init_distributed
     from ..runs.run_folder import Run
 
@@ -105,7 +104,6 @@ def _resume(words: list[str]) -> int:
         json: Json = False
 
     asked = parse(Resume, words, "resume", Resume(tyro.MISSING, default_workspace()))
-    load_model_libraries()
     from ..distributed import init_distributed
     from ..runs.run_folder import Run
 
@@ -305,7 +303,6 @@ def _doctor(words: list[str]) -> int:
 def _task(words: list[str]) -> int:
     if len(words) != 1:
         raise UserError("say `mapo task FOLDER`")
-    load_model_libraries()
     from ..services.job_kinds import run_job
 
     return run_job(Path(words[0]))

@@ -15,6 +15,7 @@ from filelock import FileLock, Timeout
 from ..cancellation import Cancelled, StopRequest
 from ..distributed import SINGLE, World
 from ..errors import UserError
+from ..models.fast_start import load_model_libraries
 from ..runs import event_log
 from ..runs.run_folder import Run
 from .gpu_queue import acquire_gpu
@@ -85,7 +86,8 @@ def run_training(
 
 
 def _train(run: Run, stop: StopRequest, world: World) -> Outcome:
-    from ..training.loop import train_locked  # torch, which whoever waits does without
+    load_model_libraries()  # with torch, which whoever waits does without
+    from ..training.loop import train_locked
 
     return train_locked(run, stop, world)
 
@@ -104,6 +106,7 @@ def _run_once(job: Job, kinds: Mapping[str, JobKind], stop: StopRequest) -> int:
             context.check()
             with acquire_gpu(job.workspace, job.folder, partial(_log_waiting, job), context.check):
                 job.log("acquired")
+                load_model_libraries()
                 try:
                     message = kinds[job.kind].run(context)
                 finally:
