@@ -56,7 +56,7 @@ def finish(run: Run) -> None:
 
 def test_a_run_that_ends_is_told_of_once_and_its_lora_is_copied(tmp_path, watched):
     run = run_at_work(tmp_path)
-    with run.alone():
+    with run.locked():
         watched.watcher.look(tmp_path)
         assert [(row["name"], row["phase"], row["step"], row["steps"]) for row in watched.lists()[-1]] == [
             ("cats-1", "running", 3, 10)
@@ -107,7 +107,7 @@ def test_a_run_that_was_renamed_has_not_ended_anew(tmp_path, watched):
 
 def test_a_run_that_is_gone_on_with_ends_again(tmp_path, watched):
     run = run_at_work(tmp_path)
-    with run.alone():
+    with run.locked():
         watched.watcher.look(tmp_path)
         run.log("stopped", step=3)
     watched.watcher.look(tmp_path)
@@ -127,7 +127,7 @@ def test_a_run_that_is_gone_on_with_ends_again(tmp_path, watched):
 )
 def test_how_a_run_ended_is_said_and_only_a_finished_lora_is_copied(tmp_path, watched, events, phase, sentence):
     run = run_at_work(tmp_path)
-    with run.alone():
+    with run.locked():
         watched.watcher.look(tmp_path)
         for event, values in events:
             run.log(event, **values)
@@ -139,7 +139,7 @@ def test_how_a_run_ended_is_said_and_only_a_finished_lora_is_copied(tmp_path, wa
 
 def test_a_lora_that_cannot_be_copied_is_part_of_what_is_told(tmp_path, watched):
     run = run_at_work(tmp_path)
-    with run.alone():
+    with run.locked():
         watched.watcher.look(tmp_path)
         finish(run)
     watched.full = True
@@ -154,7 +154,7 @@ def test_a_damaged_run_hides_no_other(tmp_path, watched):
     odd = run_at_work(tmp_path, "odd")
     odd.events_file.write_text('{"event": "step"}\n[]\n{"no": "event"}\n\x00\n')
     run = run_at_work(tmp_path, "whole")
-    with run.alone():
+    with run.locked():
         watched.watcher.look(tmp_path)
         finish(run)
     watched.watcher.look(tmp_path)
@@ -167,7 +167,7 @@ def test_a_damaged_run_hides_no_other(tmp_path, watched):
 def test_a_run_that_a_node_waits_for_is_told_of_by_the_node_alone(tmp_path, watched):
     run = run_at_work(tmp_path)
     run_watcher.attend(run)
-    with run.alone():
+    with run.locked():
         watched.watcher.look(tmp_path)
         run.log("stopped", step=3)
     watched.watcher.look(tmp_path)

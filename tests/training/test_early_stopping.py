@@ -18,7 +18,7 @@ def course(*measured, pairs=PAIRS, every=50) -> EvalHistory:
     return history
 
 
-def test_the_moment_with_the_best_agreement_is_kept():
+def test_the_point_with_the_best_agreement_is_the_best():
     history = course((0.5, 0.05), (0.7, 0.05), (0.95, 0.05), (0.8, 0.05), (0.75, 0.05))
     assert history.best.step == 100
     assert history.best_step(230) == 100
@@ -59,13 +59,13 @@ def test_the_base_itself_is_never_kept():
     assert course((0.9, 0.05), (0.5, 0.09)).best.step == 50
 
 
-moments = st.lists(
+points = st.lists(
     st.tuples(st.integers(0, PAIRS).map(lambda n: n / PAIRS), st.floats(1e-3, 1.0)), min_size=2, max_size=12
 )
 
 
-@given(moments)
-def test_nothing_is_ever_kept_that_a_later_or_an_earlier_moment_is_better_than_in_both_ways(measured):
+@given(points)
+def test_nothing_is_ever_kept_that_a_later_or_an_earlier_point_is_better_than_in_both_ways(measured):
     history = course(*measured)
     best = history.best
     later = [
@@ -78,8 +78,8 @@ def test_nothing_is_ever_kept_that_a_later_or_an_earlier_moment_is_better_than_i
             assert not (other.agreement >= history.highest and other.chosen_error <= history.lowest)
 
 
-@given(moments, st.integers(0, 11))
-def test_a_moment_measured_twice_changes_nothing(measured, place):
+@given(points, st.integers(0, 11))
+def test_a_point_measured_twice_changes_nothing(measured, place):
     events = [
         {"event": "evaluation", "step": i, "agreement": agreement, "pairs": PAIRS, "chosen_error": error}
         for i, (agreement, error) in enumerate(measured)
@@ -99,7 +99,7 @@ def test_what_came_to_no_number_is_passed_over(missing, value):
     assert point_of(event | {"chosen_error": math.nan}) is None
 
 
-def test_a_training_is_out_of_patience_after_so_many_moments_without_more_agreement_or_less_error():
+def test_a_training_is_out_of_patience_after_so_many_points_without_more_agreement_or_less_error():
     flat = course((0.5, 0.05), (0.8, 0.05), (0.8, 0.05), (0.775, 0.05), (0.8, 0.05))
     assert flat.stale == 3
     assert [flat.out_of_patience(patience) for patience in (0, 2, 3, 4)] == [False, True, True, False]

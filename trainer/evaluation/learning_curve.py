@@ -269,7 +269,7 @@ def _train_on_part(run: Run, config: RunConfig, stop: StopRequest, listen: Calla
     if (agreeing := _agreeing_at(part, config.training.steps)) is not None:
         return agreeing
     part.listeners.append(listen)
-    with part.alone():
+    with part.locked():
         stop.check()
         outcome = train_locked(part, stop)
     if not outcome.finished:

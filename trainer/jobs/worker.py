@@ -69,7 +69,7 @@ def run_training(
     # A face that asked for this process cleared the request to stop itself: one that is there now came later.
     newest = (event_log.read_end(run.events_file) or [{}])[-1]
     by_face = newest.get("event") == "requested"
-    with run.alone(), stop.listening(forget=not by_face), ExitStack() as device:
+    with run.locked(), stop.listening(forget=not by_face), ExitStack() as device:
         try:
             with world.synchronized():
                 on_wait = partial(_log_waiting, run)

@@ -112,7 +112,7 @@ class Run:
         return self.folder / "lock"
 
     @contextmanager
-    def alone(self) -> Iterator[None]:
+    def locked(self) -> Iterator[None]:
         """Hold the run's lock; it is gone when this process is, however that ends. Raises UserError if it is taken."""
         try:
             with explain_disk_full(self.lock_file), FileLock(self.lock_file, timeout=_LOCK_SECONDS):

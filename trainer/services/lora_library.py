@@ -54,7 +54,7 @@ def rename(run: Run, name: str) -> Run:
     # On some disks Cats and cats are one folder: then it is the run itself that is found.
     if new.folder.exists() and not new.folder.samefile(run.folder):
         raise UserError(f"there is a run named {name} already: choose another name")
-    with run.alone():
+    with run.locked():
         # Wherever this is interrupted, the folder holds a LoRA of its own name.
         renamed = run.folder / new.lora_file.name
         if run.lora_file.is_file():
@@ -79,7 +79,7 @@ def delete(run: Run) -> None:
 
     Raises UserError while it runs, or where a run that is not finished goes on from its LoRA.
     """
-    with run.alone():
+    with run.locked():
         for other in _going_on_from(run):
             if not any(event["event"] == "finished" for event in other.events()):
                 raise UserError(f"{other.name} is not finished and goes on from this LoRA: delete that first")

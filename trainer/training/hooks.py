@@ -66,6 +66,10 @@ class HeldoutEval:
             text = chosen_error_warning(self._config.objective, *rise, point.agreement)
             self._run.log("warning", kind="harm", step=state.step, text=text)
 
+    def out_of_patience(self, state: TrainState) -> bool:
+        """Early stopping: whether the last `watch.patience` measurements brought nothing."""
+        return self.every > 0 and state.history.out_of_patience(self._config.watch.patience)
+
 
 class Checkpoint:
     """Saves the training state. It comes last of the hooks: a run killed in here evaluates again when it is resumed."""

@@ -19,7 +19,7 @@ from ..preferences.statistics import data_facts
 from ..runs.run_folder import Run
 from .batches import BatchSettings, PairBatches, batches_by_step
 from .checkpoint import TrainState, latest_step, load_checkpoint, prune_best
-from .export import export_lora, final_result
+from .export import Result, export_lora, final_result
 from .heldout_eval import Agreement, HeldOut
 from .hooks import Checkpoint, HeldoutEval, run_due
 from .learner import Learner
@@ -56,7 +56,7 @@ def train(run: Run, stop: StopRequest) -> Outcome:
 
     Raises UserError for what a person can mend, Cancelled where it was asked to stop before the first step.
     """
-    with run.alone(), stop.listening():
+    with run.locked(), stop.listening():
         return train_locked(run, stop)
 
 
@@ -89,7 +89,7 @@ def train_locked(run: Run, stop: StopRequest, world: World = SINGLE) -> Outcome:
 
 
 def _train(run: Run, config: RunConfig, stop: StopRequest, world: World) -> Outcome:
-    steps, accumulation, patience = config.training.steps, config.training.accumulation, config.watch.patience
+    steps, accumulation = config.training.steps, config.training.accumulation
     device = world.device(config.training.device)
 
     # Everything is encoded before the UNet is loaded, so that one model is on the device at a time.
@@ -109,13 +109,11 @@ def _train(run: Run, config: RunConfig, stop: StopRequest, world: World) -> Outc
     checkpoint = Checkpoint(run, config, learner, data.fingerprint, world, metrics.flush)
     _log_start(run, config, data, learner, batches, device)
 
-    def out_of_patience() -> bool:
-        return evaluation.every > 0 and state.history.out_of_patience(patience)
-
     if state.step == 0:
         evaluation(state)
         images(state)
-    last = state.step if out_of_patience() else steps  # it had ended early already, and is only looked at again
+    # A run that had ended early takes no step more; it is only measured and exported again.
+    last = state.step if evaluation.out_of_patience(state) else steps
     upcoming = batches_by_step(
         batches, accumulation, state.step, last, device, first=state.batches, rank=world.rank, size=world.size
     )
@@ -131,11 +129,11 @@ def _train(run: Run, config: RunConfig, stop: StopRequest, world: World) -> Outc
                 break
             with metrics.paused():
                 run_due((evaluation, images, checkpoint), state)
-            if out_of_patience():
+            if evaluation.out_of_patience(state):
                 break
 
         metrics.flush()
-        stopped_early = state.step < steps and out_of_patience()
+        stopped_early = state.step < steps and evaluation.out_of_patience(state)
         finished = stopped_early or state.step == steps
         if finished and evaluation.every and not stopped_early:
             evaluation(state)
@@ -150,29 +148,40 @@ def _train(run: Run, config: RunConfig, stop: StopRequest, world: World) -> Outc
     export_lora(run, config, data, learner, result)
     if finished:
         prune_best(run.state_folder)  # the LoRA file holds the best weights now
+    return _log_end(run, config, state, result, stopped_early)
+
+
+def _log_end(run: Run, config: RunConfig, state: TrainState, result: Result, stopped_early: bool) -> Outcome:
     early = _stopped_early_message(state.step, config) if stopped_early else ""
     message = " ".join(filter(None, [early, result.message]))
+    outcome = Outcome(
+        state.step,
+        config.training.steps,
+        run.lora_file,
+        result.agreement,
+        best_step=result.step,
+        stopped_early=stopped_early,
+        message=message,
+    )
     run.log(
-        "finished" if finished else "stopped",
+        "finished" if outcome.finished else "stopped",
         step=state.step,
-        kept=result.step,
-        early=stopped_early,
-        said=message,
+        kept=outcome.best_step,
+        early=outcome.stopped_early,
+        said=outcome.message,
         lora=run.lora_file,
         report=run.report_file,
         agreement=result.agreement and result.agreement.agreement,
     )
-    return Outcome(state.step, steps, run.lora_file, result.agreement, result.step, stopped_early, message)
+    return outcome
 
 
 def _resume(run: Run, config: RunConfig, data: Material, learner: Learner, world: World) -> TrainState:
     """The state of the newest checkpoint, its tensors loaded into `learner`; a new one where there is none."""
-    state = TrainState(quantize=config.training.quantize)
-    events = run.events()
-    checkpoint = load_checkpoint(
-        run.state_folder, data.fingerprint, accumulation=config.training.accumulation, events=events
-    )
-    if checkpoint:
+    state, accumulation = TrainState(quantize=config.training.quantize), config.training.accumulation
+    if checkpoint := load_checkpoint(
+        run.state_folder, data.fingerprint, accumulation=accumulation, events=run.events()
+    ):
         state, tensors = checkpoint
         learner.load_state_dict(tensors)
     world.assert_equal("states of the run", state.step)
@@ -251,9 +260,9 @@ def _log_start(
         precision=learner.precision,
         pairs=len(data.train),
         held_out=len(data.held_out),
-        assumed=sum(one.pair.assumed for one in data.train),
-        rankings=len({one.pair.ranking for one in data.train} - {None}),
-        left_out=[asdict(one) for one in data.pair_set.left_out],
+        assumed=sum(encoded.pair.assumed for encoded in data.train),
+        rankings=len({encoded.pair.ranking for encoded in data.train} - {None}),
+        left_out=[asdict(row) for row in data.pair_set.left_out],
         data=data_facts(config.data.pairs, run.workspace, divided(data.pair_set, config)),
         steps=config.training.steps,
         batches_per_epoch=batches.per_epoch,

@@ -1,8 +1,8 @@
-"""What if the memory of the device is full in the middle of a training?
+"""OOM recovery: what a run resumes with when the device is out of memory in the middle of a training.
 
-Nothing is lost: an optimizer step happens wholly or not at all, and what was learned until then is saved. Going on
-takes settings that need less and learn the same (sparing.py). A run that has begun keeps three things besides: which
-pairs make up a batch, since their order follows from it; and its optimizer, whose states it goes on from.
+Nothing is lost: an optimizer step happens wholly or not at all, and what was learned until then is saved. The run is
+resumed with settings that need less memory and learn the same (memory_savings.py). A run that has begun keeps two
+things besides: which pairs make up a batch, since their order follows from it; and its optimizer, whose states it has.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def is_oom(error: BaseException) -> bool:
 
 
 def with_less_memory(config: RunConfig) -> tuple[RunConfig, str] | None:
-    """The settings of a run that has begun, a step more sparing, and a sentence that says which; None: none is left."""
+    """The settings of a run that has begun with the next saving, and a sentence for it; None where none is left."""
     training = config.training
     at_once = training.pairs_at_once or training.batch_size
     for candidate, sentence in savings(config):
@@ -43,7 +43,7 @@ def with_less_memory(config: RunConfig) -> tuple[RunConfig, str] | None:
 
 
 def oom_message(config: RunConfig, device: torch.device, name: str, step: int | None) -> DeviceOutOfMemory:
-    """The sentence for a person whose run called `name` ended so; step: of the state that was saved, None: of none."""
+    """The error for a person whose run called `name` ended so. step: of the newest checkpoint, None where none is."""
     saved = "" if step is None else f" What was learned in {step} steps is saved: after that, `mapo resume {name}`."
     less = with_less_memory(config)
     if less is None:
