@@ -7,7 +7,14 @@ import pytest
 import torch
 from mapo_studio.tests.simulated_devices import pretend
 from mapo_studio.trainer.cancellation import Cancelled
-from mapo_studio.trainer.distributed import SINGLE, World, from_env, init_distributed, is_peer_lost
+from mapo_studio.trainer.distributed import (
+    SINGLE,
+    World,
+    explain_peer_error,
+    from_env,
+    init_distributed,
+    is_peer_lost,
+)
 from mapo_studio.trainer.errors import UserError
 
 
@@ -88,3 +95,8 @@ def test_several_processes_share_a_cpu_but_not_a_mac(monkeypatch):
 def test_that_another_process_is_gone_is_told_from_other_errors():
     assert is_peer_lost(RuntimeError("[../gloo/transport/tcp/pair.cc:553] Connection closed by peer [127.0.0.1]:1234"))
     assert not is_peer_lost(RuntimeError("mat1 and mat2 shapes cannot be multiplied"))
+
+
+def test_a_single_process_whose_connection_breaks_is_not_told_of_another_process():
+    error = ConnectionResetError("[Errno 104] Connection reset by peer")
+    assert explain_peer_error(error) is error

@@ -182,7 +182,10 @@ def is_peer_lost(error: BaseException) -> bool:
 
 def explain_peer_error(error: Exception) -> Exception:
     """The error of the process that failed first, where `error` only says that it is gone; `error` itself otherwise."""
-    if not is_peer_lost(error):
+    import torch.distributed as dist
+
+    # A single process loses no peer: there it is a download, or a pipe.
+    if not is_peer_lost(error) or not (dist.is_available() and dist.is_initialized()):
         return error
     return UserError(
         _left_error()
