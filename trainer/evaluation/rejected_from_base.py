@@ -23,7 +23,7 @@ from ..preferences.bulk_insert import PairRow, add_rows
 from ..preferences.images import ImageMetadata, StoredFile, image_record, store_image
 from ..preferences.io.captions import images_below, read_caption
 from ..preferences.io.importer import into_dataset
-from ..preferences.io.jsonl import json_lines, named_image, parsed
+from ..preferences.io.jsonl import json_lines, named_image, parse_line
 from ..preferences.pairs import normalize_prompt
 from ..preferences.schema import Judgement
 from ..preferences.store import Store, open_store
@@ -96,7 +96,7 @@ def _listed(file: Path) -> Iterator[Target]:
 
 def _of_line(line: str, file: Path, number: int) -> Target:
     try:
-        row = parsed(line, ("file_name", "text"))
+        row = parse_line(line, ("file_name", "text"))
         return Target(named_image(row["file_name"], file.parent.resolve(), False).path, normalize_prompt(row["text"]))
     except UserError as error:
         raise UserError(f"{file} line {number}: {error}") from None

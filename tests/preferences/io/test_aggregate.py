@@ -12,10 +12,10 @@ CAT, DOG = Ref("c"), Ref("d")
 
 
 def gathered(*judgements, bad="stop"):
-    gathering = PairAggregator(bad)
+    aggregator = PairAggregator(bad)
     for number, (first, second, share_first, weight) in enumerate(judgements):
-        gathering.judged("a pet", first, second, share_first, f"row {number}", weight)
-    return gathering.pairs("pets")
+        aggregator.add_judgement("a pet", first, second, share_first, f"row {number}", weight)
+    return aggregator.pairs("pets")
 
 
 @pytest.mark.parametrize(
@@ -70,11 +70,11 @@ def test_opposite_judgements_are_a_tie():
 
 
 def test_other_pictures_or_another_prompt_are_another_pair():
-    gathering = PairAggregator()
-    gathering.judged("a pet", CAT, DOG, 1, "0")
-    gathering.judged("a  pet\n", CAT, Ref("e"), 1, "1")
-    gathering.judged("two pets", CAT, DOG, 1, "2")
-    assert [pair.prompt for pair in gathering.pairs("x").pairs] == ["a pet", "a pet", "two pets"]
+    aggregator = PairAggregator()
+    aggregator.add_judgement("a pet", CAT, DOG, 1, "0")
+    aggregator.add_judgement("a  pet\n", CAT, Ref("e"), 1, "1")
+    aggregator.add_judgement("two pets", CAT, DOG, 1, "2")
+    assert [pair.prompt for pair in aggregator.pairs("x").pairs] == ["a pet", "a pet", "two pets"]
 
 
 @given(st.lists(st.sampled_from([0.0, 0.25, 0.5, 1.0]), min_size=1, max_size=6), st.randoms())
@@ -93,13 +93,13 @@ def test_the_order_and_side_of_judgements_never_matter(shares, random):
 
 
 def test_all_broken_rows_come_in_one_error_that_says_how_to_go_on():
-    gathering = PairAggregator()
-    gathering.judged("a pet", CAT, DOG, 1, "row 0")
-    gathering.judged(" \n", CAT, DOG, 1, "row 1")
+    aggregator = PairAggregator()
+    aggregator.add_judgement("a pet", CAT, DOG, 1, "row 0")
+    aggregator.add_judgement(" \n", CAT, DOG, 1, "row 1")
     for number in range(2, 9):
-        gathering.judged("a pet", CAT, Ref("c"), 1, f"row {number}")
+        aggregator.add_judgement("a pet", CAT, Ref("c"), 1, f"row {number}")
     with pytest.raises(UserError) as error:
-        gathering.pairs("pets")
+        aggregator.pairs("pets")
     said = str(error.value)
     assert "8 pairs are broken in pets" in said
     assert "row 1: the caption is empty; row 2: the two pictures are identical" in said
@@ -126,10 +126,10 @@ def test_an_unknown_way_to_meet_broken_pairs_is_refused():
 
 
 def test_a_row_of_many_votes_counts_as_many_judgements():
-    gathering = PairAggregator()
-    gathering.judged("a pet", CAT, DOG, 1, "three people", votes=3)
-    gathering.judged("a pet", CAT, DOG, 0, "one more")
-    (pair,) = gathering.pairs("x").pairs
+    aggregator = PairAggregator()
+    aggregator.add_judgement("a pet", CAT, DOG, 1, "three people", votes=3)
+    aggregator.add_judgement("a pet", CAT, DOG, 0, "one more")
+    (pair,) = aggregator.pairs("x").pairs
     assert (pair.chosen, pair.preference, pair.weight) == (CAT, 0.75, 1)
 
 

@@ -87,9 +87,9 @@ def test_every_picture_can_be_read_again_from_its_row_group_in_any_order(tmp_pat
 def test_reading_in_order_decodes_each_row_group_once(tmp_path, row, monkeypatch):
     pairs = load(written(tmp_path / "a.parquet", [row(n) for n in range(40)], row_group_size=20)).pairs
     opened = []
-    whole = parquet_reader.Shard._pictures_of
+    whole = parquet_reader.Shard._image_batches
     monkeypatch.setattr(
-        parquet_reader.Shard, "_pictures_of", lambda self, group: opened.append(group) or whole(self, group)
+        parquet_reader.Shard, "_image_batches", lambda self, group: opened.append(group) or whole(self, group)
     )
     for pair in pairs:
         pair.chosen.read()

@@ -1,10 +1,10 @@
-"""What do the rows of a data set add up to: pairs, rows left out, or an error that lists what is broken?
+"""Aggregation of source rows: what do they add up to: pairs, rows left out, or an error that lists what is broken?
 
 Every row of a reader goes into one `PairAggregator`; what counts as a preference is decided here, for all formats:
 
-- two scores become the first picture's share, score_0 / (score_0 + score_1): 1/0 and true/false say 1, 0.7/0.3 says
+- two scores become the first image's share, score_0 / (score_0 + score_1): 1/0 and true/false say 1, 0.7/0.3 says
   0.7, three votes to one say 0.75;
-- several judgements of the same two pictures under the same prompt are one pair; `preference` says what they add up to;
+- several judgements of the same two images under the same prompt are one pair; `preference` says what they add up to;
 - a share of one half is a tie. Ties and rows without a judgement are counted, named and never trained on.
 """
 
@@ -27,16 +27,16 @@ _NAMED = 5
 
 
 @dataclass
-class _Judged:
-    """All judgements of two pictures under one prompt; `first` is the one whose hash sorts first."""
+class _JudgedPair:
+    """All judgements of two images under one prompt; `first` is the one whose hash sorts first."""
 
     prompt: str
     first: ImageRef
     second: ImageRef
     where: str
-    said: list[Vote] = field(default_factory=list)
+    votes: list[Vote] = field(default_factory=list)
     captions: dict[str, str] = field(default_factory=dict)
-    """A picture's own caption, by its hash."""
+    """Own captions of images, by their hash."""
     ranking: str | None = None
     assumed: bool = True
     """Whether all of the judgements are."""
@@ -49,31 +49,33 @@ class PairAggregator:
         if bad not in BAD_CHOICES:
             raise UserError(f"broken pairs can be met with {' or '.join(BAD_CHOICES)}, not with {bad!r}")
         self._bad = bad
-        self._judged: dict[tuple[str, str, str], _Judged] = {}
+        self._judged: dict[tuple[str, str, str], _JudgedPair] = {}
         self._left_out: list[tuple[str, str]] = []
         self._broken: list[tuple[str, str]] = []
 
-    def take(self, row: SourceRow | SourceGroup | Unusable) -> None:
-        """A row as a reader yields it. The pictures of a judged one are read, hashed and measured."""
+    def add(self, row: SourceRow | SourceGroup | Unusable) -> None:
+        """A row as a reader yields it. The images of a judged one are read, hashed and measured."""
         if isinstance(row, Unusable):
             return self.broken(row.reason, row.where) if row.broken else self.leave_out(row.reason, row.where)
         if isinstance(row, SourceGroup) or row.share_0 is None:
             return self.leave_out(UNLABELLED, row.where)
         try:
-            picture_0, picture_1 = row.picture_0.at.ref(), row.picture_1.at.ref()
+            image_0, image_1 = row.image_0.at.ref(), row.image_1.at.ref()
         except UserError as error:
             return self.broken(str(error).removeprefix(f"{row.where}, "), row.where)
         own = {}
         if row.rejected_prompt and row.share_0 != 0.5:
-            own = {(picture_1 if row.share_0 > 0.5 else picture_0).sha256: row.rejected_prompt}
-        how = {"captions": own, "ranking": row.ranking, "assumed": row.assumed}
-        return self.judged(row.prompt, picture_0, picture_1, row.share_0, row.where, row.weight, row.votes, **how)
+            own = {(image_1 if row.share_0 > 0.5 else image_0).sha256: row.rejected_prompt}
+        options = {"captions": own, "ranking": row.ranking, "assumed": row.assumed}
+        return self.add_judgement(
+            row.prompt, image_0, image_1, row.share_0, row.where, row.weight, row.votes, **options
+        )
 
-    def judged(
+    def add_judgement(
         self,
         prompt: str,
-        picture_0: ImageRef,
-        picture_1: ImageRef,
+        image_0: ImageRef,
+        image_1: ImageRef,
         share_0: float,
         where: str,
         weight: float = 1.0,
@@ -82,22 +84,22 @@ class PairAggregator:
         ranking: str | None = None,
         assumed: bool = False,
     ) -> None:
-        """A judgement: share_0, in [0, 1], is how far it is for picture_0; the rest as in `SourceRow`.
+        """A judgement: share_0, in [0, 1], is how far it is for image_0; the rest as in `SourceRow`.
 
-        captions: of pictures, by their hash, that have one of their own.
+        captions: own captions of images, by their hash.
         """
         prompt = normalize_prompt(prompt)
         if not prompt:
             return self.broken("the caption is empty", where)
-        if picture_0.sha256 == picture_1.sha256:
+        if image_0.sha256 == image_1.sha256:
             return self.broken("the two pictures are identical", where)
-        if picture_1.sha256 < picture_0.sha256:
-            picture_0, picture_1, share_0 = picture_1, picture_0, 1 - share_0
-        key = (prompt, picture_0.sha256, picture_1.sha256)
-        known = self._judged.setdefault(key, _Judged(prompt, picture_0, picture_1, where))
-        if known.said:
+        if image_1.sha256 < image_0.sha256:
+            image_0, image_1, share_0 = image_1, image_0, 1 - share_0
+        key = (prompt, image_0.sha256, image_1.sha256)
+        known = self._judged.setdefault(key, _JudgedPair(prompt, image_0, image_1, where))
+        if known.votes:
             self.leave_out(REPEATED, where)
-        known.said.append(Vote("import", share_0, votes, weight))
+        known.votes.append(Vote("import", share_0, votes, weight))
         known.captions |= {name: normalize_prompt(text) for name, text in captions.items()}
         known.ranking = known.ranking or ranking
         known.assumed = known.assumed and assumed
@@ -141,20 +143,20 @@ class PairAggregator:
 
 @dataclass(frozen=True)
 class AggregatedPairs:
-    """A PairSource of what a layout's reader yields. bad: see `PairAggregator`."""
+    """A PairSource of the rows that a layout's reader yields. bad: see `PairAggregator`."""
 
     reader: Reader
     bad: str = "stop"
 
     def load(self) -> PairSet:
-        gathering = PairAggregator(self.bad)
+        aggregator = PairAggregator(self.bad)
         for row in self.reader.rows():
-            gathering.take(row)
-        return gathering.pairs(self.reader.source)
+            aggregator.add(row)
+        return aggregator.pairs(self.reader.source)
 
 
 def share(score_0: object, score_1: object) -> float | None:
-    """The first picture's share in [0, 1] of two scores: one half for a tie, None if either is missing (None or NaN).
+    """The first image's share in [0, 1] of two scores: one half for a tie, None if either is missing (None or NaN).
 
     Raises ValueError for scores that mean nothing: text, negative or infinite numbers.
     """
@@ -176,24 +178,24 @@ def votes(score_0: object, score_1: object) -> float:
 
 
 def counts(without: Iterable[LeftOut]) -> str:
-    """In words: ``3 tie: neither picture is preferred; 1 not labelled``."""
+    """In words: ``3 x tie: neither picture is preferred; 1 x not labelled``."""
     return "; ".join(f"{one.count} x {one.reason}" for one in without)
 
 
-def _pair(judged: _Judged) -> Pair | None:
-    total = count_votes(judged.said)
-    found = preference(total.votes_first, total.votes, total.weight)
-    if found is None:
+def _pair(judged: _JudgedPair) -> Pair | None:
+    count = count_votes(judged.votes)
+    preferred = preference(count.votes_first, count.votes, count.weight)
+    if preferred is None:
         return None
     two = (judged.first, judged.second)
-    chosen, rejected = two if found.for_first else reversed(two)
+    chosen, rejected = two if preferred.for_first else reversed(two)
     own = judged.captions.get(rejected.sha256)
     return Pair(
         judged.prompt,
         chosen,
         rejected,
-        found.share,
-        found.weight,
+        preferred.share,
+        preferred.weight,
         own if own and own != judged.prompt else None,
         judged.ranking,
         judged.assumed,

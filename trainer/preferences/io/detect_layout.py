@@ -1,4 +1,4 @@
-"""Which layout are the judged pairs at a path in?"""
+"""Layout detection: in which known layout are the pairs at a path?"""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def open_pairs(
 
     path: "dataset:NAME" is the dataset of that name in `workspace`. bad: "stop" (load() raises one UserError that lists
     the broken pairs) or "skip" (they are left out and listed). own_captions: whether, in folders, the caption of the
-    rejected picture may say something else than the chosen one's.
+    rejected image may differ from the chosen one's.
     Raises UserError if nothing is there, if it is in no known layout, or in more than one, or if it is not judged yet.
     """
     if bad not in BAD_CHOICES:
@@ -67,7 +67,7 @@ def find_reader(
 ) -> Reader:
     """What reads the rows at `path`; nothing is read yet.
 
-    layout: a key of LAYOUTS, or None: by what lies there. The patterns are `onetrainer_folder`'s and go together.
+    layout: a key of LAYOUTS, or None: by what lies there. The patterns are those of onetrainer.py and go together.
     absolute: whether a metadata.jsonl may name pictures outside its folder. own_captions: see `open_pairs`. Raises
     UserError as `open_pairs` does.
     """
@@ -83,11 +83,11 @@ def find_reader(
             raise UserError("file-name patterns are for a OneTrainer folder only")
         return OneTrainerFolder(path, chosen_pattern, rejected_pattern, own_captions)
     if layout is not None:
-        return _told(path, layout, absolute, own_captions)
+        return _reader_of(path, layout, absolute, own_captions)
     return _file(path, absolute) if path.is_file() else _folder(path, absolute, own_captions)
 
 
-def _told(path: Path, layout: str, absolute: bool, own_captions: bool) -> Reader:
+def _reader_of(path: Path, layout: str, absolute: bool, own_captions: bool) -> Reader:
     if layout in _PARQUET:
         return ParquetPairs(path, layout)
     if layout == "invoke":
@@ -126,21 +126,21 @@ def _file(path: Path, absolute: bool) -> Reader:
 
 
 def _folder(path: Path, absolute: bool, own_captions: bool = False) -> Reader:
-    found: list[tuple[str, Reader]] = []
+    detected: list[tuple[str, Reader]] = []
     if (path / "metadata.jsonl").is_file():
-        found.append(("metadata.jsonl", InvokeJsonl(path / "metadata.jsonl", absolute)))
+        detected.append(("metadata.jsonl", InvokeJsonl(path / "metadata.jsonl", absolute)))
     if (path / RANKING_FILE).is_file():
-        found.append((RANKING_FILE, RankedJsonl(path / RANKING_FILE, absolute)))
+        detected.append((RANKING_FILE, RankedJsonl(path / RANKING_FILE, absolute)))
     if next(path.rglob("*.parquet"), None):
-        found.append(("*.parquet", ParquetPairs(path)))
+        detected.append(("*.parquet", ParquetPairs(path)))
     if concept_folders(path):
-        found.append(("folders w and l", KohyaFolders(path, own_captions)))
-    if len(found) > 1:
+        detected.append(("folders w and l", KohyaFolders(path, own_captions)))
+    if len(detected) > 1:
         raise UserError(
-            f"{path} holds {' and '.join(what for what, _ in found)}; name the one to read, or move the other"
+            f"{path} holds {' and '.join(what for what, _ in detected)}; name the one to read, or move the other"
         )
-    if found:
-        return found[0][1]
+    if detected:
+        return detected[0][1]
     entries = [entry for entry in path.iterdir() if not entry.name.startswith((".", "__MACOSX"))]
     if len(entries) == 1 and entries[0].is_dir() and not _one_sided(path):
         return _folder(entries[0], absolute, own_captions)  # a zip often holds one folder that holds everything

@@ -32,7 +32,7 @@ from ..store import Store
 from .detect_layout import LAYOUTS
 from .folder_writers import InvokeWriter, KohyaWriter, OneTrainerWriter, RankedWriter
 from .parquet_writer import ParquetWriter
-from .writer import Capabilities, ExportedImage, ExportedPair, Writer, put
+from .writer import Capabilities, ExportedImage, ExportedPair, Writer, write_file
 
 _ROWS_AT_ONCE = 200
 _TELL_SECONDS = 0.2
@@ -210,8 +210,8 @@ def _write_pictures(store: Store, dataset: int, folder: Path, told: _Telling) ->
         told.done(written)
         times = names[picture.name] = names.get(picture.name, 0) + 1
         name = picture.sha256[:16] + (f"-{times}" if times > 1 else "")  # one picture, several prompts
-        put(folder, name + picture.ending, picture.read())
-        put(folder, name + ".txt", prompt.encode())
+        write_file(folder, name + picture.ending, picture.read())
+        write_file(folder, name + ".txt", prompt.encode())
         written += 1
     return written
 

@@ -1,4 +1,4 @@
-"""How are pairs written as folders of picture files: kohya, OneTrainer, invoke-training, rankings?"""
+"""Folder export: writing pairs as image files for kohya, OneTrainer, invoke-training, or as rankings."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 from ..ranking_weights import image_scores
 from .onetrainer import CHOSEN, REJECTED
 from .ranked import FILE as RANKING_FILE
-from .writer import Capabilities, ExportedImage, ExportedPair, put
+from .writer import Capabilities, ExportedImage, ExportedPair, write_file
 
 
 class KohyaWriter:
@@ -26,8 +26,8 @@ class KohyaWriter:
         weight = pair.preference.weight if pair.preference else 1.0
         concept = f"{max(1, round(weight))}_{self._name}"
         for side, picture in zip("wl", pair.chosen_first, strict=True):
-            put(self._folder, f"{concept}/{side}/{pair.name}{picture.ending}", picture.read())
-            put(self._folder, f"{concept}/{side}/{pair.name}.txt", _caption(pair, side == "l").encode())
+            write_file(self._folder, f"{concept}/{side}/{pair.name}{picture.ending}", picture.read())
+            write_file(self._folder, f"{concept}/{side}/{pair.name}.txt", _caption(pair, side == "l").encode())
 
     def finish(self) -> None:
         """Everything is written already."""
@@ -44,27 +44,27 @@ class OneTrainerWriter:
     def write(self, pair: ExportedPair) -> None:
         for pattern, picture in zip((CHOSEN, REJECTED), pair.chosen_first, strict=True):
             name = pattern.format(pair.name)
-            put(self._folder, name + picture.ending, picture.read())
-            put(self._folder, name + ".txt", _caption(pair, pattern == REJECTED).encode())
+            write_file(self._folder, name + picture.ending, picture.read())
+            write_file(self._folder, name + ".txt", _caption(pair, pattern == REJECTED).encode())
 
     def finish(self) -> None:
         """Everything is written already."""
 
 
 class InvokeWriter:
-    """metadata.jsonl, and each picture once in images/. Where there was more than one vote, prefer_0 and prefer_1 are
+    """metadata.jsonl, and each image once in images/. Where there was more than one vote, prefer_0 and prefer_1 are
     numbers of votes; they are null without any."""
 
     capabilities = Capabilities(ties=True, unjudged=True, shares=True, votes=True, captions=True, assumed=True)
 
     def __init__(self, folder: Path, dataset: str):
-        self._pictures = _Once(folder)
+        self._images = _ImageFolder(folder)
         self._lines = (folder / "metadata.jsonl").open("w", encoding="utf-8", newline="\n")
 
     def write(self, pair: ExportedPair) -> None:
         row = {
-            "image_0": self._pictures.put(pair.first),
-            "image_1": self._pictures.put(pair.second),
+            "image_0": self._images.put(pair.first),
+            "image_1": self._images.put(pair.second),
             "prompt": pair.prompt,
             **_preferred(pair),
             **({"rejected_prompt": pair.rejected_prompt} if pair.rejected_prompt else {}),
@@ -77,17 +77,17 @@ class InvokeWriter:
 
 
 class RankedWriter:
-    """ranking.jsonl, and each picture once in images/. A pair that is in no whole ranking is a ranking of two."""
+    """ranking.jsonl, and each image once in images/. A pair that is in no complete ranking is a ranking of two."""
 
     capabilities = Capabilities(rankings=True)
 
     def __init__(self, folder: Path, dataset: str):
         self._folder = folder
-        self._pictures = _Once(folder)
+        self._images = _ImageFolder(folder)
         self._rankings: dict[tuple[str, str], list[tuple[str, str]]] = {}
 
     def write(self, pair: ExportedPair) -> None:
-        chosen, rejected = (self._pictures.put(picture) for picture in pair.chosen_first)
+        chosen, rejected = (self._images.put(picture) for picture in pair.chosen_first)
         self._rankings.setdefault((pair.prompt, pair.ranking or f"pair {pair.name}"), []).append((chosen, rejected))
 
     def finish(self) -> None:
@@ -98,26 +98,26 @@ class RankedWriter:
                     lines.write(json.dumps({"prompt": prompt, "ranking": ranking}, ensure_ascii=False) + "\n")
 
 
-class _Once:
-    """Writes each picture once into images/."""
+class _ImageFolder:
+    """Writes each image once into images/."""
 
     def __init__(self, folder: Path):
         self._folder = folder
         self._written: set[str] = set()
 
-    def put(self, picture: ExportedImage) -> str:
-        name = f"images/{picture.name}"
+    def put(self, image: ExportedImage) -> str:
+        name = f"images/{image.name}"
         if name not in self._written:
-            self._written.add(put(self._folder, name, picture.read()))
+            self._written.add(write_file(self._folder, name, image.read()))
         return name
 
 
 def _rankings(pairs: list[tuple[str, str]]) -> list[list[list[str]]]:
-    """The one ranking that says what these pairs of (better, worse) do; where there is none, one for each."""
+    """The one ranking that these pairs of (better, worse) make up; where there is none, one for each."""
     scores = image_scores(pairs)
     tiers = [[one for one in scores if scores[one] == score] for score in sorted(set(scores.values()), reverse=True)]
-    says = {two for above, below in combinations(tiers, 2) for two in product(above, below)}
-    return [tiers] if says == set(pairs) else [[[better], [worse]] for better, worse in pairs]
+    implied = {two for above, below in combinations(tiers, 2) for two in product(above, below)}
+    return [tiers] if implied == set(pairs) else [[[better], [worse]] for better, worse in pairs]
 
 
 def _caption(pair: ExportedPair, rejected: bool) -> str:

@@ -187,7 +187,7 @@ class _Importing:
 
     def _pictures(self, session: Session, counts: Counter[str]) -> dict[str, ImageRecord]:
         """Of everything taken, by their hash."""
-        taken = [picture for row in self._rows for picture in (row.picture_0, row.picture_1)]
+        taken = [picture for row in self._rows for picture in (row.image_0, row.image_1)]
         taken += [picture for group in self._groups for picture in group.pictures]
         before = session.scalar(select(func.max(ImageRecord.id))) or 0
         pictures = image_records(session, ((one.file, one.about) for one in taken))
@@ -195,7 +195,7 @@ class _Importing:
         return pictures
 
     def _row(self, row: StoredRow, pictures: dict[str, ImageRecord]) -> PairRow:
-        two = [pictures[row.picture_0.file.sha256], pictures[row.picture_1.file.sha256]]
+        two = [pictures[row.image_0.file.sha256], pictures[row.image_1.file.sha256]]
         share = None if row.share_0 is None else round(row.share_0, 12)
         annotator = normalize_prompt(row.annotator or "")[:200] or None
         sequence = self._sequence(row, two, share, annotator)

@@ -1,7 +1,7 @@
-"""How are judged pairs read from invoke-training's metadata.jsonl?
+"""invoke-training's metadata.jsonl: reading judged pairs.
 
 One JSON object a line: {"image_0": path, "image_1": path, "prompt": text, "prefer_0": true, "prefer_1": false}; numbers
-in place of true and false are votes (see `gathering`). If there, "rejected_prompt" is the own caption of the picture
+in place of true and false are votes (see `aggregate`). If there, "rejected_prompt" is the own caption of the picture
 that is not preferred, and "assumed" true says that nobody compared the two.
 """
 
@@ -15,7 +15,7 @@ from typing import Any
 
 from ...errors import UserError
 from .aggregate import share, votes
-from .jsonl import json_lines, named_image, parsed
+from .jsonl import json_lines, named_image, parse_line
 from .records import SourceImage, SourceRow, Unusable
 
 NEEDED = ("image_0", "image_1", "prompt")
@@ -23,7 +23,7 @@ NEEDED = ("image_0", "image_1", "prompt")
 
 @dataclass(frozen=True)
 class InvokeJsonl:
-    """The Reader of one metadata file. absolute: whether paths outside its folder are taken, see json_lines.py."""
+    """The Reader of one metadata file. absolute: whether paths outside its folder are taken, see jsonl.py."""
 
     path: Path
     absolute: bool = True
@@ -40,7 +40,7 @@ class InvokeJsonl:
         for number, line in json_lines(self.path):
             where = f"{self.path.name} line {number}"
             try:
-                yield self._row(parsed(line, NEEDED), where)
+                yield self._row(parse_line(line, NEEDED), where)
             except (UserError, ValueError) as error:
                 yield Unusable(str(error), where)
 

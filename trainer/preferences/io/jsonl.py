@@ -1,8 +1,8 @@
-"""How are the lines of a JSON-lines file read, and the pictures found that they name?
+"""JSON lines: reading a .jsonl file and resolving the image paths in it.
 
 A relative path is taken from the folder of the file and must not leave it: such a set breaks when it is moved, and one
 from elsewhere has no business with the files around it. An absolute path is taken as it is, because people list
-pictures that lie all over their own disk; but not in a set that came over the network.
+images that lie all over their own disk; but not in a set that came over the network.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def json_lines(path: Path) -> Iterator[tuple[int, str]]:
         raise UserError(f"{path} cannot be read: {error}") from error
 
 
-def parsed(line: str, texts: tuple[str, ...]) -> dict[str, Any]:
+def parse_line(line: str, texts: tuple[str, ...]) -> dict[str, Any]:
     """The object in a line. texts: what it must hold as text. Raises UserError for anything else."""
     try:
         row = json.loads(line)
@@ -42,7 +42,7 @@ def parsed(line: str, texts: tuple[str, ...]) -> dict[str, Any]:
 
 
 def named_image(name: str, folder: Path, absolute: bool) -> UnreadFile:
-    """The picture file that a line names. folder: of the file, resolved; absolute: whether others are taken, see above.
+    """The image file that a line names. folder: of the file, resolved; absolute: whether others are taken, see above.
 
     Raises UserError for one that lies outside.
     """

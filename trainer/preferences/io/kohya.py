@@ -1,11 +1,11 @@
-"""How are judged pairs read from kohya's preference folders?
+"""kohya's preference folders: reading judged pairs.
 
     set/1_name/w/x.png     the chosen picture      set/1_name/w/x.caption or x.txt    its prompt
     set/1_name/l/x.png     the rejected one        set/1_name/l/x.caption or x.txt    the same prompt
 
 Pictures belong together by name, whatever their extensions. The number before the underscore is kohya's repeat count:
 it becomes the pair's weight. A prompt beside only one of the two is the prompt of both; two that differ are an error,
-unless it was said that each picture has a caption of its own.
+unless each picture may have a caption of its own (`own_captions`).
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""How are judged pairs read from a OneTrainer folder, where file names say which picture was chosen?
+"""OneTrainer folders: reading judged pairs, in which file names tell the chosen image.
 
     cats/001_chosen.png      matched by the chosen pattern     {}_chosen.png
     cats/001_rejected.png    matched by the rejected pattern   {}_rejected.png

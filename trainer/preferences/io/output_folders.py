@@ -1,8 +1,7 @@
-"""Which pictures in an output folder of A1111 or ComfyUI were painted for the same prompt?
+"""Output folders of A1111 and ComfyUI: which images were generated for the same prompt?
 
 The prompt stands in a .txt of the same name, as A1111 writes it on demand and as people put it there, or else in the
-picture itself (see `picture_text`). Nobody said yet which picture is better, so these are no pairs to train on: they
-are to be judged first.
+image itself (see `infotext`). Nobody has judged them yet, so these are no pairs to train on.
 """
 
 from __future__ import annotations

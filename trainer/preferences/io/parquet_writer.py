@@ -1,7 +1,7 @@
-"""How are pairs written as parquet: Pick-a-Pic, binarized, vote counts?
+"""Parquet export: writing pairs as Pick-a-Pic, binarized or vote counts.
 
 A row group holds a bounded number of bytes, and so does a file, so that neither writing nor reading needs much memory.
-The picture columns of the last two are marked as pictures for the `datasets` library, which shows them then.
+The image columns of the last two are marked as images for the `datasets` library, which shows them then.
 """
 
 from __future__ import annotations
@@ -17,44 +17,44 @@ from .writer import Capabilities, ExportedImage, ExportedPair
 
 _GROUP_BYTES = 64 * 1024**2
 _FILE_BYTES = 1024**3
-_ROWS_BETWEEN_PAGES = 4
-"""A page is closed at 1 MiB, looked at after that many rows: pyarrow's 1024 would make pages of a gigabyte."""
+_ROWS_PER_PAGE = 4
+"""After that many rows a page of 1 MiB or more is closed: pyarrow's 1024 would make pages of a gigabyte."""
 
-Row = dict[str, Any]
+Record = dict[str, Any]
 
 
 @dataclass(frozen=True)
-class _Kind:
+class _Format:
     capabilities: Capabilities
-    row: Callable[[ExportedPair], Row]
+    row: Callable[[ExportedPair], Record]
     columns: dict[str, str]
-    """Besides the pictures: "text", "number" or "yes or no"."""
+    """Besides the images: "text", "number" or "yes or no"."""
     structs: bool = True
-    """Whether pictures are structs of bytes and path, as the `datasets` library wants them."""
+    """Whether images are structs of bytes and path, as the `datasets` library wants them."""
 
 
 class ParquetWriter:
-    """train-00000.parquet and so on. layout: a key of `parquet_pairs.LAYOUTS`."""
+    """train-00000.parquet and so on. layout: a key of `parquet_reader.LAYOUTS`."""
 
     def __init__(self, folder: Path, layout: str):
         self._folder = folder
-        self._kind = _KINDS[layout]
-        self.capabilities = self._kind.capabilities
-        self._schema = _schema(LAYOUTS[layout].pictures, self._kind)
-        self._pictures = LAYOUTS[layout].pictures
-        self._rows: list[Row] = []
+        self._format = _FORMATS[layout]
+        self.capabilities = self._format.capabilities
+        self._schema = _schema(LAYOUTS[layout].images, self._format)
+        self._images = LAYOUTS[layout].images
+        self._rows: list[Record] = []
         self._row_bytes = 0
         self._file: Any = None
         self._file_bytes = 0
         self._files = 0
 
     def write(self, pair: ExportedPair) -> None:
-        row = self._kind.row(pair)
-        for name in self._pictures:
-            picture: ExportedImage = row[name]
-            data = picture.read()
+        row = self._format.row(pair)
+        for name in self._images:
+            image: ExportedImage = row[name]
+            data = image.read()
             self._row_bytes += len(data)
-            row[name] = {"bytes": data, "path": picture.name} if self._kind.structs else data
+            row[name] = {"bytes": data, "path": image.name} if self._format.structs else data
         self._rows.append(row)
         if self._row_bytes >= _GROUP_BYTES:
             self._write_group()
@@ -72,9 +72,9 @@ class ParquetWriter:
             self._file = pyarrow.parquet.ParquetWriter(
                 self._folder / f"train-{self._files:05}.parquet",
                 self._schema,
-                compression="none",  # pictures are compressed already
+                compression="none",  # images are compressed already
                 use_dictionary=False,
-                write_batch_size=_ROWS_BETWEEN_PAGES,
+                write_batch_size=_ROWS_PER_PAGE,
             )
             self._files += 1
         self._file.write_table(pyarrow.Table.from_pylist(self._rows, schema=self._schema))
@@ -89,25 +89,25 @@ class ParquetWriter:
         self._file, self._file_bytes = None, 0
 
 
-def _own_caption(pair: ExportedPair) -> Row:
+def _own_caption(pair: ExportedPair) -> Record:
     return {OWN_CAPTION: pair.rejected_prompt}
 
 
-def _schema(pictures: tuple[str, str], kind: _Kind) -> Any:
+def _schema(images: tuple[str, str], fmt: _Format) -> Any:
     import pyarrow as pa
 
     types = {"text": pa.string(), "number": pa.float64(), "yes or no": pa.bool_()}
-    picture = pa.struct({"bytes": pa.binary(), "path": pa.string()}) if kind.structs else pa.binary()
-    fields = {**dict.fromkeys(pictures, picture), **{name: types[what] for name, what in kind.columns.items()}}
-    if not kind.structs:
+    image = pa.struct({"bytes": pa.binary(), "path": pa.string()}) if fmt.structs else pa.binary()
+    fields = {**dict.fromkeys(images, image), **{name: types[what] for name, what in fmt.columns.items()}}
+    if not fmt.structs:
         return pa.schema(fields)
     hub = {"text": "string", "number": "float64", "yes or no": "bool"}
-    features: dict[str, Any] = {name: {"_type": "Image"} for name in pictures}
-    features |= {name: {"dtype": hub[what], "_type": "Value"} for name, what in kind.columns.items()}
+    features: dict[str, Any] = {name: {"_type": "Image"} for name in images}
+    features |= {name: {"dtype": hub[what], "_type": "Value"} for name, what in fmt.columns.items()}
     return pa.schema(fields, metadata={"huggingface": json.dumps({"info": {"features": features}})})
 
 
-def _pick_a_pic(pair: ExportedPair) -> Row:
+def _pick_a_pic(pair: ExportedPair) -> Record:
     share = round(pair.votes_first / pair.votes, 12) if pair.votes else None
     return {
         "jpg_0": pair.first,
@@ -125,12 +125,12 @@ def _pick_a_pic(pair: ExportedPair) -> Row:
     }
 
 
-def _binarized(pair: ExportedPair) -> Row:
+def _binarized(pair: ExportedPair) -> Record:
     chosen, rejected = pair.chosen_first
     return {"prompt": pair.prompt, "chosen": chosen, "rejected": rejected, **_own_caption(pair)}
 
 
-def _votes(pair: ExportedPair) -> Row:
+def _votes(pair: ExportedPair) -> Record:
     return {
         "prompt": pair.prompt,
         "image1": pair.first,
@@ -143,8 +143,8 @@ def _votes(pair: ExportedPair) -> Row:
     }
 
 
-_KINDS = {
-    "pick-a-pic": _Kind(
+_FORMATS = {
+    "pick-a-pic": _Format(
         Capabilities(ties=True, unjudged=True, shares=True, captions=True),
         _pick_a_pic,
         {
@@ -154,8 +154,8 @@ _KINDS = {
         },
         structs=False,
     ),
-    "binarized": _Kind(Capabilities(captions=True), _binarized, {"prompt": "text", OWN_CAPTION: "text"}),
-    "votes": _Kind(
+    "binarized": _Format(Capabilities(captions=True), _binarized, {"prompt": "text", OWN_CAPTION: "text"}),
+    "votes": _Format(
         Capabilities(ties=True, unjudged=True, shares=True, votes=True, captions=True),
         _votes,
         {

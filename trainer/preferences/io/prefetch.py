@@ -39,8 +39,8 @@ class StoredRow:
     """A `SourceRow` whose pictures are kept; what has no explanation here is explained there."""
 
     prompt: str
-    picture_0: StoredImage
-    picture_1: StoredImage
+    image_0: StoredImage
+    image_1: StoredImage
     share_0: float | None
     votes: float
     weight: float
@@ -111,18 +111,18 @@ def _begun(
         return partial(_group, prompt, [(picture.at.label, read(picture)) for picture in row.pictures])
     # Of the row, all but its pictures: they may hold their bytes.
     told = (row.share_0, row.votes, row.weight, row.annotator, row.rejected_prompt, row.ranking, row.assumed)
-    return partial(_pair, prompt, row.where, (read(row.picture_0), read(row.picture_1)), told)
+    return partial(_pair, prompt, row.where, (read(row.image_0), read(row.image_1)), told)
 
 
 def _pair(prompt: str, where: str, reading: tuple[_Reading, _Reading], told: tuple[Any, ...]) -> Iterator[Kept]:
-    picture_0, picture_1 = (future.result() for future in reading)
-    if isinstance(picture_0, str) or isinstance(picture_1, str):
-        reason = picture_0 if isinstance(picture_0, str) else str(picture_1)
+    image_0, image_1 = (future.result() for future in reading)
+    if isinstance(image_0, str) or isinstance(image_1, str):
+        reason = image_0 if isinstance(image_0, str) else str(image_1)
         yield Unusable(reason.removeprefix(f"{where}, "), where)
-    elif picture_0.file.sha256 == picture_1.file.sha256:
+    elif image_0.file.sha256 == image_1.file.sha256:
         yield Unusable("the two pictures are identical", where)
     else:
-        yield StoredRow(prompt, picture_0, picture_1, *told)
+        yield StoredRow(prompt, image_0, image_1, *told)
 
 
 def _group(prompt: str, reading: list[tuple[str, _Reading]]) -> Iterator[Kept]:

@@ -1,8 +1,8 @@
-"""How are ranked pictures read from a ranking.jsonl?
+"""ranking.jsonl: reading ranked images as pairs.
 
 One JSON object a line: {"prompt": text, "ranking": ["best.png", ["second.png", "as-good.png"], "worst.png"]}. The best
-is first; pictures that were not told apart are a list of their own. Any two pictures of different places are a pair.
-Of k pictures each pair weighs 2 / k: k (k - 1) / 2 of them tell what k - 1 comparisons do.
+is first; pictures that were not told apart are a list of their own. Any two images of different places are a pair.
+Of k images each pair weighs 2 / k: k (k - 1) / 2 of them tell what k - 1 comparisons do.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import UserError
-from .jsonl import json_lines, named_image, parsed
+from .jsonl import json_lines, named_image, parse_line
 from .records import SourceImage, SourceRow, Unusable
 
 FILE = "ranking.jsonl"
@@ -24,7 +24,7 @@ FILE = "ranking.jsonl"
 
 @dataclass(frozen=True)
 class RankedJsonl:
-    """The Reader of one file of rankings. absolute: whether paths outside its folder are taken, see json_lines.py."""
+    """The Reader of one file of rankings. absolute: whether paths outside its folder are taken, see jsonl.py."""
 
     path: Path
     absolute: bool = True
@@ -38,16 +38,16 @@ class RankedJsonl:
         return None
 
     def rows(self) -> Iterator[SourceRow | Unusable]:
-        said: Counter[str] = Counter()
+        repeats: Counter[str] = Counter()
         for number, line in json_lines(self.path):
             where = f"{self.path.name} line {number}"
             try:
-                row = parsed(line, ("prompt",))
+                row = parse_line(line, ("prompt",))
                 tiers = _tiers(row.get("ranking"))
-                # By what it says, so that it is the same one wherever the file lies; two people may say the same.
+                # By its content, so that it is the same one wherever the file lies; two people may rank alike.
                 name = json.dumps([row["prompt"], tiers])
-                said[name] += 1
-                yield from self._pairs(row["prompt"], tiers, f"{name} {said[name]}", where)
+                repeats[name] += 1
+                yield from self._pairs(row["prompt"], tiers, f"{name} {repeats[name]}", where)
             except UserError as error:
                 yield Unusable(str(error), where)
 

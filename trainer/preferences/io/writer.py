@@ -1,4 +1,4 @@
-"""What is handed to the writer of a layout, and what can a layout hold?"""
+"""Layout writers: the pairs they are given, and the capabilities of a layout."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ..preference import Preference
 
 @dataclass(frozen=True)
 class ExportedImage:
-    """A picture of the workspace. ending: with its dot. read: its bytes; raises UserError where they are gone."""
+    """An image of the workspace. ending: with its dot. read: its bytes; raises UserError where they are gone."""
 
     sha256: str
     ending: str
@@ -28,7 +28,7 @@ class ExportedImage:
 
 @dataclass(frozen=True)
 class ExportedPair:
-    """A pair and what its judgements add up to. preference: None for a tie (then there are votes) or without votes.
+    """A pair and the sums of its judgements. preference: None for a tie (then there are votes) or without votes.
 
     rejected_prompt, ranking, assumed: see `pairs.Pair`.
     """
@@ -51,7 +51,7 @@ class ExportedPair:
 
     @property
     def chosen_first(self) -> tuple[ExportedImage, ExportedImage]:
-        """Chosen and rejected picture. Only where there is a preference."""
+        """Chosen and rejected image. Only where there is a preference."""
         if self.preference is not None and not self.preference.for_first:
             return self.second, self.first
         return self.first, self.second
@@ -59,8 +59,8 @@ class ExportedPair:
 
 @dataclass(frozen=True)
 class Capabilities:
-    """What of a pair a layout keeps besides its pictures and prompt. whole_weights: weights, but no fractions.
-    captions: a rejected picture's own. rankings: which pairs were ranked together, and what they weigh by that."""
+    """What a layout can store of a pair besides its images and prompt. whole_weights: weights, but no fractions.
+    captions: a rejected image's own. rankings: which pairs were ranked together, and their weights by that."""
 
     ties: bool = False
     unjudged: bool = False
@@ -81,10 +81,10 @@ class Writer(Protocol):
         """Add a pair; one without a preference only where `capabilities` says so."""
 
     def finish(self) -> None:
-        """Write what is still held back, and close every file."""
+        """Write what is still buffered, and close every file."""
 
 
-def put(folder: Path, name: str, data: bytes) -> str:
+def write_file(folder: Path, name: str, data: bytes) -> str:
     """Write a file below `folder`, making folders on the way. Returns its name."""
     path = folder / name
     path.parent.mkdir(parents=True, exist_ok=True)
