@@ -9,7 +9,7 @@ from mapo_studio.trainer.jobs import job
 from mapo_studio.trainer.jobs.kind import JobContext
 from mapo_studio.trainer.preferences.datasets import create_dataset, find_dataset
 from mapo_studio.trainer.preferences.images import image_path
-from mapo_studio.trainer.preferences.io.infotext import read_text
+from mapo_studio.trainer.preferences.io.infotext import read_infotext
 from mapo_studio.trainer.preferences.schema import Candidate, ImageRecord, Pair, Prompt
 from mapo_studio.trainer.preferences.store import open_store
 from mapo_studio.trainer.sampling.image_metadata import seed_of
@@ -112,7 +112,7 @@ def test_a_picture_says_how_it_was_painted(store, paint, tiny_lora):
     with store.reading() as session:
         picture = session.scalar(select(ImageRecord))
     assert (picture.model, picture.sampler, picture.lora) == ("tiny", "Euler", "taste (0.75)")
-    said = read_text(image_path(store, picture))
+    said = read_infotext(image_path(store, picture))
     assert (said.prompt, said.seed, said.sampler, said.model) == ("a red circle", picture.seed, "Euler", "tiny")
     assert "taste" in said.lora
 

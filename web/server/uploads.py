@@ -22,7 +22,7 @@ from pathlib import Path, PurePosixPath
 
 from ...trainer.atomic_files import explain_disk_full
 from ...trainer.errors import UserError
-from ...trainer.preferences.io.infotext import read_text
+from ...trainer.preferences.io.infotext import read_infotext
 
 MAX_FILES = 1000
 """Files that are dropped at once."""
@@ -142,7 +142,11 @@ def _staged_together(files: Sequence[Path], prompt: str) -> Iterator[Path]:
                 _link(file, _free_path(folder / file.name))
             for picture in sorted(folder.iterdir()) if prompt.strip() else ():
                 caption = picture.with_suffix(".txt")
-                if picture.suffix.lower() in IMAGE_SUFFIXES and not caption.exists() and not read_text(picture).prompt:
+                if (
+                    picture.suffix.lower() in IMAGE_SUFFIXES
+                    and not caption.exists()
+                    and not read_infotext(picture).prompt
+                ):
                     caption.write_text(prompt, encoding="utf-8")
         yield folder
     finally:

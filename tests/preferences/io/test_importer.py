@@ -153,7 +153,7 @@ def test_another_dataset_gets_the_pairs_and_shares_the_pictures(store, kohya):
 
 def test_an_import_that_was_killed_is_finished_by_the_same_import(store, kohya, monkeypatch):
     source = kohya(*range(7))
-    monkeypatch.setattr(importer, "_PICTURES_AT_ONCE", 4)
+    monkeypatch.setattr(importer, "_IMAGES_PER_TRANSACTION", 4)
     whole, calls = importer.add_rows, []
 
     def dies(*arguments):
@@ -184,7 +184,7 @@ def test_stopping_keeps_what_was_taken_and_says_how_to_go_on(store, kohya):
 
     report = import_pairs(store, "cats", source, stop=AfterTwo())
     assert (report.stopped, report.pairs) == (True, 2)
-    assert "the same import goes on" in str(report)
+    assert "the same import resumes" in str(report)
     assert import_pairs(store, "cats", source).pairs == 3
 
 
@@ -237,7 +237,7 @@ def test_comparisons_take_no_imports(store, kohya):
 
 
 def test_what_is_told_ends_with_how_far_it_came(store, kohya, monkeypatch):
-    monkeypatch.setattr(importer, "_TELL_SECONDS", 0)
+    monkeypatch.setattr(importer, "_REPORT_SECONDS", 0)
     told = []
     import_pairs(store, "cats", kohya(0, 1, 2), tell=lambda event, **values: told.append((event, values)))
     assert [values["done"] for _, values in told[:3]] == [1, 2, 3]

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from mapo_studio.trainer.preferences.io.comfy_workflow import loras
-from mapo_studio.trainer.preferences.io.infotext import GenerationInfo, from_graph, from_parameters, read_text
+from mapo_studio.trainer.preferences.io.infotext import GenerationInfo, from_graph, from_parameters, read_infotext
 from PIL import ExifTags, Image
 from PIL.PngImagePlugin import PngInfo
 
@@ -31,7 +31,7 @@ def png(**texts):
 
 
 def test_what_a1111_writes_is_read():
-    assert read_text(png(parameters=A1111)) == GenerationInfo(
+    assert read_infotext(png(parameters=A1111)) == GenerationInfo(
         prompt="a cat on a roof, masterpiece second line, (soft light:1.2)",
         seed="4294967295",
         sampler="DPM++ 2M Karras",
@@ -72,15 +72,15 @@ def test_the_user_comment_of_jpeg_and_webp_is_read(kind, encoding):
     exif, file = Image.Exif(), io.BytesIO()
     exif.get_ifd(ExifTags.IFD.Exif)[ExifTags.Base.UserComment] = b"UNICODE\0" + A1111.encode(encoding)
     Image.new("RGB", (4, 4)).save(file, kind, exif=exif)
-    assert read_text(file.getvalue()).seed == "4294967295"
-    assert read_text(file.getvalue()).prompt.startswith("a cat on a roof, masterpiece")
+    assert read_infotext(file.getvalue()).seed == "4294967295"
+    assert read_infotext(file.getvalue()).prompt.startswith("a cat on a roof, masterpiece")
 
 
 def test_comfyui_webp_holds_the_graph_in_exif():
     exif, file = Image.Exif(), io.BytesIO()
     exif[ExifTags.Base.Model] = "prompt:" + json.dumps(graph())
     Image.new("RGB", (4, 4)).save(file, "WEBP", exif=exif)
-    assert read_text(file.getvalue()).prompt == "a cat"
+    assert read_infotext(file.getvalue()).prompt == "a cat"
 
 
 def node(kind, **inputs):
@@ -112,13 +112,13 @@ def graph(**changes):
 
 
 def test_comfyuis_graph_is_followed():
-    assert read_text(png(prompt=json.dumps(graph()), workflow="{}")) == GenerationInfo(
+    assert read_infotext(png(prompt=json.dumps(graph()), workflow="{}")) == GenerationInfo(
         "a cat", "18446744073709551615", "euler karras", "sdxl.safetensors", "fluffy.safetensors:0.75"
     )
 
 
 def test_the_graph_is_read_where_the_parameters_hold_no_prompt():
-    assert read_text(png(parameters="Steps: 3", prompt=json.dumps(graph()))).prompt == "a cat"
+    assert read_infotext(png(parameters="Steps: 3", prompt=json.dumps(graph()))).prompt == "a cat"
 
 
 def of_positive(*changes, positive="20"):
@@ -293,7 +293,7 @@ def test_no_length_of_parameters_hangs(text):
 
 def test_text_that_means_something_elsewhere_stays_text():
     evil = "<script>alert(1)</script>'); DROP TABLE pictures;-- {{x}} %s"
-    assert read_text(png(parameters=evil + f"\nSteps: 1, Seed: 1, Model: {evil}")).prompt == evil
+    assert read_infotext(png(parameters=evil + f"\nSteps: 1, Seed: 1, Model: {evil}")).prompt == evil
 
 
 def test_what_no_database_stores_is_taken_out():
@@ -334,15 +334,15 @@ HOSTILE = {
 @pytest.mark.parametrize("what", HOSTILE)
 def test_no_chunk_crashes_or_hangs(what):
     start = time.process_time()
-    found = read_text(HOSTILE[what])
+    found = read_infotext(HOSTILE[what])
     assert time.process_time() - start < 5
     assert "\0" not in (found.prompt or "")
 
 
 def test_a_file_is_read_by_its_path(tmp_path):
     (tmp_path / "a.png").write_bytes(png(parameters=A1111))
-    assert read_text(tmp_path / "a.png").seed == "4294967295"
-    assert read_text(tmp_path / "missing.png") == GenerationInfo()
+    assert read_infotext(tmp_path / "a.png").seed == "4294967295"
+    assert read_infotext(tmp_path / "missing.png") == GenerationInfo()
 
 
 @settings(max_examples=50, deadline=None)

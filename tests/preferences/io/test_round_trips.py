@@ -261,7 +261,7 @@ def test_stopping_leaves_nothing(store, fill, tmp_path):
 
 def test_progress_is_told(store, fill, tmp_path, monkeypatch):
     fill(*CERTAIN)
-    monkeypatch.setattr(exporter, "_TELL_SECONDS", -1)
+    monkeypatch.setattr(exporter, "_REPORT_SECONDS", -1)
     told = []
     export_pairs(store, "cats", "kohya", tmp_path / "out", tell=lambda event, **values: told.append((event, values)))
     assert told == [("exporting", {"done": number, "total": 3}) for number in (0, 1, 2, 3)]

@@ -1,6 +1,6 @@
-"""What prompt, seed, sampler, model and LoRA does a ComfyUI graph say a picture was painted with?
+"""ComfyUI workflows: which prompt, seed, sampler, model and LoRA does a graph of nodes generate with?
 
-The graph, as ComfyUI writes it into its pictures: {"3": {"class_type": "KSampler", "inputs": {"seed": 5, "positive":
+The graph, as ComfyUI writes it into its images: {"3": {"class_type": "KSampler", "inputs": {"seed": 5, "positive":
 ["6", 0], ...}}, ...}; an input is a value or a link [node, output]. Packs bring thousands of kinds of nodes, so the
 way through is by the names of inputs: from a sampler along `positive` (or through its guider, along `conditioning`) to
 a node with a text; from there along text inputs to where the text was typed.
@@ -16,7 +16,7 @@ from typing import Any
 
 _TEXTS = ("text", "text_g", "text_l", "t5xxl", "clip_l", "string", "prompt", "positive_prompt", "value")
 _TYPED = ("text", "string", "prompt", "value", "populated_text", "positive_prompt", "t5xxl")
-"""How the names of inputs begin that hold a piece of a text; a delimiter or a file's name is none."""
+"""Prefixes of the names of inputs that hold a piece of a text; a delimiter or a file's name is none."""
 _THROUGH_TEXT = (*_TYPED, "any", "input", "source")
 _CONDITIONING = ("positive", "conditioning", "conditioning_1", "conditioning_to", "conditioning_from", "conditioning_2")
 _NO_CONDITIONING = (
@@ -38,31 +38,31 @@ _MODEL_NAMES = ("ckpt_name", "unet_name", "model_name", "base_ckpt_name")
 _SEEDS = ("seed", "noise_seed", "noise", "value", "int", "number")
 _NO_LORA = ("", "None", "none")
 _SAMPLER_NAMES = ("sampler_name", "scheduler")
-_LONGEST_NUMBER = 40
+_MAX_DIGITS = 40
 
 Node = dict[str, Any]
 
 
-def painted_by(text: str) -> dict[str, str]:
-    """Those of prompt, seed, sampler, model and lora that the graph tells. Empty for what is no graph. Never raises."""
+def workflow_settings(text: str) -> dict[str, str]:
+    """Those of prompt, seed, sampler, model and lora that the graph tells; empty for other text. Never raises."""
     nodes = _nodes(text)
     sampler = _sampler(nodes)
     if sampler is None:
         return {}
     prompt = _prompt(nodes, sampler)
-    worn = [name if strength is None else f"{name}:{strength:g}" for name, strength in _loras(nodes, sampler)]
-    found = {
+    loras_used = [name if strength is None else f"{name}:{strength:g}" for name, strength in _loras(nodes, sampler)]
+    settings = {
         "prompt": prompt,
         "seed": _seed(nodes, sampler),
         "sampler": _sampling(nodes, sampler),
         "model": _model(nodes, sampler),
-        "lora": ", ".join(worn),
+        "lora": ", ".join(loras_used),
     }
-    return {name: value for name, value in found.items() if value}
+    return {name: value for name, value in settings.items() if value}
 
 
 def loras(text: str) -> list[tuple[str, float | None]]:
-    """(file, strength where one is said) of the LoRAs that the graph paints with. Never raises."""
+    """(file, strength where the node has one) of the LoRAs that the graph generates with. Never raises."""
     nodes = _nodes(text)
     sampler = _sampler(nodes)
     return [] if sampler is None else _loras(nodes, sampler)
@@ -71,23 +71,23 @@ def loras(text: str) -> list[tuple[str, float | None]]:
 def _nodes(text: str) -> dict[str, Node]:
     try:
         # Python before 3.11 takes minutes over a number of a million digits.
-        graph = json.loads(text, parse_int=lambda digits: int(digits) if len(digits) < _LONGEST_NUMBER else None)
+        graph = json.loads(text, parse_int=lambda digits: int(digits) if len(digits) < _MAX_DIGITS else None)
     except (ValueError, RecursionError, MemoryError):
         return {}
     if not isinstance(graph, dict):
         return {}
-    return {key: one for key, one in graph.items() if isinstance(one, dict) and isinstance(one.get("inputs"), dict)}
+    return {key: node for key, node in graph.items() if isinstance(node, dict) and isinstance(node.get("inputs"), dict)}
 
 
 def _sampler(nodes: dict[str, Node]) -> str | None:
-    """The node that paints first: of several (a second pass that adds detail) the one that no other one's picture flows
-    into. The first in the graph where that leaves several."""
+    """The node that samples first: of several (a second pass that adds detail) the one that no other sampler's image
+    flows into. The first in the graph where that leaves several."""
     samplers = [key for key in nodes if _is_sampler(nodes[key])]
     if len(samplers) < 2:
         return samplers[0] if samplers else None
     for key in samplers[:50]:
-        before = _walk(nodes, [key], ("latent", "samples", "image", "pixels"))
-        if not any(_is_sampler(nodes[one]) for one in before if one != key):
+        upstream = _walk(nodes, [key], ("latent", "samples", "image", "pixels"))
+        if not any(_is_sampler(nodes[other]) for other in upstream if other != key):
             return key
     return samplers[0]
 
@@ -125,7 +125,7 @@ def _prompt(nodes: dict[str, Node], sampler: str) -> str:
 
 
 def _text(nodes: dict[str, Node], key: str) -> str:
-    """What is typed into a text encoder, or into the nodes its text comes from."""
+    """The text in a text encoder, or in the nodes that its text comes from."""
     for name in _TEXTS:
         value = nodes[key]["inputs"].get(name)
         if isinstance(value, str) and value.strip():
@@ -174,7 +174,7 @@ def _model(nodes: dict[str, Node], sampler: str) -> str:
 
 def _loras(nodes: dict[str, Node], sampler: str) -> list[tuple[str, float | None]]:
     """Those on the way to the model, the one nearest to it first."""
-    found: list[tuple[str, float | None]] = []
+    loras: list[tuple[str, float | None]] = []
     for key in _walk(nodes, [sampler], _TO_THE_MODEL):
         inputs = nodes[key]["inputs"]
         for name, value in inputs.items():
@@ -185,13 +185,13 @@ def _loras(nodes: dict[str, Node], sampler: str) -> list[tuple[str, float | None
                 continue
             if name == "lora_name" and inputs.get("lora_path"):  # of our own loader: the path is what it loads
                 continue
-            told = isinstance(strength, (int, float)) and not isinstance(strength, bool)
-            found.append((lora, strength if told else None))
-    return list(dict.fromkeys(reversed(found)))
+            is_number = isinstance(strength, (int, float)) and not isinstance(strength, bool)
+            loras.append((lora, strength if is_number else None))
+    return list(dict.fromkeys(reversed(loras)))
 
 
 def _walk(nodes: dict[str, Node], starts: Sequence[str], along: tuple[str, ...]) -> list[str]:
-    """The nodes reached from `starts` through inputs whose names begin as `along` says, nearest first, each once."""
+    """The nodes reached from `starts` through inputs whose names begin with one of `along`; nearest first."""
     seen = dict.fromkeys(starts)
     waiting = list(starts)
     for key in waiting:

@@ -1,7 +1,7 @@
-"""How is a dataset of the workspace written as files for other programs?
+"""Export: writing a dataset of the workspace as files for other programs.
 
-Into a folder that appears when it is whole: it is written beside its place under another name. A layout holds what it
-can; what it cannot is counted in the report, never dropped silently. The workspace is only read.
+The folder appears when it is complete: it is written beside its place under another name. What a layout cannot store is
+counted in the report, never dropped silently. The workspace is only read.
 """
 
 from __future__ import annotations
@@ -34,15 +34,15 @@ from .folder_writers import InvokeWriter, KohyaWriter, OneTrainerWriter, RankedW
 from .parquet_writer import ParquetWriter
 from .writer import Capabilities, ExportedImage, ExportedPair, Writer, write_file
 
-_ROWS_AT_ONCE = 200
-_TELL_SECONDS = 0.2
+_ROWS_PER_PAGE = 200
+_REPORT_SECONDS = 0.2
 Tell = Callable[..., None]
 
 
 @dataclass(frozen=True)
 class ExportReport:
-    """What was written. left: pairs that the layout cannot hold, and why; lost: what it does not say of the others.
-    assumed: of the pairs, those that nobody judged: the rejected picture was painted to be rejected."""
+    """The result of an export. left: pairs that the layout cannot store, and why; lost: what the files lack of the
+    others. assumed: of the pairs, those that nobody judged: the rejected image was generated to be rejected."""
 
     dataset: str
     layout: str
@@ -66,11 +66,10 @@ class ExportReport:
 def export_pairs(
     store: Store, dataset_name: str, layout: str, folder: Path, *, tell: Tell | None = None, stop: Any = None
 ) -> ExportReport:
-    """Write a dataset in a layout, a key of `formats.opening.LAYOUTS`, as the folder `folder`, which must not be there
-    or be empty.
+    """Write a dataset in a layout, a key of `detect_layout.LAYOUTS`, into `folder`, which must be new or empty.
 
-    tell("exporting", done=, total=) hears of pairs (of "outputs": pictures). stop: true once it is to be left, as
-    `stopping.StopRequest`; then Cancelled is raised. Raises UserError where there is nothing to write, a picture
+    tell("exporting", done=, total=): progress in pairs (of "outputs": in images). stop: true once it is to end, as
+    `cancellation.StopRequest`; then Cancelled is raised. Raises UserError where there is nothing to write, a picture
     is missing or the disk is full; nothing is left behind then.
     """
     if layout not in LAYOUTS:
@@ -78,26 +77,26 @@ def export_pairs(
     folder = Path(folder).expanduser().absolute()
     with store.reading() as session:
         dataset = find_dataset(session, dataset_name)
-    with _whole_folder(folder) as part:
-        told = _Telling(tell, stop)
+    with _atomic_folder(folder) as part:
+        progress = _Progress(tell, stop)
         if layout == "outputs":
-            count, left, lost = _write_pictures(store, dataset.id, part, told), (), _NOT_IN_PICTURES
+            count, left, lost = _write_images(store, dataset.id, part, progress), (), _NOT_IN_OUTPUTS
             pairs, pictures, assumed = 0, count, 0
         else:
             writer = _writer(layout, part, dataset.name)
-            pairs, assumed, pictures, left, lost = _write_pairs(store, dataset.id, writer, told)
+            pairs, assumed, pictures, left, lost = _write_pairs(store, dataset.id, writer, progress)
         if not pictures:
             reasons = "; ".join(f"{one.count} x {one.reason}" for one in left)
             raise UserError(f"{dataset.name} holds nothing to write as {layout}: {reasons or 'it is empty'}")
-    told.finished()
+    progress.finished()
     return ExportReport(dataset.name, layout, folder, pairs, pictures, left, lost, assumed)
 
 
-_NOT_IN_PICTURES = ("pairs and judgements: these are the pictures and their prompts alone",)
+_NOT_IN_OUTPUTS = ("pairs and judgements: these are the pictures and their prompts alone",)
 
 
-class _Telling:
-    """Stopping at every row, progress now and then."""
+class _Progress:
+    """Checks for a stop at every row, and reports progress now and then."""
 
     def __init__(self, tell: Tell | None, stop: Any):
         self._tell, self._stop = tell, stop
@@ -107,7 +106,7 @@ class _Telling:
     def done(self, count: int) -> None:
         if self._stop:
             raise Cancelled
-        if self._tell and time.monotonic() - self._last > _TELL_SECONDS:
+        if self._tell and time.monotonic() - self._last > _REPORT_SECONDS:
             self._last = time.monotonic()
             self._tell("exporting", done=count, total=self.total)
 
@@ -117,7 +116,7 @@ class _Telling:
 
 
 @contextmanager
-def _whole_folder(folder: Path) -> Iterator[Path]:
+def _atomic_folder(folder: Path) -> Iterator[Path]:
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UserError(f"{folder} is there already and not empty: choose another place, or move it away")
     with explain_disk_full(folder):
@@ -140,43 +139,43 @@ def _writer(layout: str, folder: Path, dataset: str) -> Writer:
 
 
 def _write_pairs(
-    store: Store, dataset: int, writer: Writer, told: _Telling
+    store: Store, dataset: int, writer: Writer, progress: _Progress
 ) -> tuple[int, int, int, tuple[LeftOut, ...], tuple[str, ...]]:
-    told.total = _count(store, Pair, dataset)
+    progress.total = _count(store, Pair, dataset)
     written = assumed = 0
-    pictures: set[str] = set()
-    without: list[tuple[str, str]] = []
+    images: set[str] = set()
+    skipped: list[tuple[str, str]] = []
     losses = _Losses(writer.capabilities)
     try:
         for number, (pair, both_bad) in enumerate(_pairs(store, dataset)):
-            told.done(number)
+            progress.done(number)
             reason = undecided(pair.votes_first, pair.votes, both_bad)
-            held = {None: True, TIE: writer.capabilities.ties, UNLABELLED: writer.capabilities.unjudged}
-            if not held.get(reason, False):
-                without.append((str(reason), _shown(pair)))
+            storable = {None: True, TIE: writer.capabilities.ties, UNLABELLED: writer.capabilities.unjudged}
+            if not storable.get(reason, False):
+                skipped.append((str(reason), _label(pair)))
                 continue
             losses.count(pair, both_bad)
             writer.write(pair)
             written += 1
             assumed += pair.assumed
-            pictures |= {pair.first.sha256, pair.second.sha256}
+            images |= {pair.first.sha256, pair.second.sha256}
     finally:
         writer.finish()
-    return written, assumed, len(pictures), left_out(without), losses.sentences()
+    return written, assumed, len(images), left_out(skipped), losses.sentences()
 
 
 class _Losses:
-    """What of the written pairs the layout does not say."""
+    """Counts what the layout cannot store of the written pairs."""
 
     def __init__(self, capabilities: Capabilities):
         self._capabilities = capabilities
         self._counts: dict[str, int] = {}
 
     def count(self, pair: ExportedPair, both_bad: float) -> None:
-        found = pair.preference
-        if found is None and not pair.votes:
+        preferred = pair.preference
+        if preferred is None and not pair.votes:
             return
-        if found is not None and found.share < 1 and not self._capabilities.shares:
+        if preferred is not None and preferred.share < 1 and not self._capabilities.shares:
             self._add("how sure the judgements are (only which picture is chosen)")
         if pair.votes != 1 and not self._capabilities.votes:
             self._add("how many people judged")
@@ -188,9 +187,13 @@ class _Losses:
             return
         if pair.ranking:
             self._add("which pictures were ranked together")
-        if found is not None and found.weight != 1 and not self._capabilities.whole_weights:
+        if preferred is not None and preferred.weight != 1 and not self._capabilities.whole_weights:
             self._add("the weight")
-        if found is not None and self._capabilities.whole_weights and found.weight != max(1, round(found.weight)):
+        if (
+            preferred is not None
+            and self._capabilities.whole_weights
+            and preferred.weight != max(1, round(preferred.weight))
+        ):
             self._add("the exact weight (repeats are whole numbers)")
         if both_bad:
             self._add("the votes that neither picture is any good")
@@ -202,83 +205,83 @@ class _Losses:
         self._counts[what] = self._counts.get(what, 0) + 1
 
 
-def _write_pictures(store: Store, dataset: int, folder: Path, told: _Telling) -> int:
-    told.total = _count_candidates(store, dataset)
+def _write_images(store: Store, dataset: int, folder: Path, progress: _Progress) -> int:
+    progress.total = _count_candidates(store, dataset)
     names: dict[str, int] = {}
     written = 0
-    for prompt, picture in _candidates(store, dataset):
-        told.done(written)
-        times = names[picture.name] = names.get(picture.name, 0) + 1
-        name = picture.sha256[:16] + (f"-{times}" if times > 1 else "")  # one picture, several prompts
-        write_file(folder, name + picture.ending, picture.read())
+    for prompt, image in _candidates(store, dataset):
+        progress.done(written)
+        times = names[image.name] = names.get(image.name, 0) + 1
+        name = image.sha256[:16] + (f"-{times}" if times > 1 else "")  # one image, several prompts
+        write_file(folder, name + image.ending, image.read())
         write_file(folder, name + ".txt", prompt.encode())
         written += 1
     return written
 
 
 def _pairs(store: Store, dataset: int) -> Iterator[tuple[ExportedPair, float]]:
-    """(pair, votes for both bad), in the order in which they were made."""
+    """(pair, votes for both bad), in the order in which they were added."""
     first, second = aliased(ImageRecord), aliased(ImageRecord)
-    asked = (
+    page = (
         select(Pair, Prompt.text, first, second)
         .join(Prompt, Prompt.id == Pair.prompt_id)
         .join(first, first.id == Pair.first_id)
         .join(second, second.id == Pair.second_id)
         .where(Pair.dataset_id == dataset)
         .order_by(Pair.id)
-        .limit(_ROWS_AT_ONCE)
+        .limit(_ROWS_PER_PAGE)
     )
     last = 0
     with store.reading() as session:
         captions, rankings = captions_of(session, dataset), rankings_of(session, dataset)
     while True:
         with store.reading() as session:
-            rows = session.execute(asked.where(Pair.id > last)).all()
+            rows = session.execute(page.where(Pair.id > last)).all()
         for pair, prompt, one, other in rows:
-            found = preference(pair.votes_first, pair.votes, pair.weight, pair.both_bad)
-            pictures = _stored(store, one), _stored(store, other)
-            rejected = pair.second_id if found is None or found.for_first else pair.first_id
-            own = captions.get((pair.prompt_id, rejected)) if found else None
-            how = (own, rankings.get(pair.id), pair.assumed)
-            yield ExportedPair(prompt, *pictures, pair.votes, pair.votes_first, found, *how), pair.both_bad
+            preferred = preference(pair.votes_first, pair.votes, pair.weight, pair.both_bad)
+            images = _exported_image(store, one), _exported_image(store, other)
+            rejected = pair.second_id if preferred is None or preferred.for_first else pair.first_id
+            own = captions.get((pair.prompt_id, rejected)) if preferred else None
+            details = (own, rankings.get(pair.id), pair.assumed)
+            yield ExportedPair(prompt, *images, pair.votes, pair.votes_first, preferred, *details), pair.both_bad
             last = pair.id
-        if len(rows) < _ROWS_AT_ONCE:
+        if len(rows) < _ROWS_PER_PAGE:
             return
 
 
 def _candidates(store: Store, dataset: int) -> Iterator[tuple[str, ExportedImage]]:
-    asked = (
+    page = (
         select(Candidate.id, Prompt.text, ImageRecord)
         .join(Prompt, Prompt.id == Candidate.prompt_id)
         .join(ImageRecord, ImageRecord.id == Candidate.picture_id)
         .where(Prompt.dataset_id == dataset)
         .order_by(Candidate.id)
-        .limit(_ROWS_AT_ONCE)
+        .limit(_ROWS_PER_PAGE)
     )
     last = 0
     while True:
         with store.reading() as session:
-            rows = session.execute(asked.where(Candidate.id > last)).all()
-        for candidate, prompt, picture in rows:
-            yield prompt, _stored(store, picture)
+            rows = session.execute(page.where(Candidate.id > last)).all()
+        for candidate, prompt, record in rows:
+            yield prompt, _exported_image(store, record)
             last = candidate
-        if len(rows) < _ROWS_AT_ONCE:
+        if len(rows) < _ROWS_PER_PAGE:
             return
 
 
-def _stored(store: Store, picture: ImageRecord) -> ExportedImage:
-    path = image_path(store, picture)
+def _exported_image(store: Store, record: ImageRecord) -> ExportedImage:
+    path = image_path(store, record)
 
     def read() -> bytes:
         try:
             data = path.read_bytes()
         except OSError as error:
             raise UserError(f"the workspace's picture {path} cannot be read: {error.strerror or error}") from None
-        if hashlib.sha256(data).hexdigest() != picture.sha256:
+        if hashlib.sha256(data).hexdigest() != record.sha256:
             raise UserError(f"the workspace's picture {path} is damaged: put back a copy of it")
         return data
 
-    return ExportedImage(picture.sha256, picture.ending, picture.model, read)
+    return ExportedImage(record.sha256, record.ending, record.model, read)
 
 
 def _count(store: Store, table: type[Pair], dataset: int) -> int:
@@ -287,10 +290,10 @@ def _count(store: Store, table: type[Pair], dataset: int) -> int:
 
 
 def _count_candidates(store: Store, dataset: int) -> int:
-    asked = select(func.count()).select_from(Candidate).join(Prompt).where(Prompt.dataset_id == dataset)
+    candidates = select(func.count()).select_from(Candidate).join(Prompt).where(Prompt.dataset_id == dataset)
     with store.reading() as session:
-        return session.scalar(asked) or 0
+        return session.scalar(candidates) or 0
 
 
-def _shown(pair: ExportedPair) -> str:
+def _label(pair: ExportedPair) -> str:
     return f"{pair.prompt[:60]!r}: {pair.first.name}, {pair.second.name}"

@@ -1,10 +1,10 @@
-"""What do the text fields of a picture file say of how it was painted?
+"""Infotext: what do the text fields of an image file tell of how it was generated?
 
 A1111 and its kin write `parameters`: the prompt, "Negative prompt: ...", and a line of "Steps: 20, Key: value, ..." (in
-JPEG and WebP as the EXIF user comment). ComfyUI writes its graph of nodes as JSON, `prompt`; see `comfy_graph`.
+JPEG and WebP as the EXIF user comment). ComfyUI writes its graph of nodes as JSON, `prompt`; see `comfy_workflow`.
 
-The text is from anywhere and is never trusted: whatever it holds, the answer is text that can be stored, of bounded
-length, in time that is linear in its length; where it makes no sense, nothing is known.
+The text is never trusted: whatever it holds, the result is text that can be stored, of bounded length, in time that is
+linear in its length; where it makes no sense, nothing is known.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from pathlib import Path
 from PIL import ExifTags, Image
 
 from ..pairs import normalize_prompt, storable_text
-from .comfy_workflow import painted_by
+from .comfy_workflow import workflow_settings
 
-_MOST_TEXT = 4_000_000
-"""Characters of one text field that are looked at: graphs with pictures inside them are that long, prompts never."""
-_MOST_SETTINGS = 100_000
-_MOST_PROMPT = 20_000
-_MOST_VALUE = 500
+_MAX_TEXT = 4_000_000
+"""Characters of one text field that are parsed: graphs with images inside them are that long, prompts never."""
+_MAX_SETTINGS = 100_000
+_MAX_PROMPT = 20_000
+_MAX_VALUE = 500
 _FORMATS = ("PNG", "JPEG", "WEBP")
 _NEGATIVE = "Negative prompt:"
 _KEY = re.compile(r"\s*([A-Za-z][\w /\-]{0,60}):\s*")
@@ -33,7 +33,7 @@ _UNICODE_COMMENT = b"UNICODE\0"
 
 @dataclass(frozen=True)
 class GenerationInfo:
-    """What is known of a painted picture; None: nothing. lora: names and strengths, as ``foo:0.8, bar:1``."""
+    """The known settings of a generated image; None: not known. lora: names and strengths, as ``foo:0.8, bar:1``."""
 
     prompt: str | None = None
     seed: str | None = None
@@ -42,34 +42,34 @@ class GenerationInfo:
     lora: str | None = None
 
 
-def read_text(picture: bytes | Path) -> GenerationInfo:
-    """What the fields of a PNG, JPEG or WebP file say, from its header alone. Never raises: a picture without sensible
-    text, and what is no picture, says nothing."""
+def read_infotext(image_file: bytes | Path) -> GenerationInfo:
+    """From the header of a PNG, JPEG or WebP file alone. Never raises: an image without sensible text, and what is no
+    image, gives an empty GenerationInfo."""
     try:
-        file = picture if isinstance(picture, Path) else io.BytesIO(picture)
+        file = image_file if isinstance(image_file, Path) else io.BytesIO(image_file)
         with Image.open(file, formats=_FORMATS) as image:
             parameters, graph = _fields(image)
     except Exception:  # Pillow raises anything on foreign bytes, and for text that unpacks to too much
         return GenerationInfo()
     if parameters:
-        found = from_parameters(parameters)
-        if found.prompt:
-            return found
+        info = from_parameters(parameters)
+        if info.prompt:
+            return info
     return from_graph(graph) if graph else GenerationInfo()
 
 
 def from_parameters(text: str) -> GenerationInfo:
-    """A1111's text: the prompt may have many lines, and the last line's values may be quoted."""
-    above, settings, line = ("\n" + text[:_MOST_TEXT].strip()).rpartition("\nSteps:")
-    values = _values("Steps:" + line.partition("\n")[0][:_MOST_SETTINGS]) if settings else {}
+    """A1111's infotext: the prompt may have many lines, and the last line's values may be quoted."""
+    above, settings, line = ("\n" + text[:_MAX_TEXT].strip()).rpartition("\nSteps:")
+    values = _values("Steps:" + line.partition("\n")[0][:_MAX_SETTINGS]) if settings else {}
     prompt = (above if settings else line).split("\n" + _NEGATIVE, 1)[0]
-    loras = [f"{found[2]}{found[3] or ''}" for found in _EXTRA_NETWORK.finditer(prompt)]
+    loras = [f"{match[2]}{match[3] or ''}" for match in _EXTRA_NETWORK.finditer(prompt)]
     loras = loras or _hashed_loras(values.get("Lora hashes", ""))
     scheduler = values.get("Schedule type")
     sampler = values.get("Sampler")
-    return _tidy(
+    return _bounded(
         GenerationInfo(
-            # What loads a LoRA never reaches the text encoder.
+            # The tags that load a LoRA never reach the text encoder.
             prompt=_EXTRA_NETWORK.sub(" ", prompt),
             seed=values.get("Seed"),
             sampler=f"{sampler} {scheduler}" if sampler and scheduler else sampler,
@@ -81,8 +81,8 @@ def from_parameters(text: str) -> GenerationInfo:
 
 def from_graph(text: str) -> GenerationInfo:
     """ComfyUI's graph as JSON."""
-    found = painted_by(text) if len(text) <= _MOST_TEXT else {}
-    return _tidy(GenerationInfo(**found))
+    settings = workflow_settings(text) if len(text) <= _MAX_TEXT else {}
+    return _bounded(GenerationInfo(**settings))
 
 
 def _fields(image: Image.Image) -> tuple[str, str]:
@@ -117,8 +117,8 @@ def _values(line: str) -> dict[str, str]:
     """Of ``Steps: 20, Size: 512x512, Lora hashes: "a: 1f, b: 2c"``."""
     values: dict[str, str] = {}
     at = 0
-    while found := _KEY.match(line, at):
-        start = found.end()
+    while key := _KEY.match(line, at):
+        start = key.end()
         if line[start : start + 1] == '"':
             end = _closing_quote(line, start + 1)
             value = line[start + 1 : end].replace('\\"', '"').replace("\\\\", "\\")
@@ -126,7 +126,7 @@ def _values(line: str) -> dict[str, str]:
         else:
             comma = line.find(",", start)
             value = line[start : comma if comma >= 0 else len(line)]
-        values.setdefault(found[1].strip(), value.strip())
+        values.setdefault(key[1].strip(), value.strip())
         if comma < 0:
             break
         at = comma + 1
@@ -143,14 +143,14 @@ def _hashed_loras(text: str) -> list[str]:
     return [part.split(":")[0].strip() for part in text[:10_000].split(",") if part.strip()]
 
 
-def _tidy(text: GenerationInfo) -> GenerationInfo:
-    prompt = normalize_prompt((text.prompt or "")[:_MOST_PROMPT]) or None
+def _bounded(info: GenerationInfo) -> GenerationInfo:
+    prompt = normalize_prompt((info.prompt or "")[:_MAX_PROMPT]) or None
     # The schema's columns: a seed has 40 characters at most, a sampler 200.
-    short = {name: _short(getattr(text, name), most) for name, most in _LENGTHS.items()}
-    return replace(text, prompt=prompt, **short)
+    short = {name: _short(getattr(info, name), most) for name, most in _LENGTHS.items()}
+    return replace(info, prompt=prompt, **short)
 
 
-_LENGTHS = {"seed": 40, "sampler": 200, "model": _MOST_VALUE, "lora": _MOST_VALUE}
+_LENGTHS = {"seed": 40, "sampler": 200, "model": _MAX_VALUE, "lora": _MAX_VALUE}
 
 
 def _short(value: str | None, most: int) -> str | None:

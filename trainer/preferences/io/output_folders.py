@@ -13,7 +13,7 @@ from pathlib import Path
 from ...errors import UserError
 from ...images.image_file import UnreadFile
 from .captions import images_below, read_caption
-from .infotext import from_parameters, read_text
+from .infotext import from_parameters, read_infotext
 from .records import SourceGroup, SourceImage, Unusable
 
 NO_PROMPT = "nothing in it or beside it (.txt) says which prompt it was painted for"
@@ -56,4 +56,4 @@ class OutputFolders:
 
 def _prompt(path: Path) -> str | None:
     beside = read_caption(path, (".txt",))
-    return (from_parameters(beside).prompt if beside else None) or read_text(path).prompt
+    return (from_parameters(beside).prompt if beside else None) or read_infotext(path).prompt

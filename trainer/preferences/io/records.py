@@ -58,7 +58,7 @@ class SourceGroup:
     """All images of one prompt, not judged yet. Only of layouts without judgements."""
 
     prompt: str
-    pictures: tuple[SourceImage, ...]
+    images: tuple[SourceImage, ...]
     where: str
 
 
