@@ -31,8 +31,8 @@ def store(tmp_path):
 
 
 @pytest.fixture
-def paint(store, monkeypatch):
-    """paint(**changes): a task of these settings, done here and now."""
+def generate(store, monkeypatch):
+    """generate(**changes): a task of these settings, done here and now."""
 
     def run(**changes):
         with monkeypatch.context() as patch:
@@ -61,8 +61,8 @@ def count(store, table=Pair):
         return session.scalar(select(func.count()).select_from(table))
 
 
-def test_each_prompt_gets_its_candidates_and_their_pairs(store, paint):
-    task = paint()
+def test_each_prompt_gets_its_candidates_and_their_pairs(store, generate):
+    task = generate()
     assert task.status().phase == "finished"
     assert task.status().message == "6 pictures painted for cats, 6 new pairs"
     there = pictures(store)
@@ -75,22 +75,22 @@ def test_each_prompt_gets_its_candidates_and_their_pairs(store, paint):
     assert dict(map(tuple, pairs)) == {"a red circle": 3, "a blue square": 3}
 
 
-def test_nothing_is_painted_twice_and_more_can_be_asked_for(store, paint, tiny_lora):
-    paint()
+def test_nothing_is_painted_twice_and_more_can_be_asked_for(store, generate, tiny_lora):
+    generate()
     before = pictures(store)
-    assert paint().status().message == "0 pictures painted for cats, 0 new pairs"
+    assert generate().status().message == "0 pictures painted for cats, 0 new pairs"
     assert pictures(store) == before
-    paint(candidates=4, prompts=[*reversed(PROMPTS), "a  red circle "])
+    generate(candidates=4, prompts=[*reversed(PROMPTS), "a  red circle "])
     assert sorted(pictures(store)[:6]) == sorted(before)
     assert len(pictures(store)) == 8
-    paint(first_seed=1000)
+    generate(first_seed=1000)
     assert len(pictures(store)) == 14
-    paint(lora=str(tiny_lora))
+    generate(lora=str(tiny_lora))
     assert len(pictures(store)) == 20
 
 
-def test_the_same_settings_paint_the_same_anywhere(store, paint, tmp_path_factory):
-    paint()
+def test_the_same_settings_paint_the_same_anywhere(store, generate, tmp_path_factory):
+    generate()
     other = open_store(tmp_path_factory.mktemp("other"))
     with other.writing() as session:
         create_dataset(session, "cats")
@@ -101,14 +101,14 @@ def test_the_same_settings_paint_the_same_anywhere(store, paint, tmp_path_factor
     assert sorted(pictures(other)) == sorted(pictures(store))
 
 
-def test_every_second_candidate_can_be_the_bases_own(store, paint, tiny_lora):
-    paint(candidates=4, prompts=PROMPTS[:1], lora=str(tiny_lora), strength=0.5, mixed=True)
+def test_every_second_candidate_can_be_the_bases_own(store, generate, tiny_lora):
+    generate(candidates=4, prompts=PROMPTS[:1], lora=str(tiny_lora), strength=0.5, mixed=True)
     assert [lora for _, _, lora, _ in pictures(store)] == [None, "taste (0.5)"] * 2
     assert count(store) == 6
 
 
-def test_a_picture_says_how_it_was_painted(store, paint, tiny_lora):
-    paint(prompts=PROMPTS[:1], candidates=1, lora=str(tiny_lora), strength=0.75, negative="blurry")
+def test_a_picture_says_how_it_was_painted(store, generate, tiny_lora):
+    generate(prompts=PROMPTS[:1], candidates=1, lora=str(tiny_lora), strength=0.75, negative="blurry")
     with store.reading() as session:
         picture = session.scalar(select(ImageRecord))
     assert (picture.model, picture.sampler, picture.lora) == ("tiny", "Euler", "taste (0.75)")
@@ -117,20 +117,20 @@ def test_a_picture_says_how_it_was_painted(store, paint, tiny_lora):
     assert "taste" in said.lora
 
 
-def test_many_candidates_do_not_make_every_pair(store, paint):
-    paint(prompts=PROMPTS[:1], candidates=8, at_most=10, steps=1)
+def test_many_candidates_do_not_make_every_pair(store, generate):
+    generate(prompts=PROMPTS[:1], candidates=8, at_most=10, steps=1)
     assert count(store) == 10
 
 
-def test_without_prompts_it_paints_for_those_of_the_dataset(store, paint):
+def test_without_prompts_it_paints_for_those_of_the_dataset(store, generate):
     with pytest.raises(UserError, match="cats has no prompts yet"):
-        paint(prompts=[])
-    paint(candidates=1)
-    assert paint(prompts=[], candidates=2).status().done == 4
+        generate(prompts=[])
+    generate(candidates=1)
+    assert generate(prompts=[], candidates=2).status().done == 4
     assert len(pictures(store)) == 4
 
 
-def test_a_task_that_was_stopped_keeps_what_is_done_and_goes_on(store, paint, monkeypatch):
+def test_a_task_that_was_stopped_keeps_what_is_done_and_goes_on(store, generate, monkeypatch):
     tell = JobContext.report_progress
 
     def stopping(self, done, total, message=""):
@@ -139,8 +139,8 @@ def test_a_task_that_was_stopped_keeps_what_is_done_and_goes_on(store, paint, mo
             self.job.stop()
 
     monkeypatch.setattr(JobContext, "report_progress", stopping)
-    monkeypatch.setattr("mapo_studio.trainer.sampling.batch_sampler.pictures_at_once", lambda size: 2)
-    task = paint()
+    monkeypatch.setattr("mapo_studio.trainer.sampling.batch_sampler.images_per_batch", lambda size: 2)
+    task = generate()
     assert task.status().phase == "stopped"
     assert (task.status().done, len(pictures(store)), count(store)) == (2, 2, 1)
     monkeypatch.setattr(JobContext, "report_progress", tell)
@@ -161,13 +161,13 @@ def test_a_task_that_was_stopped_keeps_what_is_done_and_goes_on(store, paint, mo
         ({"candidates": 0}, "candidates: .*greater than or equal to 1"),
     ],
 )
-def test_mistakes_are_named_before_a_task_begins(paint, changes, said):
+def test_mistakes_are_named_before_a_task_begins(generate, changes, said):
     with pytest.raises(UserError, match=said):
-        paint(**changes)
+        generate(**changes)
 
 
-def test_a_base_that_is_not_there_fails_with_its_sentence(paint):
-    status = paint(base="nowhere/at/all.safetensors").status()
+def test_a_base_that_is_not_there_fails_with_its_sentence(generate):
+    status = generate(base="nowhere/at/all.safetensors").status()
     assert status.phase == "failed"
     assert "There is no base model at nowhere/at/all.safetensors" in status.message
 
@@ -222,7 +222,7 @@ def _command(process):
         return ""
 
 
-def test_a_dataset_that_went_away_meanwhile_is_a_sentence(store, paint, monkeypatch):
+def test_a_dataset_that_went_away_meanwhile_is_a_sentence(store, generate, monkeypatch):
     monkeypatch.setattr(job, "launch", lambda *_: None)
     task = job_kinds.start(store.workspace, "generate", QUICK)
     with store.writing() as session:

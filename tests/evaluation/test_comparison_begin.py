@@ -15,7 +15,7 @@ from mapo_studio.trainer.jobs import job
 from mapo_studio.trainer.lora.file import read_lora, write_lora
 from mapo_studio.trainer.preferences.store import open_store
 from mapo_studio.trainer.runs.run_folder import Run
-from mapo_studio.trainer.sampling.batch_sampler import Painter
+from mapo_studio.trainer.sampling.batch_sampler import BatchSampler
 from mapo_studio.trainer.sampling.task_settings import prompts_in
 from mapo_studio.trainer.services import job_kinds
 
@@ -42,13 +42,13 @@ def loras(tiny_lora, tmp_path):
 def quick(monkeypatch):
     """Tasks do their work as they are started, in this process; `painted` is how many pictures that took."""
     painted = []
-    real = Painter.paint
+    real = BatchSampler.generate
 
-    def paint(self, wishes, check=lambda: None):
-        painted.extend(wishes)
-        return real(self, wishes, check)
+    def generate(self, requests, check=lambda: None):
+        painted.extend(requests)
+        return real(self, requests, check)
 
-    monkeypatch.setattr(Painter, "paint", paint)
+    monkeypatch.setattr(BatchSampler, "generate", generate)
     monkeypatch.setattr(job, "launch", lambda words, _: job_kinds.run_job(Path(words[1])))
     return painted
 

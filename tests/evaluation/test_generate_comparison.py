@@ -117,7 +117,7 @@ def test_two_loras_can_meet_and_the_arms_differ(store, begin, tiny_lora, tmp_pat
 
 
 def test_one_that_was_stopped_goes_on_without_painting_twice(store, begin, monkeypatch):
-    monkeypatch.setattr("mapo_studio.trainer.sampling.batch_sampler.pictures_at_once", lambda size: 1)
+    monkeypatch.setattr("mapo_studio.trainer.sampling.batch_sampler.images_per_batch", lambda size: 1)
     tell = JobContext.report_progress
 
     def stopping(self, done, total, message=""):
@@ -205,7 +205,7 @@ def test_prompts_of_a_comparison_stay_held_out(store, painted):
         cats = find_dataset(session, "cats")
         rows = session.scalars(select(Prompt).where(Prompt.dataset_id == cats.id)).all()
     assert {row.text for row in rows} == set(PROMPTS)
-    assert all(row.position == split_hash(row.text) for row in rows)
+    assert all(row.split_hash == split_hash(row.text) for row in rows)
 
 
 def test_only_comparisons_are_fed_back_and_only_into_datasets(store, painted):

@@ -46,8 +46,8 @@ def store(sqlite_store):
 
 
 @pytest.fixture
-def paint(store, folder, monkeypatch):
-    """paint(**changes): the task, done here and now."""
+def generate(store, folder, monkeypatch):
+    """generate(**changes): the task, done here and now."""
 
     def run(**changes):
         with monkeypatch.context() as patch:
@@ -63,8 +63,8 @@ def trained(store):
     return open_pairs("dataset:pets", workspace=store.workspace).load().pairs
 
 
-def test_each_target_is_better_than_what_the_base_paints(store, paint, folder):
-    status = paint()
+def test_each_target_is_better_than_what_the_base_paints(store, generate, folder):
+    status = generate()
     assert status.phase == "finished", status.message
     assert status.message == "3 pictures painted to be rejected for pets; 1 picture without a caption left out"
     pairs = trained(store)
@@ -80,15 +80,15 @@ def test_each_target_is_better_than_what_the_base_paints(store, paint, folder):
         assert {pair.source for pair in session.scalars(select(Pair))} == {f"targets: {folder}"}
 
 
-def test_nothing_is_painted_twice_and_more_can_be_asked_for(store, paint):
-    paint()
-    assert paint().message.startswith("0 pictures painted")
-    assert paint(rejects=2).message.startswith("3 pictures painted")
+def test_nothing_is_painted_twice_and_more_can_be_asked_for(store, generate):
+    generate()
+    assert generate().message.startswith("0 pictures painted")
+    assert generate(rejects=2).message.startswith("3 pictures painted")
     assert len(trained(store)) == 6
 
 
-def test_everybody_is_told_that_it_was_assumed(store, paint, tmp_path):
-    paint()
+def test_everybody_is_told_that_it_was_assumed(store, generate, tmp_path):
+    generate()
     with store.reading() as session:
         found = statistics_of(session, find_dataset(session, "pets"), "ann")
     assert (found.assumed, found.trainable) == (3, 3)
@@ -103,8 +103,8 @@ def test_everybody_is_told_that_it_was_assumed(store, paint, tmp_path):
     assert "assumed" in lost
 
 
-def test_whoever_compares_them_goes_over_what_was_assumed(store, paint):
-    paint()
+def test_whoever_compares_them_goes_over_what_was_assumed(store, generate):
+    generate()
     with store.writing() as session:
         pair = session.scalars(select(Pair)).first()
         first = session.get_one(ImageRecord, pair.first_id).sha256

@@ -11,13 +11,13 @@ from mapo_studio.trainer.errors import UserError
 from mapo_studio.trainer.lora.adapter import LoraSettings, attach
 from mapo_studio.trainer.lora.file import write_lora
 from mapo_studio.trainer.models.open import open_base
-from mapo_studio.trainer.sampling.batch_sampler import Manner, Painter, Wish, Worn
+from mapo_studio.trainer.sampling.batch_sampler import BatchSampler, ImageRequest, LoraUse, SamplingSettings
 from mapo_studio.trainer.sampling.sampler import generate
 
 pytestmark = pytest.mark.slow
 
 CPU = torch.device("cpu")
-MANNER = Manner((64, 64), steps=3, guidance=4.0, negative="xyz")
+SAMPLING = SamplingSettings((64, 64), steps=3, guidance=4.0, negative="xyz")
 
 
 @pytest.fixture(scope="module")
@@ -41,17 +41,17 @@ def pixels(picture):
     return np.asarray(picture).astype(int)
 
 
-def alone(base, wish):
-    lora, strength = (wish.lora.file, wish.lora.strength) if wish.lora else (None, 1.0)
+def alone(base, request):
+    lora, strength = (request.lora.file, request.lora.strength) if request.lora else (None, 1.0)
     [picture] = generate(
         base,
-        [wish.prompt],
+        [request.prompt],
         lora,
-        negative=MANNER.negative,
-        size=MANNER.size,
-        seeds=[wish.seed],
-        steps=MANNER.steps,
-        guidance=MANNER.guidance,
+        negative=SAMPLING.negative,
+        size=SAMPLING.size,
+        seeds=[request.seed],
+        steps=SAMPLING.steps,
+        guidance=SAMPLING.guidance,
         strength=strength,
         device=CPU,
     )
@@ -60,18 +60,18 @@ def alone(base, wish):
 
 def test_every_wish_is_painted_as_it_would_be_alone(base, loras):
     one, two = loras
-    wishes = [
-        Wish("a red fox", 1),
-        Wish("a red fox", 1, Worn(one)),
-        Wish("a blue cat", 2, Worn(two, 0.5)),
-        Wish("a blue cat", 2),
-        Wish("a blue cat", 2, Worn(one, 0.5)),
-        Wish("a red fox", 3, Worn(two, 0.5)),
-        Wish("a red fox", 1, Worn(one)),
+    requests = [
+        ImageRequest("a red fox", 1),
+        ImageRequest("a red fox", 1, LoraUse(one)),
+        ImageRequest("a blue cat", 2, LoraUse(two, 0.5)),
+        ImageRequest("a blue cat", 2),
+        ImageRequest("a blue cat", 2, LoraUse(one, 0.5)),
+        ImageRequest("a red fox", 3, LoraUse(two, 0.5)),
+        ImageRequest("a red fox", 1, LoraUse(one)),
     ]
-    painted = [one for round_ in Painter(base, MANNER, loras, CPU).paint(wishes) for one in round_]
-    assert [wish for wish, _ in painted] == wishes
-    expected = [alone(base, wish) for wish in wishes]
+    painted = [one for round_ in BatchSampler(base, SAMPLING, loras, CPU).generate(requests) for one in round_]
+    assert [request for request, _ in painted] == requests
+    expected = [alone(base, request) for request in requests]
     for (_, picture), alike in zip(painted, expected, strict=True):
         assert np.abs(pixels(picture) - alike).max() <= 2  # batches round differently
     assert np.abs(expected[0] - expected[1]).max() > 20
@@ -86,20 +86,20 @@ def test_models_are_loaded_once_for_many_rounds(base, monkeypatch):
         monkeypatch.setattr(
             type(base), f"load_{part}", lambda self, *a, load=load, part=part: loaded.append(part) or load(self, *a)
         )
-    wishes = [Wish("fox", seed) for seed in range(40)]
-    rounds = list(Painter(base, Manner((64, 64), steps=1, guidance=5.0), device=CPU).paint(wishes))
+    requests = [ImageRequest("fox", seed) for seed in range(40)]
+    rounds = list(BatchSampler(base, SamplingSettings((64, 64), steps=1, guidance=5.0), device=CPU).generate(requests))
     assert [len(one) for one in rounds] == [16, 16, 8]
     assert loaded == ["text", "unet", "vae"]
 
 
 def test_nothing_is_loaded_for_no_wish(base, monkeypatch):
     monkeypatch.setattr(type(base), "load_unet", lambda *_: pytest.fail("loaded"))
-    assert list(Painter(base, MANNER, device=CPU).paint([])) == []
+    assert list(BatchSampler(base, SAMPLING, device=CPU).generate([])) == []
 
 
 @pytest.mark.parametrize("seconds", [0.0, 20.0])
 def test_being_stopped_gives_what_is_complete_first(base, seconds):
-    painter, steps, got = Painter(base, Manner((64, 64), steps=4, guidance=5.0), device=CPU), [], []
+    painter, steps, got = BatchSampler(base, SamplingSettings((64, 64), steps=4, guidance=5.0), device=CPU), [], []
     painter._round_seconds = seconds  # as on a device, where pictures wait for the VAE
 
     def check():
@@ -107,19 +107,19 @@ def test_being_stopped_gives_what_is_complete_first(base, seconds):
         if len(steps) > 5:
             raise Cancelled
 
-    rounds = painter.paint([Wish("fox", seed) for seed in range(40)], check)
+    rounds = painter.generate([ImageRequest("fox", seed) for seed in range(40)], check)
     with pytest.raises(Cancelled):
-        got.extend(wish.seed for round_ in rounds for wish, _ in round_)
+        got.extend(request.seed for round_ in rounds for request, _ in round_)
     assert got == list(range(16))
 
 
 def test_pictures_wait_for_a_full_round_where_the_vae_has_to_be_fetched(base):
-    painter = Painter(base, Manner((64, 64), steps=1, guidance=5.0), device=CPU)
+    painter = BatchSampler(base, SamplingSettings((64, 64), steps=1, guidance=5.0), device=CPU)
     painter._round_seconds = 20.0
-    assert [len(one) for one in painter.paint([Wish("fox", seed) for seed in range(40)])] == [32, 8]
+    assert [len(one) for one in painter.generate([ImageRequest("fox", seed) for seed in range(40)])] == [32, 8]
 
 
 def test_a_lora_of_another_family_is_refused_before_anything_is_painted(loras, tmp_path):
     base = open_base(write_sd15(tmp_path))
     with pytest.raises(UserError, match="sdxl family"):
-        Painter(base, MANNER, loras[:1], CPU)
+        BatchSampler(base, SAMPLING, loras[:1], CPU)

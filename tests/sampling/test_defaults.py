@@ -13,9 +13,10 @@ from mapo_studio.trainer.evaluation.generate_comparison import ComparisonSetting
 from mapo_studio.trainer.jobs import job
 from mapo_studio.trainer.models.few_step import Distilled
 from mapo_studio.trainer.models.open import open_base
+from mapo_studio.trainer.sampling.batch_sampler import open_for_sampling
 from mapo_studio.trainer.sampling.defaults import steps_and_cfg, steps_and_cfg_at
 from mapo_studio.trainer.sampling.sampler import generate
-from mapo_studio.trainer.sampling.task_settings import PaintingSettings
+from mapo_studio.trainer.sampling.task_settings import GenerateSettings
 from mapo_studio.trainer.training import validation_images
 from mapo_studio.web.components import comparison_form, generate_task
 from mapo_studio.web.components.generate_panel import generate_panel
@@ -63,9 +64,9 @@ def test_a_few_step_base_generates_in_its_own_steps_where_none_are_given(turbo):
 
 def opened_with(sent, turbo):
     """(steps, CFG) that a task generates with, given the settings that a face sent it."""
-    known = {name: value for name, value in sent.items() if name in PaintingSettings.model_fields}
-    manner = PaintingSettings.given(known | {"base": turbo}).opened(None)[1]
-    return manner.steps, manner.guidance
+    known = {name: value for name, value in sent.items() if name in GenerateSettings.model_fields}
+    sampling = open_for_sampling(GenerateSettings.given(known | {"base": turbo}))[1]
+    return sampling.steps, sampling.guidance
 
 
 @pytest.fixture

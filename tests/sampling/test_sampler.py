@@ -92,7 +92,7 @@ def test_halves_one_at_a_time_paint_the_same_in_smaller_forwards(base, unet, tex
         lambda self, unet, noisy, *rest: sizes.append(len(noisy)) or predict(self, unet, noisy, *rest),
     )
     whole = sample(base, unet, texts[:2], (64, 64), [1, 2], steps=3)
-    halves = sample(base, unet, texts[:2], (64, 64), [1, 2], steps=3, one_half_at_a_time=True)
+    halves = sample(base, unet, texts[:2], (64, 64), [1, 2], steps=3, sequential_cfg=True)
     single = sample(base, unet, texts[:2], (64, 64), [1, 2], steps=3, guidance=1)
     assert sizes == [4] * 3 + [2] * 6 + [2] * 3
     close(halves, whole)
@@ -125,7 +125,7 @@ def test_a_zero_snr_base_is_sampled_from_its_last_timestep_and_rescaled(tmp_path
 
 def test_full_rescale_gives_the_spread_of_the_unguided_answer(base, unet, texts):
     from mapo_studio.trainer.sampling.sampler import _stacked
-    from mapo_studio.trainer.sampling.sampler import guided as answered
+    from mapo_studio.trainer.sampling.sampler import classifier_free_guidance as answered
 
     noisy, framing = torch.randn(1, 4, 16, 16), torch.tensor([[64, 64, 0, 0, 64, 64]])
     yes, no = (_stacked([t], CPU) for t in texts[0])

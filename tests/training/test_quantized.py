@@ -13,7 +13,7 @@ from mapo_studio.trainer.lora.file import read_lora
 from mapo_studio.trainer.models.memory_saving import quantize
 from mapo_studio.trainer.models.memory_saving.quantize import for_painting
 from mapo_studio.trainer.runs.run_folder import Run
-from mapo_studio.trainer.sampling.batch_sampler import Manner, Painter, Wish
+from mapo_studio.trainer.sampling.batch_sampler import BatchSampler, ImageRequest, SamplingSettings
 from mapo_studio.trainer.sampling.sampler import generate
 from mapo_studio.trainer.training import prepare_data
 from mapo_studio.trainer.training.loop import train
@@ -92,11 +92,11 @@ def test_pictures_are_painted_as_the_preset_for_the_card_stores(gigabytes, lacki
 
 
 def test_the_painter_paints_with_a_quantized_base_what_generate_does(base):
-    wish = Wish("red", seed=3)
-    manner = Manner((64, 64), steps=2, guidance=3.0)
+    request = ImageRequest("red", seed=3)
+    sampling = SamplingSettings((64, 64), steps=2, guidance=3.0)
     painted = {}
     for how in ("none", "nf4"):
-        [[(_, picture)]] = Painter(base, manner, device=CPU, quantize=how).paint([wish])
+        [[(_, picture)]] = BatchSampler(base, sampling, device=CPU, quantize=how).generate([request])
         [alone] = generate(base, ["red"], size=(64, 64), seeds=[3], steps=2, guidance=3.0, device=CPU, quantize=how)
         assert picture.tobytes() == alone.tobytes()
         painted[how] = picture.tobytes()

@@ -32,20 +32,21 @@ def studio(tmp_path):
     return SimpleNamespace(workspace=store.workspace, store=store)
 
 
-class Sketcher:
-    """Stands in for the Painter: flat colours, which take no time."""
+class FlatColours:
+    """Stands in for the BatchSampler: flat colours, which take no time."""
 
     def __init__(self, *_):
         pass
 
-    def paint(self, wishes, check):
-        yield [(wish, Image.new("RGB", (64, 64), (wish.seed % 256, 200 if wish.lora else 80, 90))) for wish in wishes]
+    def generate(self, requests, check):
+        colours = [(request.seed % 256, 200 if request.lora else 80, 90) for request in requests]
+        yield [(request, Image.new("RGB", (64, 64), of)) for request, of in zip(requests, colours, strict=True)]
 
 
 @pytest.fixture
 def begin(studio, tiny_lora, monkeypatch):
     monkeypatch.setattr(job, "launch", lambda *_: None)
-    monkeypatch.setattr("mapo_studio.trainer.sampling.batch_sampler.Painter", Sketcher)
+    monkeypatch.setattr("mapo_studio.trainer.sampling.batch_sampler.BatchSampler", FlatColours)
     given = {"name": "duel", "base": "tiny", "lora": str(tiny_lora), "prompts": PROMPTS, "steps": 1}
     return lambda **changes: job_kinds.start(studio.workspace, "compare", {**given, "dataset": "cats", **changes})
 

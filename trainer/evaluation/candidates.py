@@ -16,18 +16,18 @@ from ..preferences.datasets import add_candidates, add_prompt, find_dataset, mak
 from ..preferences.images import ImageMetadata, StoredFile, image_record, store_image
 from ..preferences.schema import Candidate, Dataset, ImageRecord, Prompt
 from ..preferences.store import Store, open_store
-from ..sampling.task_settings import PaintingSettings, cleaned, lora_file, whole_path
+from ..sampling.task_settings import GenerateSettings, cleaned, lora_file, whole_path
 from ..text import format_count
 
 if TYPE_CHECKING:
     from PIL import Image
     from sqlalchemy.orm import Session
 
-    from ..sampling.batch_sampler import Wish
-    from ..sampling.image_metadata import Origin
+    from ..sampling.batch_sampler import ImageRequest
+    from ..sampling.image_metadata import Provenance
 
 
-class CandidateSettings(PaintingSettings):
+class CandidateSettings(GenerateSettings):
     """What is painted for which prompts."""
 
     dataset: str = Field(min_length=1)
@@ -62,8 +62,8 @@ def check(workspace: Path, settings: dict[str, Any]) -> dict[str, Any]:
 
 def run(context: JobContext) -> str:
     """Paint what is not there yet. Pictures are in the dataset as soon as they are painted, pairs with them."""
-    from ..sampling.batch_sampler import Painter
-    from ..sampling.image_metadata import Origin, hashed, model_name
+    from ..sampling.batch_sampler import BatchSampler, open_for_sampling
+    from ..sampling.image_metadata import Provenance, hashed, model_name
 
     asked = CandidateSettings.given(context.settings)
     store = open_store(context.workspace)
@@ -71,32 +71,32 @@ def run(context: JobContext) -> str:
         dataset = find_dataset(session, asked.dataset)
         prompts = asked.prompts or _prompts_of(session, dataset)
         known = _painted_before(session, dataset)
-    base, manner = asked.opened(context.workspace)
+    base, sampling = open_for_sampling(asked)
     loras = [Path(asked.lora)] if asked.lora else []
-    origin = Origin(base.identity(), model_name(asked.base), manner, hashed(loras))
-    wishes = [wish for prompt in prompts for wish in _wishes(asked, prompt)]
-    left = [wish for wish in wishes if origin.mark(wish) not in known]
-    done, pairs = len(wishes) - len(left), 0
-    unpainted = Counter(wish.prompt for wish in left)
+    provenance = Provenance(base.identity(), model_name(asked.base), sampling, hashed(loras))
+    requests = [request for prompt in prompts for request in _requests(asked, prompt)]
+    left = [request for request in requests if provenance.fingerprint(request) not in known]
+    done, pairs = len(requests) - len(left), 0
+    unpainted = Counter(request.prompt for request in left)
     unpaired: dict[str, None] = {}  # in order
-    context.report_progress(done, len(wishes), "loading the base")
+    context.report_progress(done, len(requests), "loading the base")
     try:
-        for pictures in Painter(base, manner, loras).paint(left, context.check):
-            unpainted.subtract(wish.prompt for wish, _ in pictures)
-            unpaired |= dict.fromkeys(wish.prompt for wish, _ in pictures)
+        for pictures in BatchSampler(base, sampling, loras).generate(left, context.check):
+            unpainted.subtract(request.prompt for request, _ in pictures)
+            unpaired |= dict.fromkeys(request.prompt for request, _ in pictures)
             complete = [prompt for prompt in unpaired if not unpainted[prompt]]
-            files = kept_files(store, origin, pictures)
+            files = kept_files(store, provenance, pictures)
             with store.writing() as session:
                 dataset = find_dataset(session, asked.dataset)
-                for wish, file, about in files:
+                for request, file, about in files:
                     add_candidates(
-                        session, add_prompt(session, dataset, wish.prompt), [image_record(session, file, about)]
+                        session, add_prompt(session, dataset, request.prompt), [image_record(session, file, about)]
                     )
                 pairs += _pair(session, dataset, complete, asked.at_most)
             for prompt in complete:
                 del unpaired[prompt]
             done += len(pictures)
-            context.report_progress(done, len(wishes), f"painting for {asked.dataset}")
+            context.report_progress(done, len(requests), f"painting for {asked.dataset}")
     finally:
         with store.writing() as session:
             pairs += _pair(session, find_dataset(session, asked.dataset), unpaired, asked.at_most)
@@ -107,23 +107,29 @@ GENERATE = JobKind("generate", check, run)
 
 
 def kept_files(
-    store: Store, origin: Origin, pictures: Iterable[tuple[Wish, Image.Image]]
-) -> list[tuple[Wish, StoredFile, ImageMetadata]]:
-    """Painted pictures in files of the workspace that say how they were painted; for `image_record` when writing."""
+    store: Store, provenance: Provenance, images: Iterable[tuple[ImageRequest, Image.Image]]
+) -> list[tuple[ImageRequest, StoredFile, ImageMetadata]]:
+    """Images in files of the workspace that say how they were generated; for `image_record` when writing."""
     return [
-        (wish, store_image(store, origin.png(wish, picture), f"the picture of {wish.prompt!r}"), origin.about(wish))
-        for wish, picture in pictures
+        (
+            request,
+            store_image(store, provenance.png(request, image), f"the image of {request.prompt!r}"),
+            provenance.metadata(request),
+        )
+        for request, image in images
     ]
 
 
-def _wishes(asked: CandidateSettings, prompt: str) -> list[Wish]:
-    from ..sampling.batch_sampler import Wish, Worn
+def _requests(asked: CandidateSettings, prompt: str) -> list[ImageRequest]:
+    from ..sampling.batch_sampler import ImageRequest, LoraUse
     from ..sampling.image_metadata import seed_of
 
-    worn = Worn(Path(asked.lora), asked.strength) if asked.lora else None
+    lora = LoraUse(Path(asked.lora), asked.strength) if asked.lora else None
     return [
         # With more candidates asked for later, those that are there keep their numbers, seeds and LoRA.
-        Wish(prompt, seed_of(prompt, number, asked.first_seed), None if asked.mixed and number % 2 == 0 else worn)
+        ImageRequest(
+            prompt, seed_of(prompt, number, asked.first_seed), None if asked.mixed and number % 2 == 0 else lora
+        )
         for number in range(asked.candidates)
     ]
 

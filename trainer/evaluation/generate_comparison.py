@@ -17,7 +17,7 @@ from ..preferences.images import image_path, image_record
 from ..preferences.pairs import dataset_named, normalize_prompt, split_hash
 from ..preferences.schema import Dataset, ImageRecord, Prompt
 from ..preferences.store import Store, open_store
-from ..sampling.task_settings import PaintingSettings, cleaned, lora_file, whole_path
+from ..sampling.task_settings import GenerateSettings, cleaned, lora_file, whole_path
 from ..text import format_count
 from .candidates import kept_files
 from .comparison import About
@@ -27,11 +27,11 @@ if TYPE_CHECKING:
     from sqlalchemy.orm import Session
 
     from ..runs.run_folder import Run
-    from ..sampling.batch_sampler import Wish
-    from ..sampling.image_metadata import Origin
+    from ..sampling.batch_sampler import ImageRequest
+    from ..sampling.image_metadata import Provenance
 
 
-class ComparisonSettings(PaintingSettings):
+class ComparisonSettings(GenerateSettings):
     """What is compared with what."""
 
     name: str = Field(min_length=1, max_length=200)
@@ -71,36 +71,36 @@ def check(workspace: Path, settings: dict[str, Any]) -> dict[str, Any]:
 
 def run(context: JobContext) -> str:
     """Paint what is not there yet. A pair can be judged as soon as both its pictures are painted."""
-    from ..sampling.batch_sampler import Painter
-    from ..sampling.image_metadata import Origin, hashed, model_name
+    from ..sampling.batch_sampler import BatchSampler, open_for_sampling
+    from ..sampling.image_metadata import Provenance, hashed, model_name
 
     asked = ComparisonSettings.given(context.settings)
     store = open_store(context.workspace)
-    base, manner = asked.opened(context.workspace)
+    base, sampling = open_for_sampling(asked)
     loras = [Path(file) for file in (asked.lora, asked.against) if file]
-    origin = Origin(base.identity(), model_name(asked.base), manner, hashed(loras))
+    provenance = Provenance(base.identity(), model_name(asked.base), sampling, hashed(loras))
     duels = [duel for prompt in asked.prompts for duel in _duels(asked, prompt)]
-    wishes = [wish for duel in duels for wish in duel]
+    requests = [request for duel in duels for request in duel]
     with store.writing() as session:
-        comparison = _opened_comparison(session, asked, origin, context.job.name)
+        comparison = _opened_comparison(session, asked, provenance, context.job.name)
         # Of other comparisons and of candidates too: the base is painted once for all LoRAs that meet it.
-        there = _painted_before(session, store, {origin.mark(wish) for wish in wishes})
+        there = _painted_before(session, store, {provenance.fingerprint(request) for request in requests})
         for duel in duels:
-            _file(session, comparison, duel, [there.get(origin.mark(wish)) for wish in duel])
-    left = [wish for wish in wishes if origin.mark(wish) not in there]
-    done = len(wishes) - len(left)
-    context.report_progress(done, len(wishes), "loading the base" if left else f"painting {asked.name}")
-    duel_of = {wish: duel for duel in duels for wish in duel}
-    for pictures in Painter(base, manner, loras).paint(left, context.check):
-        files = kept_files(store, origin, pictures)
+            _file(session, comparison, duel, [there.get(provenance.fingerprint(request)) for request in duel])
+    left = [request for request in requests if provenance.fingerprint(request) not in there]
+    done = len(requests) - len(left)
+    context.report_progress(done, len(requests), "loading the base" if left else f"painting {asked.name}")
+    duel_of = {request: duel for duel in duels for request in duel}
+    for pictures in BatchSampler(base, sampling, loras).generate(left, context.check):
+        files = kept_files(store, provenance, pictures)
         with store.writing() as session:
             comparison = find_dataset(session, asked.name)
-            for wish, file, known in files:
-                there[origin.mark(wish)] = image_record(session, file, known)
-            for duel in dict.fromkeys(duel_of[wish] for wish, _ in pictures):
-                _file(session, comparison, duel, [there.get(origin.mark(wish)) for wish in duel])
+            for request, file, known in files:
+                there[provenance.fingerprint(request)] = image_record(session, file, known)
+            for duel in dict.fromkeys(duel_of[request] for request, _ in pictures):
+                _file(session, comparison, duel, [there.get(provenance.fingerprint(request)) for request in duel])
         done += len(pictures)
-        context.report_progress(done, len(wishes), f"painting {asked.name}")
+        context.report_progress(done, len(requests), f"painting {asked.name}")
     return f"{asked.name} is painted: {format_count(len(duels), 'pair')} to judge"
 
 
@@ -134,25 +134,26 @@ def known_prompts(run: Run) -> Known:
     )
 
 
-def _duels(asked: ComparisonSettings, prompt: str) -> list[tuple[Wish, Wish]]:
+def _duels(asked: ComparisonSettings, prompt: str) -> list[tuple[ImageRequest, ImageRequest]]:
     """For each seed what the LoRA is compared with, and the LoRA."""
-    from ..sampling.batch_sampler import Wish, Worn
+    from ..sampling.batch_sampler import ImageRequest, LoraUse
     from ..sampling.image_metadata import seed_of
 
-    other = Worn(Path(asked.against), asked.strength) if asked.against else None
+    other = LoraUse(Path(asked.against), asked.strength) if asked.against else None
     seeds = [seed_of(prompt, number, asked.first_seed) for number in range(asked.seeds)]
-    return [(Wish(prompt, seed, other), Wish(prompt, seed, Worn(Path(asked.lora), asked.strength))) for seed in seeds]
+    lora = LoraUse(Path(asked.lora), asked.strength)
+    return [(ImageRequest(prompt, seed, other), ImageRequest(prompt, seed, lora)) for seed in seeds]
 
 
-def _opened_comparison(session: Session, asked: ComparisonSettings, origin: Origin, task: str) -> Dataset:
+def _opened_comparison(session: Session, asked: ComparisonSettings, provenance: Provenance, task: str) -> Dataset:
     """The task's own comparison, made if it is not there. Raises UserError where another's has its name."""
     told = About(
         run=asked.run,
-        base=origin.model,
+        base=provenance.model,
         lora=Path(asked.lora).name,
-        lora_sha256=origin.hashes[Path(asked.lora)],
+        lora_sha256=provenance.hashes[Path(asked.lora)],
         against=Path(asked.against).name if asked.against else "",
-        against_sha256=origin.hashes[Path(asked.against)] if asked.against else "",
+        against_sha256=provenance.hashes[Path(asked.against)] if asked.against else "",
         strength=asked.strength,
         dataset=asked.dataset,
         task=task,
@@ -160,12 +161,14 @@ def _opened_comparison(session: Session, asked: ComparisonSettings, origin: Orig
     return open_comparison(session, asked.name, told, lambda there: there.task == task)
 
 
-def _file(session: Session, comparison: Dataset, duel: tuple[Wish, Wish], pictures: list[ImageRecord | None]) -> None:
+def _file(
+    session: Session, comparison: Dataset, duel: tuple[ImageRequest, ImageRequest], pictures: list[ImageRecord | None]
+) -> None:
     """Add what is painted of a duel, each picture on its side; a pair once both are there."""
     sides: tuple[Side, Side] = ("base", "lora")
-    for wish, picture, side in zip(duel, pictures, sides, strict=True):
+    for request, picture, side in zip(duel, pictures, sides, strict=True):
         if picture is not None:
-            add_side(session, comparison, wish.prompt, picture, side)
+            add_side(session, comparison, request.prompt, picture, side)
     other, lora = pictures
     if other is not None and lora is not None:
         add_duel(session, comparison, duel[0].prompt, other, lora)

@@ -27,19 +27,19 @@ from ..preferences.io.jsonl import json_lines, named_image, parse_line
 from ..preferences.pairs import normalize_prompt
 from ..preferences.schema import Judgement
 from ..preferences.store import Store, open_store
-from ..sampling.task_settings import PaintingSettings, lora_file, whole_path
+from ..sampling.task_settings import GenerateSettings, lora_file, whole_path
 from ..text import format_count
 from .candidates import kept_files
 
 if TYPE_CHECKING:
-    from ..sampling.batch_sampler import Wish
+    from ..sampling.batch_sampler import ImageRequest
 
 CLIENT = "targets"
 ANNOTATOR = "assumed"
 _LINES = "metadata.jsonl"
 
 
-class TargetSettings(PaintingSettings):
+class TargetSettings(GenerateSettings):
     """Which pictures are wanted, and what paints those that are not."""
 
     folder: str = Field(min_length=1)
@@ -104,43 +104,44 @@ def _of_line(line: str, file: Path, number: int) -> Target:
 
 def run(context: JobContext) -> str:
     """Paint what is not there yet. Pairs are in the dataset as soon as their pictures are painted."""
-    from ..sampling.batch_sampler import Painter
-    from ..sampling.image_metadata import Origin, hashed, model_name
+    from ..sampling.batch_sampler import BatchSampler, open_for_sampling
+    from ..sampling.image_metadata import Provenance, hashed, model_name
 
     asked = TargetSettings.given(context.settings)
     store = open_store(context.workspace)
     targets, without = targets_in(Path(asked.folder))
-    base, manner = asked.opened(context.workspace)
+    base, sampling = open_for_sampling(asked)
     sizes = buckets(base.resolution, base.latent_factor)
     loras = [Path(asked.lora)] if asked.lora else []
-    by_size: dict[tuple[int, int], dict[Wish, tuple[StoredFile, Target]]] = {}
+    by_size: dict[tuple[int, int], dict[ImageRequest, tuple[StoredFile, Target]]] = {}
     for target in targets:
         context.check()
         file = store_image(store, target.path.read_bytes(), target.path.name)
         size = bucket_for(file.width, file.height, sizes)
-        by_size.setdefault(size, {}).update((wish, (file, target)) for wish in _wishes(asked, target.prompt, file))
+        of_target = _requests(asked, target.prompt, file)
+        by_size.setdefault(size, {}).update((request, (file, target)) for request in of_target)
     done, total = 0, sum(map(len, by_size.values()))
     painted = 0
     hashes, identity = hashed(loras), base.identity()
     for size, wanted in by_size.items():
-        how = manner.with_size(size) if not (asked.width or asked.height) else manner
-        origin = Origin(identity, model_name(asked.base), how, hashes)
-        numbers = {wish: _sequence(origin.mark(wish), file) for wish, (file, _) in wanted.items()}
+        how = sampling.with_size(size) if not (asked.width or asked.height) else sampling
+        provenance = Provenance(identity, model_name(asked.base), how, hashes)
+        numbers = {request: _sequence(provenance.fingerprint(request), file) for request, (file, _) in wanted.items()}
         known = _known(store, list(numbers.values()))
-        left = [wish for wish in wanted if numbers[wish] not in known]
+        left = [request for request in wanted if numbers[request] not in known]
         done += len(wanted) - len(left)
         context.report_progress(done, total, "loading the base")
-        for pictures in Painter(base, how, loras).paint(left, context.check):
-            files = kept_files(store, origin, pictures)
+        for pictures in BatchSampler(base, how, loras).generate(left, context.check):
+            files = kept_files(store, provenance, pictures)
             with store.writing() as session:
                 rows = []
-                for wish, reject, about in files:
-                    file, target = wanted[wish]
+                for request, reject, about in files:
+                    file, target = wanted[request]
                     two = (
                         image_record(session, file, ImageMetadata(source=str(target.path))),
                         image_record(session, reject, about),
                     )
-                    rows.append(PairRow(target.prompt, *two, numbers[wish], share_0=1.0, purpose="assumed"))
+                    rows.append(PairRow(target.prompt, *two, numbers[request], share_0=1.0, purpose="assumed"))
                 dataset = into_dataset(session, asked.dataset, make=True)
                 add_rows(session, dataset, rows, CLIENT, f"{CLIENT}: {asked.folder}", ANNOTATOR)
             done, painted = done + len(files), painted + len(files)
@@ -152,21 +153,21 @@ def run(context: JobContext) -> str:
 TARGETS = JobKind("targets", check, run)
 
 
-def _wishes(asked: TargetSettings, prompt: str, file: StoredFile) -> list[Wish]:
-    from ..sampling.batch_sampler import Wish, Worn
+def _requests(asked: TargetSettings, prompt: str, file: StoredFile) -> list[ImageRequest]:
+    from ..sampling.batch_sampler import ImageRequest, LoraUse
     from ..sampling.image_metadata import seed_of
 
-    worn = Worn(Path(asked.lora), asked.strength) if asked.lora else None
+    lora = LoraUse(Path(asked.lora), asked.strength) if asked.lora else None
     # The seed hangs on the target too: of two with one caption, each gets rejected pictures of its own.
     return [
-        Wish(prompt, seed_of(f"{prompt} {file.sha256}", number, asked.first_seed), worn)
+        ImageRequest(prompt, seed_of(f"{prompt} {file.sha256}", number, asked.first_seed), lora)
         for number in range(asked.rejects)
     ]
 
 
-def _sequence(mark: str, file: StoredFile) -> int:
+def _sequence(fingerprint: str, file: StoredFile) -> int:
     """The number that a pair is known by: 63 bits of what was painted and what for."""
-    return int.from_bytes(hashlib.sha256(f"{mark} {file.sha256}".encode()).digest()[:8], "big") >> 1
+    return int.from_bytes(hashlib.sha256(f"{fingerprint} {file.sha256}".encode()).digest()[:8], "big") >> 1
 
 
 def _known(store: Store, numbers: list[int]) -> set[int]:

@@ -12,13 +12,13 @@ from ..atomic_files import atomic_write
 from ..errors import UserError
 from ..jobs.job import Job
 from ..jobs.kind import JobContext, JobKind
-from ..sampling.task_settings import PaintingSettings, cleaned, lora_file, whole_path
+from ..sampling.task_settings import GenerateSettings, cleaned, lora_file, whole_path
 
 if TYPE_CHECKING:
     from PIL import Image
 
 
-class SweepSettings(PaintingSettings):
+class SweepSettings(GenerateSettings):
     """Which LoRA is painted at which strengths."""
 
     lora: str = Field(min_length=1)
@@ -46,28 +46,28 @@ def check(workspace: Path, settings: dict[str, Any]) -> dict[str, Any]:
 def run(context: JobContext) -> str:
     """Paint the sheet; it is written anew after every round, so that it can be watched as it fills."""
     from ..images.contact_sheet import grid
-    from ..sampling.batch_sampler import Painter, Wish, Worn
+    from ..sampling.batch_sampler import BatchSampler, ImageRequest, LoraUse, open_for_sampling
     from ..sampling.image_metadata import seed_of
 
     asked = SweepSettings.given(context.settings)
-    base, manner = asked.opened(context.workspace)
+    base, sampling = open_for_sampling(asked)
     lora = Path(asked.lora)
-    wishes = [
-        Wish(prompt, seed_of(prompt, 0, asked.first_seed), Worn(lora, strength) if strength else None)
+    requests = [
+        ImageRequest(prompt, seed_of(prompt, 0, asked.first_seed), LoraUse(lora, strength) if strength else None)
         for prompt in asked.prompts
         for strength in asked.strengths
     ]
     painted: dict[str, list[Image.Image]] = defaultdict(list)
     done = 0
-    context.report_progress(0, len(wishes), "loading the base")
-    for pictures in Painter(base, manner, [lora]).paint(wishes, context.check):
-        for wish, picture in pictures:
-            painted[wish.prompt].append(picture)
+    context.report_progress(0, len(requests), "loading the base")
+    for pictures in BatchSampler(base, sampling, [lora]).generate(requests, context.check):
+        for request, picture in pictures:
+            painted[request.prompt].append(picture)
         header = ["base" if not strength else f"{strength:g}" for strength in asked.strengths]
         with atomic_write(sheet_of(context.job)) as part:
             grid(list(painted.values()), captions=list(painted), header=header, cell=384).save(part, "PNG")
         done += len(pictures)
-        context.report_progress(done, len(wishes), f"painting {lora.stem} at {len(header)} strengths")
+        context.report_progress(done, len(requests), f"painting {lora.stem} at {len(header)} strengths")
     return f"{lora.stem} is painted at {len(header)} strengths"
 
 

@@ -22,7 +22,7 @@ from ..images.crop import SizeConditioning
 from ..latents import encode
 from ..models.base_model import BaseModel
 from ..models.memory_saving.vae_tiling import in_tiles
-from ..sampling.sampler import decoded, guided, pictures_at_once
+from ..sampling.sampler import classifier_free_guidance, decoded, images_per_batch
 from ..training.batches import ImageBatch, PairBatch, separate_index
 from ..training.learner import Learner
 from ..training.optimizer import LoraOptimizer
@@ -87,17 +87,19 @@ class MemoryEstimator:
         return MemoryEstimate(weights, 2 * lora, on_card, activations, sampling, encoding, host + on_host)
 
     def _sampling(self, unet: nn.Module, training: TrainingConfig, side: int) -> int:
-        """Peak of one guided step of the UNet, for as many images as are sampled at once."""
+        """Peak of one classifier_free_guidance step of the UNet, for as many images as are sampled at once."""
         unet.eval().zero_grad()
         live, cells = MetaMemoryTracker(), side // self.base.latent_factor
         for tensor in (*unet.parameters(), *unet.buffers()):
             live.add(tensor)
-        batch = min(pictures_at_once((side, side)), training.batch_size)
+        batch = min(images_per_batch((side, side)), training.batch_size)
         noisy = torch.zeros(batch, self.base.latent_channels, cells, cells, device=META)
         timestep, framing = torch.zeros((), device=META), torch.zeros(1, 6, device=META)
         text = self._text_batch(batch, META)
         with live, torch.no_grad():
-            guided(self.base, unet, noisy, timestep, text, text, framing, 5.0, 0.0, training.split_pair)
+            classifier_free_guidance(
+                self.base, unet, noisy, timestep, text, text, framing, 5.0, 0.0, training.split_pair
+            )
         return live.peak
 
     def _decoding(self, side: int, tiled: bool) -> int:

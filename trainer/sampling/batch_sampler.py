@@ -1,7 +1,7 @@
-"""How are many pictures painted, with and without LoRAs, while every model is loaded once?
+"""Batched sampling for a list of image requests, with and without LoRAs, while every model is loaded once.
 
-As everywhere, text encoders, UNet and VAE are on the device one after the other. So pictures come in rounds: some are
-painted, then the UNet makes room while they are decoded.
+As everywhere, text encoders, UNet and VAE are on the device one after the other. So images come in rounds: some are
+sampled, then the UNet makes room while they are decoded.
 """
 
 from __future__ import annotations
@@ -23,137 +23,148 @@ from ..lora import adapter
 from ..lora.file import LoraFile
 from ..models.base_model import BaseModel, TextTensors
 from ..models.memory_saving.quantize import Quantize, for_painting
-from .sampler import decode, lora_for, pictures_at_once, sample, set_lora
+from ..models.open import open_base
+from .defaults import steps_and_cfg
+from .sampler import decode, images_per_batch, lora_for, sample, set_lora
+from .task_settings import GenerateSettings
 
-_PROMPTS_AT_ONCE = 256
+_PROMPTS_PER_ROUND = 256
 """SDXL's text for one prompt is 0.6 MB: not every prompt of a large dataset is kept in memory."""
 _ROUND_SECONDS = 20.0
-_ROUND_PICTURES = 32
+_ROUND_IMAGES = 32
 
 
 @dataclass(frozen=True)
-class Worn:
-    """A LoRA file as it is painted with. strength: 1 is as trained."""
+class LoraUse:
+    """A LoRA file and how strongly it is used. strength: 1 is as trained."""
 
     file: Path
     strength: float = 1.0
 
 
 @dataclass(frozen=True)
-class Wish:
-    """One picture that is wanted; lora: None paints the base alone."""
+class ImageRequest:
+    """One image to generate; lora: None for the base alone."""
 
     prompt: str
     seed: int
-    lora: Worn | None = None
+    lora: LoraUse | None = None
 
 
 @dataclass(frozen=True)
-class Manner:
-    """What is the same for all pictures of a painter. size: (width, height) in pixels; see generate.sample."""
+class SamplingSettings:
+    """What all images of a BatchSampler share. size: (width, height) in pixels; the rest: see `sampler.sample`."""
 
     size: tuple[int, int]
     steps: int
     guidance: float
     negative: str = ""
 
-    def with_size(self, size: tuple[int, int]) -> Manner:
-        """The same for pictures of another size."""
+    def with_size(self, size: tuple[int, int]) -> SamplingSettings:
+        """The same for images of another size."""
         return replace(self, size=size)
 
 
-class Painter:
-    """Paints wishes with one base. Nothing is loaded before the first picture."""
+def open_for_sampling(settings: GenerateSettings) -> tuple[BaseModel, SamplingSettings]:
+    """The base of a task's settings, and how to sample with it. Raises UserError where there is no such base."""
+    tokenizers = Path(settings.tokenizers) if settings.tokenizers else None
+    base = open_base(settings.base, tokenizers=tokenizers, prediction=settings.prediction)
+    size = (settings.width or base.resolution, settings.height or base.resolution)
+    return base, SamplingSettings(size, *steps_and_cfg(base, settings.steps, settings.guidance), settings.negative)
+
+
+class BatchSampler:
+    """Generates what is requested with one base. Nothing is loaded before the first image."""
 
     def __init__(
         self,
         base: BaseModel,
-        manner: Manner,
+        settings: SamplingSettings,
         loras: Sequence[Path] = (),
         device: torch.device | None = None,
         dtype: torch.dtype | None = None,
         quantize: Quantize | None = None,
     ):
-        """loras: the files that wishes will name; quantize: how the UNet is stored, by default `for_painting`.
+        """loras: the files that requests will name; quantize: how the UNet is stored, by default `for_painting`.
 
         Raises UserError where a LoRA does not fit the base.
         """
         self._base = base
-        self._manner = manner
+        self._settings = settings
         self._device = device or pick_device()
         self._dtype = dtype or torch_dtype(pick_precision("auto", self._device))
         self._quantize = quantize or for_painting(self._device)
         self._loras = {file: lora_for(base, file) for file in loras}
-        # On a CPU nothing has to make room, and the first pictures are worth seeing soon.
+        # On a CPU nothing has to make room, and the first images are worth seeing soon.
         self._round_seconds = 0.0 if self._device.type == "cpu" else _ROUND_SECONDS
         self._unet: nn.Module | None = None
         self._vae: nn.Module | None = None
         self._attached: LoraFile | None = None
-        self._worn: Worn | None = None
+        self._in_use: LoraUse | None = None
 
-    def paint(
-        self, wishes: Sequence[Wish], check: Callable[[], None] = lambda: None
-    ) -> Iterator[list[tuple[Wish, Image.Image]]]:
-        """The pictures in the order of `wishes`, a round at a time: what was painted in 20 seconds, at least a batch.
+    def generate(
+        self, requests: Sequence[ImageRequest], check: Callable[[], None] = lambda: None
+    ) -> Iterator[list[tuple[ImageRequest, Image.Image]]]:
+        """The images in the order of `requests`, a round at a time: what was sampled in 20 seconds, at least a batch.
 
-        check is called after every step; a Cancelled from it comes out after the pictures that are complete.
+        check is called after every step; a Cancelled from it comes out after the images that are complete.
         """
-        rest = iter(wishes)
-        while part := list(islice(rest, _PROMPTS_AT_ONCE)):
-            yield from self._paint(part, self._texts(part), check)
+        rest = iter(requests)
+        while part := list(islice(rest, _PROMPTS_PER_ROUND)):
+            yield from self._rounds(part, self._texts(part), check)
 
-    def _paint(
-        self, wishes: Sequence[Wish], texts: dict[str, TextTensors], check: Callable[[], None]
-    ) -> Iterator[list[tuple[Wish, Image.Image]]]:
-        at_once = pictures_at_once(self._manner.size)
-        began, waiting = time.monotonic(), list[tuple[Wish, Tensor]]()
-        for start in range(0, len(wishes), at_once):
+    def _rounds(
+        self, requests: Sequence[ImageRequest], texts: dict[str, TextTensors], check: Callable[[], None]
+    ) -> Iterator[list[tuple[ImageRequest, Image.Image]]]:
+        at_once = images_per_batch(self._settings.size)
+        began, waiting = time.monotonic(), list[tuple[ImageRequest, Tensor]]()
+        for start in range(0, len(requests), at_once):
             try:
-                waiting += self._sampled(wishes[start : start + at_once], texts, check)
+                waiting += self._sampled(requests[start : start + at_once], texts, check)
             except Cancelled:
                 if waiting:
                     yield self._decoded(waiting)
                 raise
-            if time.monotonic() - began >= self._round_seconds or len(waiting) >= _ROUND_PICTURES:
+            if time.monotonic() - began >= self._round_seconds or len(waiting) >= _ROUND_IMAGES:
                 yield self._decoded(waiting)
                 began, waiting = time.monotonic(), []
         if waiting:
             yield self._decoded(waiting)
 
     def _sampled(
-        self, wishes: Sequence[Wish], texts: dict[str, TextTensors], check: Callable[[], None]
-    ) -> list[tuple[Wish, Tensor]]:
+        self, requests: Sequence[ImageRequest], texts: dict[str, TextTensors], check: Callable[[], None]
+    ) -> list[tuple[ImageRequest, Tensor]]:
         unet = self._loaded_unet()
-        painted: dict[int, Tensor] = {}
+        sampled: dict[int, Tensor] = {}
         # Those of one LoRA together: putting on another costs time, and a batch can wear only one.
-        places = sorted(range(len(wishes)), key=lambda place: repr(wishes[place].lora))
-        for worn, group in groupby(places, key=lambda place: wishes[place].lora):
+        indices = sorted(range(len(requests)), key=lambda index: repr(requests[index].lora))
+        for use, group in groupby(indices, key=lambda index: requests[index].lora):
             those = list(group)
-            with self._wearing(unet, worn):
+            with self._using(unet, use):
                 latents = sample(
                     self._base,
                     unet,
-                    [(texts[wishes[place].prompt], texts[self._manner.negative]) for place in those],
-                    self._manner.size,
-                    [wishes[place].seed for place in those],
-                    steps=self._manner.steps,
-                    guidance=self._manner.guidance,
+                    [(texts[requests[index].prompt], texts[self._settings.negative]) for index in those],
+                    self._settings.size,
+                    [requests[index].seed for index in those],
+                    steps=self._settings.steps,
+                    guidance=self._settings.guidance,
                     progress=lambda *_: check(),
                 )
-            painted.update(zip(those, latents, strict=True))
-        return [(wish, painted[place]) for place, wish in enumerate(wishes)]
+            sampled.update(zip(those, latents, strict=True))
+        return [(request, sampled[index]) for index, request in enumerate(requests)]
 
-    def _decoded(self, painted: Sequence[tuple[Wish, Tensor]]) -> list[tuple[Wish, Image.Image]]:
+    def _decoded(self, sampled: Sequence[tuple[ImageRequest, Tensor]]) -> list[tuple[ImageRequest, Image.Image]]:
         with offloaded(self._loaded_unet(), self._device):
             if self._vae is None:
                 self._vae = self._base.load_vae(self._device)
             self._vae.to(self._device)
-            pictures = decode(self._vae, torch.stack([latents for _, latents in painted]))
+            images = decode(self._vae, torch.stack([latents for _, latents in sampled]))
             self._vae.to("cpu")
-        return [(wish, picture) for (wish, _), picture in zip(painted, pictures, strict=True)]
+        return [(request, image) for (request, _), image in zip(sampled, images, strict=True)]
 
-    def _texts(self, wishes: Sequence[Wish]) -> dict[str, TextTensors]:
-        prompts = list(dict.fromkeys([*(wish.prompt for wish in wishes), self._manner.negative]))
+    def _texts(self, requests: Sequence[ImageRequest]) -> dict[str, TextTensors]:
+        prompts = list(dict.fromkeys([*(request.prompt for request in requests), self._settings.negative]))
         with offloaded(self._unet, self._device) if self._unet is not None else nullcontext():
             encoder = self._base.load_text(self._device, self._dtype)
             texts = dict(zip(prompts, encoder(prompts), strict=True))
@@ -166,14 +177,14 @@ class Painter:
             self._unet = self._base.load_unet(self._device, self._dtype, self._quantize)
         return self._unet
 
-    def _wearing(self, unet: nn.Module, worn: Worn | None):
-        if worn is None:
+    def _using(self, unet: nn.Module, use: LoraUse | None):
+        if use is None:
             return adapter.disabled(unet)
-        if worn != self._worn:
-            lora = self._loras[worn.file]
+        if use != self._in_use:
+            lora = self._loras[use.file]
             if self._attached is None or self._attached.settings != lora.settings:
                 adapter.detach(unet)
                 adapter.attach(unet, lora.settings, 0, self._base.lora_targets)
-            set_lora(unet, lora, worn.strength)
-            self._attached, self._worn = lora, worn
+            set_lora(unet, lora, use.strength)
+            self._attached, self._in_use = lora, use
         return nullcontext()

@@ -1,4 +1,4 @@
-"""What is kept of how a picture was painted: in its file, as other tools read it, and in the workspace?"""
+"""Metadata of a generated image: in its file as infotext, which other tools read, and in the workspace."""
 
 from __future__ import annotations
 
@@ -12,61 +12,71 @@ from PIL.PngImagePlugin import PngInfo
 
 from ..models.content_hash import sha256_of
 from ..preferences.images import ImageMetadata
-from .batch_sampler import Manner, Wish
+from .batch_sampler import ImageRequest, SamplingSettings
 
 SAMPLER = "Euler"
-_MARK = "painted:"
+_PREFIX = "painted:"
+"""Of fingerprints in the workspaces that there are."""
 
 
 @dataclass(frozen=True)
-class Origin:
-    """What all pictures of one painter have in common.
+class Provenance:
+    """What all images of one BatchSampler have in common.
 
     base: the identity of its weights; model: how a person calls it. hashes: SHA-256 of the LoRA files.
     """
 
     base: str
     model: str
-    manner: Manner
+    settings: SamplingSettings
     hashes: dict[Path, str]
 
-    def mark(self, wish: Wish) -> str:
-        """The same for the same picture, painted whenever: kept as its source, so that none is painted twice."""
-        manner = self.manner
-        lora = (self.hashes[wish.lora.file], f"{wish.lora.strength:g}") if wish.lora else ()
-        width, height = manner.size
-        told = (wish.prompt, wish.seed, self.base, *lora, width, height, manner.steps, manner.guidance, manner.negative)
-        return _MARK + hashlib.sha256("\0".join(map(str, told)).encode()).hexdigest()[:32]
+    def fingerprint(self, request: ImageRequest) -> str:
+        """The same for the same image, generated whenever: kept as its source, so that none is generated twice."""
+        settings, lora = self.settings, request.lora
+        facts = (
+            request.prompt,
+            request.seed,
+            self.base,
+            *((self.hashes[lora.file], f"{lora.strength:g}") if lora else ()),
+            *settings.size,
+            settings.steps,
+            settings.guidance,
+            settings.negative,
+        )
+        return _PREFIX + hashlib.sha256("\0".join(map(str, facts)).encode()).hexdigest()[:32]
 
-    def about(self, wish: Wish) -> ImageMetadata:
-        """What the workspace keeps of the picture."""
-        lora = f"{wish.lora.file.stem} ({wish.lora.strength:g})" if wish.lora else None
-        return ImageMetadata(seed=str(wish.seed), sampler=SAMPLER, model=self.model, lora=lora, source=self.mark(wish))
+    def metadata(self, request: ImageRequest) -> ImageMetadata:
+        """What the workspace keeps of the image."""
+        lora = f"{request.lora.file.stem} ({request.lora.strength:g})" if request.lora else None
+        source = self.fingerprint(request)
+        return ImageMetadata(seed=str(request.seed), sampler=SAMPLER, model=self.model, lora=lora, source=source)
 
-    def png(self, wish: Wish, picture: Image.Image) -> bytes:
-        """The picture's file. Its text is A1111's, which every host and gallery reads."""
+    def png(self, request: ImageRequest, image: Image.Image) -> bytes:
+        """The image's file, with its infotext."""
         text = PngInfo()
-        text.add_text("parameters", self.parameters(wish))
+        text.add_text("parameters", self.infotext(request))
         file = io.BytesIO()
-        picture.save(file, "PNG", pnginfo=text)
+        image.save(file, "PNG", pnginfo=text)
         return file.getvalue()
 
-    def parameters(self, wish: Wish) -> str:
-        manner, lora = self.manner, wish.lora
-        width, height = manner.size
+    def infotext(self, request: ImageRequest) -> str:
+        """A1111's text of an image, which every host and gallery reads."""
+        settings, lora = self.settings, request.lora
+        width, height = settings.size
         facts = [
-            f"Steps: {manner.steps}",
+            f"Steps: {settings.steps}",
             f"Sampler: {SAMPLER}",
-            f"CFG scale: {manner.guidance:g}",
-            f"Seed: {wish.seed}",
+            f"CFG scale: {settings.guidance:g}",
+            f"Seed: {request.seed}",
             f"Size: {width}x{height}",
             f"Model: {self.model}",
         ]
         if lora:
             facts.append(f'Lora hashes: "{lora.file.stem}: {self.hashes[lora.file][:12]}"')
         lines = [
-            wish.prompt + (f" <lora:{lora.file.stem}:{lora.strength:g}>" if lora else ""),
-            *([f"Negative prompt: {manner.negative}"] if manner.negative else []),
+            request.prompt + (f" <lora:{lora.file.stem}:{lora.strength:g}>" if lora else ""),
+            *([f"Negative prompt: {settings.negative}"] if settings.negative else []),
             ", ".join([*facts, "Version: MaPO Studio"]),
         ]
         return "\n".join(lines)
@@ -78,7 +88,7 @@ def hashed(files: list[Path]) -> dict[Path, str]:
 
 
 def seed_of(prompt: str, number: int, first_seed: int = 0) -> int:
-    """The seed of a prompt's picture `number`: hangs on nothing but these, so that a list of prompts may grow.
+    """The seed of a prompt's image `number`: hangs on nothing but these, so that a list of prompts may grow.
 
     In [0, 2**32), which every host takes; different for all numbers of a prompt, and, as a rule, between prompts.
     """

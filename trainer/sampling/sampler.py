@@ -1,4 +1,4 @@
-"""How does a base paint pictures, with or without a LoRA?"""
+"""Sampling with classifier-free guidance (CFG), and decoding: a base generates images, with or without a LoRA."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ __all__ = ["decode", "generate", "grid", "sample"]
 log = logging.getLogger(__name__)
 
 Progress = Callable[[int, int], None]
-"""Told of steps done and of all steps, over all pictures. What it raises ends the painting."""
+"""Called with the steps done and all steps, over all images. What it raises ends the generating."""
 
-_PIXELS_AT_ONCE = 1024 * 1024
-_PICTURES_AT_ONCE = 16
+_PIXELS_PER_BATCH = 1024 * 1024
+_MAX_IMAGES_PER_BATCH = 16
 
 
 def generate(
@@ -48,10 +48,10 @@ def generate(
     dtype: torch.dtype | None = None,
     quantize: Quantize | None = None,
     batch_size: int | None = None,
-    one_half_at_a_time: bool = False,
+    sequential_cfg: bool = False,
     progress: Progress | None = None,
 ) -> list[Image.Image]:
-    """A picture for each prompt; text encoders, UNet and VAE are on the device one after the other, never together.
+    """An image for each prompt; text encoders, UNet and VAE are on the device one after the other, never together.
 
     lora: a LoRA file as `read_lora` reads it, at `strength`. size: (width, height) in pixels, by default the base's
     square. seeds: one for each prompt, by default 0, 1, 2 ... quantize: how the UNet is stored, by default
@@ -62,27 +62,27 @@ def generate(
     device = device or pick_device()
     dtype = dtype or torch_dtype(pick_precision("auto", device))
     seeds = range(len(prompts)) if seeds is None else seeds
-    found = lora_for(base, lora) if lora else None
+    lora_file = lora_for(base, lora) if lora else None
 
     encoder = base.load_text(device, dtype)
-    *texts, against = encoder([*prompts, negative])
+    *texts, uncond = encoder([*prompts, negative])
     del encoder
     release_memory(device)
 
     unet = base.load_unet(device, dtype, quantize or for_painting(device))
-    if found:
-        attach(unet, found.settings, 0, base.lora_targets)
-        set_lora(unet, found, strength)
+    if lora_file:
+        attach(unet, lora_file.settings, 0, base.lora_targets)
+        set_lora(unet, lora_file, strength)
     latents = sample(
         base,
         unet,
-        [(text, against) for text in texts],
+        [(text, uncond) for text in texts],
         size or (base.resolution, base.resolution),
         seeds,
         steps=steps,
         guidance=guidance,
         batch_size=batch_size,
-        one_half_at_a_time=one_half_at_a_time,
+        sequential_cfg=sequential_cfg,
         progress=progress,
     )
     del unet
@@ -91,15 +91,15 @@ def generate(
 
 
 def lora_for(base: BaseModel, file: Path) -> LoraFile:
-    """The LoRA in `file`, to paint with. Raises UserError where it was made for another family than `base`."""
-    found = read_lora(file)
-    if found.family != base.family:
-        raise UserError(f"{file} was made for the {found.family} family, and {base.path} is of {base.family}.")
-    return found
+    """The LoRA in `file`, to generate with. Raises UserError where it was made for another family than `base`."""
+    lora = read_lora(file)
+    if lora.family != base.family:
+        raise UserError(f"{file} was made for the {lora.family} family, and {base.path} is of {base.family}.")
+    return lora
 
 
 def set_lora(unet: nn.Module, lora: LoraFile, strength: float) -> None:
-    """Let `unet`, to which a LoRA of the same settings is attached, paint with `lora` at `strength` (1: as trained)."""
+    """Let `unet`, to which a LoRA of the same settings is attached, use `lora` at `strength` (1: as trained)."""
     load_state(unet, {k: v * strength if k.endswith(".lora_B.weight") else v for k, v in lora.state.items()})
     unet.requires_grad_(False).eval()
 
@@ -116,20 +116,20 @@ def sample(
     guidance: float | None = None,
     rescale: float | None = None,
     batch_size: int | None = None,
-    one_half_at_a_time: bool = False,
+    sequential_cfg: bool = False,
     progress: Progress | None = None,
 ) -> Tensor:
-    """Latents (pictures, channels, h, w), float32 on the CPU, painted by the UNet as it is, adapters and mode included.
+    """Latents (images, channels, h, w), float32 on the CPU, made by the UNet as it is, adapters and mode included.
 
-    text: for each picture what to paint and what to keep away from (the empty prompt, usually). size: (width, height)
-    in pixels. seeds: one for each picture; its noise is drawn on the CPU, so a picture depends neither on the device's
-    generator nor on which others are painted along with it.
+    text: for each image (cond, uncond): its prompt's, and what to keep away from (the empty prompt's, usually). size:
+    (width, height) in pixels. seeds: one for each image; its noise is drawn on the CPU, so an image depends neither on
+    the device's generator nor on which others are generated along with it.
 
     steps, guidance: by default the base's own, see `steps_and_cfg`. guidance: classifier-free guidance scale; at 1 the
-    second text is not used, and a step costs half. rescale: how far the guided answer is brought back to the spread of
-    the unguided one (Lin et al. 2023, 3.4), by default 0.7 for a zero-terminal-SNR base, which guidance would
-    over-expose, and 0 for others. batch_size: pictures at once, by default as many as make a megapixel.
-    one_half_at_a_time: two forwards for guidance instead of one of twice the size; slower and in less memory.
+    uncond is not used, and a step costs half. rescale: how far the guided answer is brought back to the spread of the
+    unguided one (Lin et al. 2023, 3.4), by default 0.7 for a zero-terminal-SNR base, which guidance would over-expose,
+    and 0 for others. batch_size: by default as many images as make a megapixel. sequential_cfg: two forwards for
+    guidance instead of one of twice the size; slower and in less memory.
 
     Raises UserError if a side is no multiple of the base's latent factor.
     """
@@ -143,45 +143,46 @@ def sample(
     steps, guidance = steps_and_cfg(base, steps, guidance)
     if rescale is None:
         rescale = 0.7 if base.scheduler_config.get("rescale_betas_zero_snr") else 0.0
-    at_once = batch_size or pictures_at_once(size)
+    batch_size = batch_size or images_per_batch(size)
     device = next(unet.parameters()).device
     cells = (unet.config.in_channels, height // base.latent_factor, width // base.latent_factor)
-    framing = torch.tensor([SizeConditioning(height, width, 0, 0, height, width).as_list()], device=device)
+    size_conditioning = torch.tensor([SizeConditioning(height, width, 0, 0, height, width).as_list()], device=device)
 
-    painted = []
-    for start in range(0, len(text), at_once):
-        part = slice(start, start + at_once)
+    batches = []
+    for start in range(0, len(text), batch_size):
+        part = slice(start, start + batch_size)
         noise = torch.stack([_noise(seed, cells) for seed in seeds[part]]).to(device)
-        wanted, against = (_stacked(texts, device) for texts in zip(*text[part], strict=True))
+        cond, uncond = (_stacked(texts, device) for texts in zip(*text[part], strict=True))
         sampler = _sampler(base, steps, device)
         latents = noise * sampler.init_noise_sigma
-        # A generator for each, so that what is painted beside a picture does not matter to it.
+        # A generator for each, so that an image does not depend on its neighbours.
         renoising = {"generator": [_generator(seed + 1) for seed in seeds[part]]} if _renoised(base) else {}
         for number, timestep in enumerate(sampler.timesteps):
             noisy = sampler.scale_model_input(latents, timestep)
-            answer = guided(
-                base, unet, noisy, timestep, wanted, against, framing, guidance, rescale, one_half_at_a_time
+            prediction = classifier_free_guidance(
+                base, unet, noisy, timestep, cond, uncond, size_conditioning, guidance, rescale, sequential_cfg
             )
-            latents = sampler.step(answer, timestep, latents, **renoising).prev_sample
+            latents = sampler.step(prediction, timestep, latents, **renoising).prev_sample
             if progress:
-                batches = -(-len(text) // at_once)
-                progress(start // at_once * len(sampler.timesteps) + number + 1, batches * len(sampler.timesteps))
-        painted.append(latents.float().cpu())
-    return torch.cat(painted)
+                number_of_batches, per_batch = -(-len(text) // batch_size), len(sampler.timesteps)
+                progress(start // batch_size * per_batch + number + 1, number_of_batches * per_batch)
+        batches.append(latents.float().cpu())
+    return torch.cat(batches)
 
 
-def pictures_at_once(size: tuple[int, int]) -> int:
-    """How many pictures of `size`, (width, height) in pixels, are painted in one batch: as many as make a megapixel."""
-    return min(_PICTURES_AT_ONCE, max(1, _PIXELS_AT_ONCE // (size[0] * size[1])))
+def images_per_batch(size: tuple[int, int]) -> int:
+    """How many images of `size`, (width, height) in pixels, are generated in one batch: as many as make a megapixel."""
+    return min(_MAX_IMAGES_PER_BATCH, max(1, _PIXELS_PER_BATCH // (size[0] * size[1])))
 
 
 @torch.no_grad()
 def decode(vae: nn.Module, latents: Tensor) -> list[Image.Image]:
-    """The pictures of latents (pictures, channels, h, w), one at a time; in tiles where the card's memory is short."""
-    return [_picture(decoded(vae, one[None])) for one in latents]
+    """The images of latents (images, channels, h, w), one at a time; in tiles where the card's memory is short."""
+    return [_to_image(decoded(vae, one[None])) for one in latents]
 
 
 def decoded(vae: nn.Module, latents: Tensor) -> Tensor:
+    """The image of latents (1, channels, h, w), as (3, height, width) in about [-1, 1], float32 on the CPU."""
     config = vae.config
     plain = latents.float() / config.scaling_factor + (getattr(config, "shift_factor", None) or 0.0)
     plain = plain.to(vae.device, vae.dtype)
@@ -194,7 +195,7 @@ def decoded(vae: nn.Module, latents: Tensor) -> Tensor:
         return vae.decode(plain).sample[0].float().cpu()
 
 
-def _picture(values: Tensor) -> Image.Image:
+def _to_image(values: Tensor) -> Image.Image:
     """values: (3, height, width) in [-1, 1]."""
     if not values.isfinite().all():
         log.warning("A picture holds values that are not numbers (the LoRA may have diverged); they are shown black.")
@@ -222,40 +223,40 @@ def _sampler(base: BaseModel, steps: int, device: torch.device):
     return sampler
 
 
-def guided(
+def classifier_free_guidance(
     base: BaseModel,
     unet: nn.Module,
     noisy: Tensor,
     timestep: Tensor,
-    wanted: TextTensors,
-    against: TextTensors,
-    framing: Tensor,
+    cond: TextTensors,
+    uncond: TextTensors,
+    size_conditioning: Tensor,
     guidance: float,
     rescale: float,
-    one_half_at_a_time: bool,
+    sequential_cfg: bool,
 ) -> Tensor:
-    """The UNet's answer to `noisy`, (pictures, channels, h, w), led towards `wanted` and away from `against`.
+    """The UNet's prediction for `noisy`, (images, channels, h, w): uncond + guidance * (cond - uncond), rescaled.
 
-    timestep: (); framing: (1, 6); guidance, rescale and one_half_at_a_time: see `sample`.
+    Ho and Salimans, arXiv 2207.12598. timestep: (); size_conditioning: (1, 6); guidance, rescale and sequential_cfg:
+    see `sample`.
     """
-    n = len(noisy)
 
-    def ask(samples: Tensor, text: TextTensors) -> Tensor:
-        times = len(samples)
-        return base.predict(unet, samples, timestep.expand(times), text, framing.expand(times, -1))
+    def predict(samples: Tensor, text: TextTensors) -> Tensor:
+        n = len(samples)
+        return base.predict(unet, samples, timestep.expand(n), text, size_conditioning.expand(n, -1))
 
     if guidance == 1:
-        return ask(noisy, wanted)
-    if one_half_at_a_time:
-        yes, no = ask(noisy, wanted), ask(noisy, against)
+        return predict(noisy, cond)
+    if sequential_cfg:
+        with_prompt, without = predict(noisy, cond), predict(noisy, uncond)
     else:
-        both = {name: torch.cat([tensor, against[name]]) for name, tensor in wanted.items()}
-        yes, no = ask(torch.cat([noisy, noisy]), both).split(n)
-    answer = no + guidance * (yes - no)
+        both = {name: torch.cat([tensor, uncond[name]]) for name, tensor in cond.items()}
+        with_prompt, without = predict(torch.cat([noisy, noisy]), both).split(len(noisy))
+    guided = without + guidance * (with_prompt - without)
     if rescale:
-        spread = yes.std(dim=(1, 2, 3), keepdim=True) / answer.std(dim=(1, 2, 3), keepdim=True)
-        answer = answer * (rescale * spread + (1 - rescale))
-    return answer
+        spread = with_prompt.std(dim=(1, 2, 3), keepdim=True) / guided.std(dim=(1, 2, 3), keepdim=True)
+        guided = guided * (rescale * spread + (1 - rescale))
+    return guided
 
 
 def _renoised(base: BaseModel) -> bool:

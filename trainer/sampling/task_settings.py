@@ -1,20 +1,16 @@
-"""How are a task's settings checked, and what is every task told that paints?"""
+"""Settings of a task, checked; and those that every task has that generates images."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ..config.validation import validation_sentence
 from ..errors import UserError
 from ..preferences.pairs import normalize_prompt
-
-if TYPE_CHECKING:
-    from ..models.base_model import BaseModel
-    from .batch_sampler import Manner
 
 _Settings = TypeVar("_Settings", bound="TaskSettings")
 
@@ -37,8 +33,8 @@ class TaskSettings(BaseModel):
         return self.model_dump(mode="json")
 
 
-class PaintingSettings(TaskSettings):
-    """What is painted with, and how."""
+class GenerateSettings(TaskSettings):
+    """What to generate images with, and how."""
 
     base: str = Field(min_length=1)
     """A diffusers folder, a hub id, a .safetensors checkpoint, or "tiny" for the embedded one."""
@@ -50,24 +46,13 @@ class PaintingSettings(TaskSettings):
     height: int | None = Field(None, ge=16, le=4096)
     """In pixels; by default the square that the base was trained for."""
     steps: int | None = Field(None, ge=1, le=1000)
-    """Denoising steps of a picture; by default the base's own: 28, or as many as a distilled base paints in."""
+    """Denoising steps of an image; by default the base's own: 28, or as many as a distilled base generates in."""
     guidance: float | None = Field(None, ge=1, le=100)
     """Classifier-free guidance; by default the base's own: 5, or 1 (none) for a distilled base."""
     negative: str = ""
     """What to keep away from."""
     first_seed: int = Field(0, ge=0, lt=2**32)
-    """Another one paints other pictures for the same prompts."""
-
-    def opened(self, workspace: Path) -> tuple[BaseModel, Manner]:
-        """The base, and the manner to paint in. Raises UserError where there is no such base."""
-        from ..models.open import open_base
-        from .batch_sampler import Manner
-        from .defaults import steps_and_cfg
-
-        tokenizers = Path(self.tokenizers) if self.tokenizers else None
-        base = open_base(self.base, tokenizers=tokenizers, prediction=self.prediction)
-        size = (self.width or base.resolution, self.height or base.resolution)
-        return base, Manner(size, *steps_and_cfg(base, self.steps, self.guidance), self.negative)
+    """Another one gives other images for the same prompts."""
 
 
 def cleaned(prompts: Iterable[str]) -> tuple[str, ...]:

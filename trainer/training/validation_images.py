@@ -18,7 +18,7 @@ from ..lora import adapter
 from ..models.memory_saving.vae_tiling import in_tiles
 from ..runs.run_folder import Run
 from ..sampling.defaults import steps_and_cfg
-from ..sampling.sampler import decode, pictures_at_once, sample
+from ..sampling.sampler import decode, images_per_batch, sample
 from .checkpoint import TrainState
 from .prepare_data import Material
 
@@ -94,8 +94,8 @@ class ValidationImages:
             [self._seed + i for i in range(len(texts))],
             steps=steps,
             guidance=guidance,
-            batch_size=min(pictures_at_once(size), self._training.pairs_at_once or self._training.batch_size),
-            one_half_at_a_time=self._training.split_pair,
+            batch_size=min(images_per_batch(size), self._training.pairs_at_once or self._training.batch_size),
+            sequential_cfg=self._training.split_pair,
         )
         with offloaded(unet, self._device):
             vae = data.base.load_vae(self._device)

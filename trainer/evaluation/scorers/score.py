@@ -94,32 +94,32 @@ def _painted(
     run: Run, prompts: Sequence[str], seeds: int, tell: Tell, check: Callable[[], None]
 ) -> list[tuple[str, Path, Path]]:
     from ...models.open import open_base
-    from ...sampling.batch_sampler import Manner, Painter, Wish, Worn
+    from ...sampling.batch_sampler import BatchSampler, ImageRequest, LoraUse, SamplingSettings
     from ...sampling.defaults import steps_and_cfg
-    from ...sampling.image_metadata import Origin, hashed, model_name, seed_of
+    from ...sampling.image_metadata import Provenance, hashed, model_name, seed_of
 
-    config, worn = run.config(), Worn(run.lora_file)
+    config, lora = run.config(), LoraUse(run.lora_file)
     tokenizers = Path(config.tokenizers) if config.tokenizers else None
     base = open_base(config.base, tokenizers=tokenizers, prediction=config.prediction)
     side = config.data.resolution or base.resolution
-    manner = Manner((side, side), *steps_and_cfg(base, config.watch.sample_steps, config.watch.guidance))
-    origin = Origin(base.identity(), model_name(config.base), manner, hashed([run.lora_file]))
+    sampling = SamplingSettings((side, side), *steps_and_cfg(base, config.watch.sample_steps, config.watch.guidance))
+    provenance = Provenance(base.identity(), model_name(config.base), sampling, hashed([run.lora_file]))
 
-    def file(wish: Wish) -> Path:
-        return run.folder / "scored" / f"{origin.mark(wish).rpartition(':')[2]}.png"
+    def file(request: ImageRequest) -> Path:
+        return run.folder / "scored" / f"{provenance.fingerprint(request).rpartition(':')[2]}.png"
 
     duels = [
-        (Wish(prompt, seed), Wish(prompt, seed, worn))
+        (ImageRequest(prompt, seed), ImageRequest(prompt, seed, lora))
         for prompt in prompts
         for seed in (seed_of(prompt, number) for number in range(seeds))
     ]
-    every = [wish for duel in duels for wish in duel]
-    left = [wish for wish in every if not file(wish).is_file()]
+    every = [request for duel in duels for request in duel]
+    left = [request for request in every if not file(request).is_file()]
     done = len(every) - len(left)
     tell(done, len(every), f"painting {run.name}")
-    for pictures in Painter(base, manner, [run.lora_file]).paint(left, check):
-        for wish, picture in pictures:
-            with atomic_write(file(wish)) as part:
+    for pictures in BatchSampler(base, sampling, [run.lora_file]).generate(left, check):
+        for request, picture in pictures:
+            with atomic_write(file(request)) as part:
                 picture.save(part, "PNG")
         done += len(pictures)
         tell(done, len(every), f"painting {run.name}")
