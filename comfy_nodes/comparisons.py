@@ -1,4 +1,4 @@
-"""How do two batches of pictures become a blind comparison, and what do the answers to it say so far?"""
+"""Comparisons: two batches of images become pairs to judge blind, and the win rate of the answers so far."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from ..trainer.evaluation.comparison import About, Standing
 
 _SOURCE = "ComfyUI"
-_STRENGTH = 1.0  # ComfyUI's loaders say theirs; what says none applies the file as it is
+_STRENGTH = 1.0  # ComfyUI's loaders say theirs; one without applies the file as it is
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Compared:
 def compare(base: torch.Tensor, lora: torch.Tensor, of_base: Graph, of_lora: Graph, name: str, prompt: str) -> Compared:
     """Keep the pairs base[i], lora[i] in a comparison; what it has already is not kept twice.
 
-    base, lora: (pictures, height, width, 3). of_base, of_lora: the graphs that painted them. name: of the comparison,
+    base, lora: (images, height, width, 3). of_base, of_lora: the graphs that generated them. name: of the comparison,
     empty for one named by its LoRA. prompt: what they show; empty: as `of_base` says.
     """
     from ..trainer.errors import UserError
@@ -53,7 +53,7 @@ def compare(base: torch.Tensor, lora: torch.Tensor, of_base: Graph, of_lora: Gra
     _, lora_known = images.image_metadata(of_lora, _SOURCE)
     if not (prompt.strip() or text):
         raise UserError("no prompt is found in the graph of base: write into the node what the pictures show")
-    told = _about(of_base, of_lora, base_known.model or "", name)
+    info = _comparison_info(of_base, of_lora, base_known.model or "", name)
     different = [number for number in range(len(base)) if not _same(base[number], lora[number])]
     if not different:
         raise UserError("every picture of base is the same as that of lora: is the LoRA loaded, with a strength?")
@@ -63,7 +63,7 @@ def compare(base: torch.Tensor, lora: torch.Tensor, of_base: Graph, of_lora: Gra
         for batch, graph in ((base, of_base), (lora, of_lora))
     ]
     with store.writing() as session:
-        comparison = go_on(session, name, told)
+        comparison = go_on(session, name, info)
         rows = image_records(
             session, [*((one, base_known) for one in files[0]), *((one, lora_known) for one in files[1])]
         )
@@ -85,19 +85,19 @@ def report(name: str) -> dict[str, Any]:
 
     with settings.store().reading() as session:
         comparison = find_dataset(session, name)
-        told, now = about(comparison), standing(session, comparison)
+        info, now = about(comparison), standing(session, comparison)
         rate = now.rate
         few = rate.answers < FEW
         return {
             "name": comparison.name,
-            "lora": Path(told.lora).stem,
-            "other": told.other,
+            "lora": Path(info.lora).stem,
+            "other": info.other,
             "pairs": now.pairs,
             "judged": now.judged,
             "answers": rate.answers,
             "few": few,
             **({} if few else {"share": rate.share, "low": rate.low, "high": rate.high, "verdict": rate.verdict}),
-            "sentence": rate.sentence(told.other),
+            "sentence": rate.sentence(info.other),
             "duels": [
                 {"prompt": duel.prompt, "base": duel.other.sha256, "lora": duel.lora.sha256}
                 for duel in duels(session, comparison)
@@ -106,7 +106,7 @@ def report(name: str) -> dict[str, Any]:
 
 
 def newest_answer() -> int:
-    """Another number whenever something was said about a comparison."""
+    """Another number whenever a comparison was answered."""
     from ..trainer.evaluation import comparison
 
     if not settings.workspace().is_dir():  # nothing was kept yet: reading must not make a workspace
@@ -115,14 +115,14 @@ def newest_answer() -> int:
         return comparison.newest_answer(session)
 
 
-def _about(of_base: Graph, of_lora: Graph, model: str, name: str) -> About:
+def _comparison_info(of_base: Graph, of_lora: Graph, model: str, name: str) -> About:
     """What is compared: the LoRAs that only one of the graphs has."""
     from ..trainer.errors import UserError
     from ..trainer.evaluation.comparison import About
 
-    there, here = _loras(of_base), _loras(of_lora)
-    mine = {file: strength for file, strength in here.items() if there.get(file) != strength}
-    theirs = [file for file, strength in there.items() if here.get(file) != strength and file not in mine]
+    base_loras, lora_loras = _loras(of_base), _loras(of_lora)
+    mine = {file: strength for file, strength in lora_loras.items() if base_loras.get(file) != strength}
+    theirs = [file for file, strength in base_loras.items() if lora_loras.get(file) != strength and file not in mine]
     if not mine and not name.strip():
         raise UserError("no LoRA is found in the graph of lora that base has not: write a name for the comparison")
     lora = next(reversed(mine), name.strip())
@@ -144,13 +144,13 @@ def _about(of_base: Graph, of_lora: Graph, model: str, name: str) -> About:
 def _loras(graph: Graph) -> dict[str, float]:
     from ..trainer.preferences.io.comfy_workflow import loras
 
-    found = loras(json.dumps(with_loaded_loras(graph)))
-    worn = {file: _STRENGTH if strength is None else strength for file, strength in found}
-    return {file: strength for file, strength in worn.items() if strength}
+    named = loras(json.dumps(with_loaded_loras(graph)))
+    strengths = {file: _STRENGTH if strength is None else strength for file, strength in named}
+    return {file: strength for file, strength in strengths.items() if strength}
 
 
 def _schedule(graph: Graph, lora: str) -> str:
-    """How our own loader lets that LoRA grow over the steps, in words; empty where it does not."""
+    """The schedule of our own loader for that LoRA, in words; empty where it has none."""
     for node in with_loaded_loras(graph).values():
         inputs = node.get("inputs", {})
         if node.get("class_type") == LOADER and inputs.get("lora_name") == lora:
@@ -180,5 +180,5 @@ def _sha256(lora: str) -> str:
 
 
 def _same(one: torch.Tensor, other: torch.Tensor) -> bool:
-    """Whether two images are the same when they are written down."""
+    """Whether two images are the same as files."""
     return one.shape == other.shape and images.to_pillow(one).tobytes() == images.to_pillow(other).tobytes()

@@ -1,4 +1,4 @@
-"""Which of ComfyUI's models can a LoRA be trained on, and where is the one of a name?"""
+"""Base models: the checkpoints and diffusers folders of ComfyUI that a LoRA can be trained on, and their paths."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ def path_of(name: str) -> str:
 
     if name == TINY:
         return TINY
-    found = host.file_of("checkpoints", name) if name in host.files_of("checkpoints") else None
-    found = found or host.diffusers_folders().get(name)
-    if found is None:
+    path = host.file_of("checkpoints", name) if name in host.files_of("checkpoints") else None
+    path = path or host.diffusers_folders().get(name)
+    if path is None:
         raise UserError(
             f"ComfyUI has no checkpoint {name!r}: choose one of the list, or put it into its models/checkpoints folder"
         )
-    return str(found)
+    return str(path)
 
 
 def tokenizers_of(base: str) -> str | None:

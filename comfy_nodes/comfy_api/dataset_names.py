@@ -1,7 +1,7 @@
-"""Which datasets are offered in the nodes' drop-down lists?
+"""Dataset names: what the nodes' drop-down lists offer.
 
 ComfyUI asks each node for its lists on its event loop, at its start and whenever a page opens. So they are answered
-from memory, and read anew in a thread; the pages are told where that found others.
+from memory, and read anew in a thread; the pages are told where that gave others.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from . import host
 log = logging.getLogger(__name__)
 
 _known: list[str] = []
-_looking = threading.Lock()
+_reading = threading.Lock()
 
 
 def datasets() -> list[str]:
@@ -22,17 +22,17 @@ def datasets() -> list[str]:
     return list(_known)
 
 
-def look_again() -> None:
+def refresh() -> None:
     """Read the names, in a thread of its own."""
-    threading.Thread(target=_look, name="mapo-choices", daemon=True).start()
+    threading.Thread(target=_read, name="mapo-choices", daemon=True).start()
 
 
-def _look() -> None:
+def _read() -> None:
     from ...trainer.errors import UserError
     from ...trainer.preferences.datasets import list_datasets
     from . import settings
 
-    with _looking:
+    with _reading:
         try:
             if not settings.workspace().is_dir():  # nothing was kept yet: reading must not make a workspace
                 return

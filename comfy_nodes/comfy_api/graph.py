@@ -24,16 +24,16 @@ _files: OrderedDict[str, str] = OrderedDict()
 
 def upstream_graph(graph: Graph, node: str, name: str) -> Graph:
     """The part of `graph` that leads to the input `name` of `node`: what generated those images, and nothing else."""
-    waiting, found = [_linked(graph, (graph.get(node) or {}).get("inputs", {}).get(name))], set()
+    waiting, upstream = [_linked(graph, (graph.get(node) or {}).get("inputs", {}).get(name))], set()
     while waiting:
         key = waiting.pop()
-        if key is None or key in found:
+        if key is None or key in upstream:
             continue
-        found.add(key)
+        upstream.add(key)
         waiting += [_linked(graph, value) for value in graph[key].get("inputs", {}).values()]
     # ComfyUI writes its own notes into the nodes while it executes them.
     return {
-        key: {name: graph[key][name] for name in graph[key] if name != "is_changed"} for key in graph if key in found
+        key: {name: graph[key][name] for name in graph[key] if name != "is_changed"} for key in graph if key in upstream
     }
 
 

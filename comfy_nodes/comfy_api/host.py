@@ -1,4 +1,4 @@
-"""What do we use of ComfyUI's inside? Everything that another version of it could break is in this file."""
+"""Host: all that is used of ComfyUI's inside, so that another version of it can break this file only."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def executing_item() -> tuple[str, str, int]:
     return (*executing(), (context.list_index or 0) if context else 0)
 
 
-def asked_by() -> str | None:
+def queued_by() -> str | None:
     """The page that queued what is executed just now; None where a program did without naming itself."""
     return PromptServer.instance.client_id
 
@@ -101,10 +101,10 @@ def interruption() -> Exception:
 
 def take_interruption() -> bool:
     """Whether the person asked to stop since this was last asked: it is this caller who stops."""
-    asked = is_interrupted()
-    if asked:
+    interrupted = is_interrupted()
+    if interrupted:
         comfy.model_management.interrupt_current_processing(False)
-    return asked
+    return interrupted
 
 
 class NodeProgress:
@@ -141,8 +141,8 @@ def files_of(kind: str) -> list[str]:
 
 def file_of(kind: str, name: str) -> Path | None:
     """Where the model of that name is; None where there is none, or where it would be outside of the folders."""
-    found = folder_paths.get_full_path(kind, name)
-    return Path(found) if found else None
+    path = folder_paths.get_full_path(kind, name)
+    return Path(path) if path else None
 
 
 def folders_of(kind: str) -> list[Path]:
@@ -152,12 +152,12 @@ def folders_of(kind: str) -> list[Path]:
 
 def diffusers_folders() -> dict[str, Path]:
     """The models in diffusers' layout: name, as ComfyUI's loader of them has it -> folder."""
-    found: dict[str, Path] = {}
-    for place in folders_of("diffusers"):
-        for folder, _, files in os.walk(place, followlinks=True):
+    models: dict[str, Path] = {}
+    for parent in folders_of("diffusers"):
+        for folder, _, files in os.walk(parent, followlinks=True):
             if "model_index.json" in files:
-                found.setdefault(os.path.relpath(folder, place), Path(folder))
-    return dict(sorted(found.items()))
+                models.setdefault(os.path.relpath(folder, parent), Path(folder))
+    return dict(sorted(models.items()))
 
 
 def clip_tokenizer() -> Path:
@@ -180,7 +180,7 @@ def prompts() -> dict[str, set[str]]:
 
 
 def ask_to_free_memory() -> None:
-    """Have the models taken off the device by the thread that paints, after what it executes now. May be called from
+    """Have the models taken off the device by the thread that generates, after what it executes now. May be called from
     any thread."""
     PromptServer.instance.prompt_queue.set_flag("unload_models", True)
 
@@ -193,10 +193,10 @@ def is_asked_to_free_memory() -> bool:
 def when_prompted(act: Callable[[dict[str, Any]], None]) -> None:
     """Call `act` with each graph that is queued. On the event loop: it must not wait."""
 
-    def hear(said: dict[str, Any]) -> dict[str, Any]:
-        graph = said.get("prompt")
+    def on_prompt(request: dict[str, Any]) -> dict[str, Any]:
+        graph = request.get("prompt")
         if isinstance(graph, dict):
             act(graph)
-        return said
+        return request
 
-    PromptServer.instance.add_on_prompt_handler(hear)
+    PromptServer.instance.add_on_prompt_handler(on_prompt)

@@ -46,9 +46,9 @@ def to_batch(images: list[Image.Image]) -> torch.Tensor:
 
 
 def image_metadata(graph: Graph, source: str) -> tuple[str, ImageMetadata]:
-    """(prompt, what else is known) of the images that a graph generated. The prompt is empty where none is found."""
+    """(prompt, what else is known) of the images that a graph generated. The prompt is empty where none is info."""
     from ...trainer.preferences.images import ImageMetadata
     from ...trainer.preferences.io.infotext import from_graph
 
-    found = from_graph(json.dumps(with_loaded_loras(graph)))
-    return found.prompt or "", ImageMetadata(found.seed, found.sampler, found.model, found.lora, source)
+    info = from_graph(json.dumps(with_loaded_loras(graph)))
+    return info.prompt or "", ImageMetadata(info.seed, info.sampler, info.model, info.lora, source)

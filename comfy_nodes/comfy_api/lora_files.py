@@ -1,4 +1,4 @@
-"""LoRA files: which one does a graph name, and how does the LoRA of a run get into ComfyUI's list?
+"""LoRA files: the one that a graph names, and the copy of a run's LoRA in ComfyUI's list.
 
 A graph may come from anybody: files elsewhere on the machine are not for it to read.
 """
@@ -23,10 +23,10 @@ def file_named(name: str) -> Path:
     """The file that ComfyUI's list calls `name`. Raises UserError where it is gone."""
     from ...trainer.errors import UserError
 
-    found = host.file_of("loras", name)
-    if found is None:
+    file = host.file_of("loras", name)
+    if file is None:
         raise UserError(f"there is no LoRA {name!r} in ComfyUI's loras folders any more: choose another")
-    return found
+    return file
 
 
 def file_at(path: str) -> Path:
@@ -65,7 +65,7 @@ def install_folder() -> Path:
 
 
 def installed_name(run: Run) -> str | None:
-    """The name of the LoRA of `run` in ComfyUI's list; None where it is not there. Told by name and size."""
+    """The name of the LoRA of `run` in ComfyUI's list; None where it is not there. Recognised by name and size."""
     try:
         size = run.lora_file.stat().st_size
         there = (install_folder() / run.lora_file.name).stat().st_size

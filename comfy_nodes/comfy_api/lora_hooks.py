@@ -94,7 +94,7 @@ def apply_scheduled_lora(model: ModelPatcher, weights: Weights, schedule: Streng
 def _keyframes(sampling: Any, sigmas: Tensor, schedule: StrengthSchedule) -> comfy.hooks.HookKeyframeGroup:
     """One for each step, so that the weights are patched anew once a step.
 
-    They guarantee no steps: by the noise alone each is found, whether the sampler asks the model once a step or more.
+    They guarantee no steps: the noise alone selects each, whether the sampler asks the model once a step or more.
     """
     noise = [float(sigma) for sigma in sigmas]
     elapsed = [_elapsed(sampling, sigma) for sigma in noise[:-1]]
@@ -106,7 +106,7 @@ def _keyframes(sampling: Any, sigmas: Tensor, schedule: StrengthSchedule) -> com
 
 
 def _elapsed(sampling: Any, sigma: float) -> float:
-    """The share of the noise schedule that lies behind this noise: ComfyUI's percent_to_sigma, the other way round."""
+    """The share of the noise schedule that lies behind this noise: ComfyUI's percent_to_sigma, inverted."""
     low, high = 0.0, 1.0
     for _ in range(_HALVINGS):
         middle = (low + high) / 2
@@ -126,7 +126,7 @@ def _attach_hook(conds: dict[str, list[dict[str, Any]]], hook: comfy.hooks.Hook)
 
 
 def _fits(patch: Any, weight: Tensor, whole: bool) -> bool:
-    """Whether a patch has the shape of the weight that it is for; of those that are no plain LoRA, nothing is said."""
+    """Whether a patch has the shape of the weight that it is for; one that is no plain LoRA counts as fitting."""
     if not whole or getattr(patch, "name", "") != "lora":
         return True
     up, down, _, middle = patch.weights[:4]

@@ -1,4 +1,4 @@
-"""Strength schedule: how strong is a LoRA at each step of a sampling?"""
+"""Strength schedule: how strong a LoRA is at each step of a sampling."""
 
 from __future__ import annotations
 

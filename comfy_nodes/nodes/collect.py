@@ -1,4 +1,4 @@
-"""MaPO Collect: pictures that are painted become candidates to judge."""
+"""MaPO Collect: generated images become candidates to judge."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class Collect(io.ComfyNode):
     def execute(cls, images: torch.Tensor, dataset: str, prompt: str) -> io.NodeOutput:
         graph = upstream_graph(cls.hidden.prompt or {}, cls.hidden.unique_id, "images")
         kept = collect(images, graph, dataset, prompt)
-        dataset_names.look_again()
+        dataset_names.refresh()
         new, waiting = kept.new, kept.waiting
         different = len(set(kept.pictures))
         line = f"{different} kept, {new} new {'pair' if new == 1 else 'pairs'}, {waiting} to judge"

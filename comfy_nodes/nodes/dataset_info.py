@@ -54,9 +54,8 @@ class DatasetInfo(io.ComfyNode):
         from ...trainer.preferences.datasets import find_dataset
 
         with settings.store().reading() as session:
-            found = find_dataset(session, dataset or "")
-            now = asdict(_statistics(session, found))
-        return repr({name: said for name, said in now.items() if name not in ("today", "pace_per_minute")})
+            counts = asdict(_statistics(session, find_dataset(session, dataset or "")))
+        return repr({name: value for name, value in counts.items() if name not in ("today", "pace_per_minute")})
 
     @classmethod
     def execute(cls, dataset: str) -> io.NodeOutput:
@@ -65,8 +64,8 @@ class DatasetInfo(io.ComfyNode):
 
         store = settings.store()
         with store.reading() as session:
-            found = find_dataset(session, dataset)
-            name, now, pairs = found.name, _statistics(session, found), newest(session, store, found)
+            row = find_dataset(session, dataset)
+            name, now, pairs = row.name, _statistics(session, row), newest(session, store, row)
         sheet, report = to_batch([contact_sheet(name, pairs)]), in_words(name, now)
         return io.NodeOutput(sheet, report, now.judged, now.waiting, ui={"text": (report,)})
 

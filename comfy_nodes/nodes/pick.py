@@ -77,7 +77,7 @@ class Pick(io.ComfyNode):
         _check(len(images))
         graph = upstream_graph(cls.hidden.prompt or {}, cls.hidden.unique_id, "images")
         kept = await asyncio.to_thread(collect, images, graph, dataset, prompt, paired=True)
-        dataset_names.look_again()
+        dataset_names.refresh()
         host.tell_pages("mapo.collected", {"dataset": dataset, "new": kept.new, "waiting": kept.waiting})
         question = _question(kept, dataset, wait, without_answer)
         host.say("waits for your pick", question.node)
@@ -115,7 +115,7 @@ def _question(kept: Collected, dataset: str, wait: int, on_timeout: str) -> Ques
         prompt_id=prompt_id,
         node=node,
         index=index,
-        page=host.asked_by(),
+        page=host.queued_by(),
         dataset=dataset,
         prompt=kept.prompt,
         text=kept.text,

@@ -12,7 +12,7 @@ from PIL import Image
 from ..comfy_api import base_models, dataset_names, host, lora_files, settings
 from ..comfy_api.images import to_batch
 from ..training import gpu_sharing, run_watcher, wait
-from ..training.output import trained
+from ..training.output import training_output
 from ..training.run_list import page_phase
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ _PRESETS = (_AUTOMATIC, "4 GB", "6 GB", "8 GB", "12 GB", "16 GB", "24 GB", "32 G
 """Written here too, as ComfyUI asks for them at its start; a test compares them with trainer/config/presets.py."""
 _OBJECTIVES = ("mapo", "dpo", "sft", "dpo+sft")
 
-_given: set[Path] = set()
+_handed_on: set[Path] = set()
 """LoRA files that were handed on since ComfyUI's start."""
 
 
@@ -60,12 +60,12 @@ class TrainLoRA(io.ComfyNode):
         cls, dataset: str | None = None, checkpoint: str | None = None, continue_from: str | None = None, **_: Any
     ) -> str:
         """Another text when the judgements, the checkpoint or the LoRA to go on from are others, or a LoRA is gone."""
-        gone = sorted(str(file) for file in _given if not file.is_file())
+        gone = sorted(str(file) for file in _handed_on if not file.is_file())
         files = [
-            _seen(lambda: base_models.path_of(checkpoint or "")),
-            _seen(lambda: lora_files.resolve(continue_from or "") or ""),
+            _file_stamp(lambda: base_models.path_of(checkpoint or "")),
+            _file_stamp(lambda: lora_files.resolve(continue_from or "") or ""),
         ]
-        return str([_judged(dataset), files, gone])
+        return str([_dataset_stamp(dataset), files, gone])
 
     @classmethod
     def execute(
@@ -95,7 +95,7 @@ class TrainLoRA(io.ComfyNode):
         store, device = settings.store(), gpu_sharing.training_device()
         config = config_of(store, request, paths_of(request), device)
 
-        def make_way(state: str) -> None:
+        def prepare(state: str) -> None:
             from ...trainer.errors import UserError
             from ...trainer.services.training_proposal import needs
 
@@ -105,27 +105,27 @@ class TrainLoRA(io.ComfyNode):
             if device.shared:
                 host.free_memory()
 
-        node = _OnNode(cls.hidden.unique_id)
-        handle = find_or_start(settings.workspace(), config, make_way)
+        node = _NodeDisplay(cls.hidden.unique_id)
+        handle = find_or_start(settings.workspace(), config, prepare)
         if handle.state != "finished":
             run_watcher.attend(handle.run)
             _wait(handle, node)
         return _answer(cls, handle, node)
 
 
-class _OnNode:
+class _NodeDisplay:
     """What is shown on the node, each thing once."""
 
     def __init__(self, node: str) -> None:
         self._node, self._bar = node, host.NodeProgress()
         self._line, self._samples, self._at = "", None, (-1, -1)
 
-    def show(self, moment: wait.Moment) -> None:
-        new = moment.samples if moment.samples != self._samples else None
-        if new or self._at != (moment.done, moment.total):
-            self._bar.show(moment.done, moment.total, Image.open(new).convert("RGB") if new else None)
-        self._samples, self._at = moment.samples, (moment.done, moment.total)
-        self.say(moment.line)
+    def show(self, view: wait.RunView) -> None:
+        new = view.samples if view.samples != self._samples else None
+        if new or self._at != (view.done, view.total):
+            self._bar.show(view.done, view.total, Image.open(new).convert("RGB") if new else None)
+        self._samples, self._at = view.samples, (view.done, view.total)
+        self.say(view.line)
 
     def say(self, line: str) -> None:
         if line != self._line:
@@ -136,7 +136,7 @@ class _OnNode:
         return host.take_interruption()
 
 
-def _wait(handle: RunHandle, node: _OnNode) -> None:
+def _wait(handle: RunHandle, node: _NodeDisplay) -> None:
     """Until the run has finished. Raises ComfyUI's interruption where it was stopped, else UserError."""
     from ...trainer.errors import UserError
 
@@ -152,13 +152,13 @@ def _wait(handle: RunHandle, node: _OnNode) -> None:
     node.say(sentence)
     if ending.given_up:
         raise host.interruption()
-    raise UserError("\n\n".join(filter(None, (sentence, wait.last_words(handle.run)))))
+    raise UserError("\n\n".join(filter(None, (sentence, wait.log_tail(handle.run)))))
 
 
-def _answer(node_class: type[io.ComfyNode], handle: RunHandle, node: _OnNode) -> io.NodeOutput:
+def _answer(node_class: type[io.ComfyNode], handle: RunHandle, node: _NodeDisplay) -> io.NodeOutput:
     lora = lora_files.install_folder() / Path(lora_files.install(handle.run)).name
-    result = trained(handle.run, lora)
-    _given.add(lora)
+    result = training_output(handle.run, lora)
+    _handed_on.add(lora)
     line = result.report.splitlines()[0]
     if handle.state != "finished":
         host.tell_pages("mapo.ended", {"name": handle.run.name, "phase": "finished", "sentence": line})
@@ -168,7 +168,7 @@ def _answer(node_class: type[io.ComfyNode], handle: RunHandle, node: _OnNode) ->
     return io.NodeOutput(str(lora), chart, samples, result.report, ui={**shown, "text": (line,)})
 
 
-def _judged(dataset: str | None) -> str:
+def _dataset_stamp(dataset: str | None) -> str:
     from ...trainer.errors import UserError
     from ...trainer.preferences.dataset_pairs import DatasetPairs
 
@@ -176,20 +176,20 @@ def _judged(dataset: str | None) -> str:
         return ""
     try:
         return f"{settings.workspace()} {DatasetPairs(settings.store(), dataset).stamp()}"
-    except UserError:  # it is said when the node is executed
+    except UserError:  # reported when the node is executed
         return ""
 
 
-def _seen(place: Callable[[], str]) -> str:
+def _file_stamp(locate: Callable[[], str]) -> str:
     """A file as it is now, by which another one of its name is noticed; a folder by its name."""
     from ...trainer.errors import UserError
 
     try:
-        path = Path(place())
-        known = path.stat() if path.is_file() else None
-    except (UserError, OSError):  # it is said when the node is executed
+        path = Path(locate())
+        facts = path.stat() if path.is_file() else None
+    except (UserError, OSError):  # reported when the node is executed
         return ""
-    return f"{path} {known.st_size} {known.st_mtime_ns}" if known else str(path)
+    return f"{path} {facts.st_size} {facts.st_mtime_ns}" if facts else str(path)
 
 
 def _inputs() -> list[io.Input]:

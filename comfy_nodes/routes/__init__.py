@@ -21,7 +21,7 @@ def add_routes() -> None:
     } | runs.run_routes()
     for (method, path), handler in routes.items():
         host.add_route(method, path, http.guarded(handler))
-    host.when_serving(dataset_names.look_again)
+    host.when_serving(dataset_names.refresh)
     host.when_prompted(runs.warn_of_sharing)
     watcher = run_watcher.Watcher(runs.RUNS, host.tell_pages, lora_files.install)
     host.when_serving(lambda: run_watcher.start_watching(watcher, settings.workspace, host.pages))

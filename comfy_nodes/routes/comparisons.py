@@ -1,4 +1,4 @@
-"""How does the page ask for a comparison?"""
+"""Routes of comparisons: the pairs of one and how it stands."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ def comparison_routes() -> dict[tuple[str, str], http.Handler]:
 
 
 async def comparison(request: web.Request) -> web.StreamResponse:
-    """How a comparison stands, and its pairs. A share is said only when there are answers enough to say one."""
+    """How a comparison stands, and its pairs. A win rate is given only once there are enough answers."""
     from ..comparisons import report
 
     return await http.reply(lambda: report(request.match_info["name"]))

@@ -1,4 +1,4 @@
-"""How is a request of the page let in, and how is it answered? JSON both ways; never on the event loop."""
+"""HTTP for routes: guard against foreign pages, JSON bodies and replies, work in threads off the event loop."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from aiohttp import web
 
 log = logging.getLogger(__name__)
 
-MOST_BYTES = 1_000_000
+MAX_BYTES = 1_000_000
 """Of a request: fifty answers take twenty thousand."""
 _UNEXPECTED = "Something went wrong that should not have; ComfyUI's log says what."
 _FRESH = {"Cache-Control": "no-store"}
@@ -44,8 +44,8 @@ async def body(request: web.Request) -> bytes:
     read = bytearray()
     async for chunk in request.content.iter_chunked(65536):
         read += chunk
-        if len(read) > MOST_BYTES:
-            raise web.HTTPRequestEntityTooLarge(MOST_BYTES, len(read), text="this is too much for one request")
+        if len(read) > MAX_BYTES:
+            raise web.HTTPRequestEntityTooLarge(MAX_BYTES, len(read), text="this is too much for one request")
     return bytes(read)
 
 
@@ -60,7 +60,7 @@ async def reply(ask: Callable[[], Any]) -> web.Response:
     from ...trainer.errors import UserError
 
     try:
-        said = await asyncio.to_thread(ask)
+        result = await asyncio.to_thread(ask)
     except ValidationError as error:
         return refusal(422, validation_sentence(error, whole="the request"))
     except UserError as error:
@@ -68,7 +68,7 @@ async def reply(ask: Callable[[], Any]) -> web.Response:
     except Exception:
         log.exception("MaPO: a request of the page failed")
         return refusal(500, _UNEXPECTED)
-    text = said.model_dump_json() if isinstance(said, BaseModel) else json.dumps(said, ensure_ascii=False)
+    text = result.model_dump_json() if isinstance(result, BaseModel) else json.dumps(result, ensure_ascii=False)
     return web.Response(text=text, content_type="application/json", headers=_FRESH)
 
 

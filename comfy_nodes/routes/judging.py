@@ -1,4 +1,4 @@
-"""How does the judging element reach its contract inside ComfyUI, and from where does the page get the element?"""
+"""Routes of the judging element inside ComfyUI: its API, and its own files."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ async def element_file(request: web.Request) -> web.StreamResponse:
 
 
 def contract() -> ModuleType:
-    """trainer.preferences.contract, imported when the page first asks for something."""
+    """trainer.preferences.api, imported when the page first asks for something."""
     from ...trainer.preferences import api
 
     return api
@@ -61,11 +61,11 @@ def contract() -> ModuleType:
 
 def _reading(name: str) -> http.Handler:
     async def read(request: web.Request) -> web.StreamResponse:
-        said, asking = dict(request.query), person(request)
+        query, annotator = dict(request.query), person(request)
 
         def ask() -> Any:
-            asked, function = contract().READ[name]
-            return function(settings.store(), contract().from_query(asked, said), asking())
+            model, function = contract().READ[name]
+            return function(settings.store(), contract().from_query(model, query), annotator())
 
         return await http.reply(ask)
 
@@ -74,11 +74,11 @@ def _reading(name: str) -> http.Handler:
 
 def _writing(name: str) -> http.Handler:
     async def write(request: web.Request) -> web.StreamResponse:
-        said, saying = await http.body(request), person(request)
+        body, annotator = await http.body(request), person(request)
 
         def keep() -> Any:
-            asked, function = contract().WRITE[name]
-            return function(settings.store(), asked.model_validate_json(said), saying())
+            model, function = contract().WRITE[name]
+            return function(settings.store(), model.model_validate_json(body), annotator())
 
         return await http.reply(keep)
 
@@ -86,5 +86,5 @@ def _writing(name: str) -> http.Handler:
 
 
 def person(request: web.Request) -> Callable[[], str]:
-    """Who judges; to be asked in a thread, as the settings are in a file."""
+    """Who judges; to be called in a thread, as the settings are in a file."""
     return lambda: settings.annotator(host.settings(request))

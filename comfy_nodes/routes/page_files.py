@@ -1,4 +1,4 @@
-"""How does the page get our files when the pack was cloned into a folder with spaces or dots in its name?
+"""Page files for a pack whose folder has spaces or dots in its name.
 
 ComfyUI serves them at /extensions/FOLDER/. But aiohttp compares the quoted name of a static folder with the unquoted
 path of a request, so that nothing is found in one whose name must be quoted; and ComfyUI's page looks for the help of

@@ -146,32 +146,32 @@ def _statistics(pick: Pick, _: Any, annotator: str) -> Any:
     return contract.statistics(settings.store(), contract.StatisticsRequest(dataset=pick.question.dataset), annotator)
 
 
-def _keep_answer(pick: Pick, said: AnswerIn, annotator: str) -> str | None:
-    if said.pair != pick.question.pair:
-        return f"pair {said.pair} is not the one that is asked about"
+def _keep_answer(pick: Pick, answer: AnswerIn, annotator: str) -> str | None:
+    if answer.pair != pick.question.pair:
+        return f"pair {answer.pair} is not the one that is asked about"
     contract = judging.contract()
-    reply = contract.answers(settings.store(), contract.AnswersRequest(answers=[said]), annotator)
+    reply = contract.answers(settings.store(), contract.AnswersRequest(answers=[answer]), annotator)
     if reply.refused:
         return reply.refused[0].why
-    pick.end(answered(pick.question, said.answer, said.left, (said.client, said.sequence)))
+    pick.end(answered(pick.question, answer.answer, answer.left, (answer.client, answer.sequence)))
     return None
 
 
-def _keep_ranking(pick: Pick, said: RankingIn, annotator: str) -> str | None:
+def _keep_ranking(pick: Pick, ranking: RankingIn, annotator: str) -> str | None:
     known = {image.sha256 for image in pick.question.pictures}
-    if said.prompt != pick.question.prompt or {name for tier in said.tiers for name in tier} != known:
+    if ranking.prompt != pick.question.prompt or {name for tier in ranking.tiers for name in tier} != known:
         return "these are not the pictures that are asked about"
     contract = judging.contract()
-    reply = contract.rankings(settings.store(), contract.RankingsRequest(rankings=[said]), annotator)
+    reply = contract.rankings(settings.store(), contract.RankingsRequest(rankings=[ranking]), annotator)
     if reply.refused:
         return reply.refused[0].why
-    pick.end(ranked(said.tiers, (said.client, said.sequence)))
+    pick.end(ranked(ranking.tiers, (ranking.client, ranking.sequence)))
     return None
 
 
-def _too_late(pick: Pick, said: AnswerIn | RankingIn) -> str | None:
+def _too_late(pick: Pick, submission: AnswerIn | RankingIn) -> str | None:
     """Why, or None where it is the very answer that ended the pick, sent again."""
-    if pick.outcome.by == (said.client, said.sequence):
+    if pick.outcome.by == (submission.client, submission.sequence):
         return None
     return _OVER[pick.outcome.how]
 

@@ -1,4 +1,4 @@
-"""How does the page see, plan, begin and stop trainings, and put their LoRAs into ComfyUI's list?"""
+"""Routes of runs: list, plan, start, stop and resume trainings, and put their LoRAs into ComfyUI's list."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ async def state(request: web.Request) -> web.StreamResponse:
 
         try:
             device = gpu_sharing.training_device(request)
-        except UserError:  # a device that is not there is told of where one is needed
+        except UserError:  # a missing device is reported where one is needed
             device = gpu_sharing.choose_device(gpu_sharing.this_host())
         preset = preset_for(device.memory)
         return {
@@ -79,7 +79,7 @@ def warn_of_sharing(graph: dict[str, Any]) -> None:
 
         try:
             name = gpu_sharing.concurrent_training(settings.workspace(), gpu_sharing.this_host())
-        except UserError:  # a workspace or a run that cannot be read is told of where somebody looks at it
+        except UserError:  # a damaged workspace or run is reported where somebody looks at it
             return
         if name:
             sentence = (
@@ -112,13 +112,13 @@ def _with_config(answer: Callable[[RunConfig, str, TrainingDevice], Any]) -> htt
 def _plan(config: RunConfig, preset: str, device: TrainingDevice) -> dict[str, Any]:
     from ...trainer.services.training_proposal import needs
 
-    found = needs(settings.store(), config)
-    warning = None if found.problems else _memory_warning(config.base, preset, device)
+    needed = needs(settings.store(), config)
+    warning = None if needed.problems else _memory_warning(config.base, preset, device)
     return {
         "name": config.name,
         "steps": config.training.steps,
-        "takes": [*found.takes, *([warning] if warning else [])],
-        "problems": list(found.problems),
+        "takes": [*needed.takes, *([warning] if warning else [])],
+        "problems": list(needed.problems),
     }
 
 
@@ -170,7 +170,7 @@ def _resume(run: Run) -> dict[str, Any]:
 def _to_run(act: Callable[[Run], Any]) -> http.Handler:
     async def handle(request: web.Request) -> web.StreamResponse:
         if await http.body(request) not in (b"", b"{}"):
-            return http.refusal(422, "nothing is to be said with this request")
+            return http.refusal(422, "this request takes no body")
         name = request.match_info["name"]
 
         def find_and_act() -> Any:
@@ -212,5 +212,5 @@ def _datasets(person: str) -> list[dict[str, Any]]:
     if not settings.workspace().is_dir():  # looking must not make a workspace
         return []
     with settings.store().reading() as session:
-        said = [(one.name, statistics_of(session, one, person)) for one in list_datasets(session)]
-    return [{"name": name, "judged": now.judged, "pairs": now.pairs, "waiting": now.waiting} for name, now in said]
+        known = [(one.name, statistics_of(session, one, person)) for one in list_datasets(session)]
+    return [{"name": name, "judged": now.judged, "pairs": now.pairs, "waiting": now.waiting} for name, now in known]

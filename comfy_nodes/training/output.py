@@ -1,4 +1,4 @@
-"""What does the train node give out of a run that has finished? Pictures and words."""
+"""Output of the train node: chart, sample images and report of a finished run."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Trained:
+class TrainingOutput:
     """chart: agreement and loss. samples: base beside LoRA. report: sentences, one a line."""
 
     chart: Image.Image
@@ -21,28 +21,28 @@ class Trained:
     report: str
 
 
-def trained(run: Run, lora: Path) -> Trained:
+def training_output(run: Run, lora: Path) -> TrainingOutput:
     """Of a run that has finished; `lora` is the copy of its LoRA that ComfyUI lists."""
     from ...trainer.reports import chart_image, run_charts
     from ...trainer.reports.summary import damage, headline, how_it_ended, how_sure, summarise
 
     summary = summarise(run)
-    alarm = damage(summary)
-    said = [
+    warning = damage(summary)
+    sentences = [
         f"{headline(summary)}.",
         *how_sure(summary),
-        *([alarm] if alarm else []),
+        *([warning] if warning else []),
         how_it_ended(summary),
-        *(f"Note: {warning}." for warning in summary.warnings),
+        *(f"Note: {note}." for note in summary.warnings),
         f"LoRA: {lora}",
         f"Report with all curves and samples: {run.report_file}",
     ]
     charts = [run_charts.agreement(summary), run_charts.loss(summary)]
     chart = chart_image.picture(charts, summary.steps)
-    return Trained(chart, _samples(run), "\n".join(said))
+    return TrainingOutput(chart, _samples(run), "\n".join(sentences))
 
 
 def _samples(run: Run) -> Image.Image:
-    """The last sheet of base and LoRA; where none was painted, a small empty picture."""
+    """The last sheet of base and LoRA; where there is none, a small empty image."""
     sheets = sorted(run.samples_folder.glob("step-*.png")) if run.samples_folder.is_dir() else []
     return Image.open(sheets[-1]).convert("RGB") if sheets else Image.new("RGB", (64, 64))

@@ -1,4 +1,4 @@
-"""Which runs does the workspace have, and how does each of them stand, for the page? Whoever began them."""
+"""Run list: the runs of the workspace and the status of each, for the page, whoever started them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Row:
 
     phase: see `page_phase`. step of steps are done. behind: what has the device while the run waits for it, or "".
     dataset: "" where it was trained on files. base: the name of the file or folder. lora: its name in ComfyUI's list,
-    None where it is not there. changed: when it last told something, in seconds since 1970.
+    None where it is not there. changed: time of its newest event, in seconds since 1970.
     """
 
     name: str
@@ -46,7 +46,7 @@ class Row:
 
 
 class RunList:
-    """Reads the runs of a workspace again and again, those that have ended only once. May be asked from any thread."""
+    """Reads the runs of a workspace again and again, those that have ended only once. Safe for any thread."""
 
     def __init__(self, listed: Callable[[Run], str | None]) -> None:
         """listed: the name of a run's LoRA in ComfyUI's list, None where it is not there."""
@@ -66,7 +66,7 @@ class RunList:
             return [row for _, row in self._known.values()]
 
     def _entry(self, run: Run) -> tuple[object, Row]:
-        # Asked for before the run is read: what is told in between is seen the next time.
+        # Taken before the run is read: an event in between is seen the next time.
         stamp = (*(_stamp(file) for file in (run.events_file, run.settings_file)), self._listed(run))
         before = self._known.get(run.folder)
         if before and before[0] == stamp and before[1].has_ended:
@@ -114,7 +114,7 @@ def _row(run: Run, lora: str | None) -> Row:
 def _stamp(file: Path) -> tuple[int, int]:
     """(time in nanoseconds, bytes) of a file, zeros where it is not there."""
     try:
-        found = file.stat()
+        facts = file.stat()
     except OSError:
         return 0, 0
-    return found.st_mtime_ns, found.st_size
+    return facts.st_mtime_ns, facts.st_size

@@ -23,7 +23,7 @@ _attended: set[Path] = set()
 
 
 def attend(run: Run) -> None:
-    """A node waits for `run`: it tells how that ends and copies the LoRA, so nobody else need."""
+    """A node waits for `run`: it reports how that ends and copies the LoRA, so the watcher need not."""
     _attended.add(run.folder.resolve())
 
 
@@ -42,16 +42,16 @@ class Watcher:
         self._runs, self._tell, self._install = runs, tell, install
         self._workspace: Path | None = None
         self._seen: dict[str, Row] = {}
-        self._looked = 0.0
+        self._polled = 0.0
 
-    def look(self, workspace: Path) -> None:
-        """Read the runs and tell what is new since the last time."""
+    def poll(self, workspace: Path) -> None:
+        """Read the runs and tell the pages what is new since the last time."""
         now, rows = time.time(), self._runs.rows(workspace)
         known = workspace == self._workspace
         before = list(self._seen.values()) if known else []
         ended = [row for row in reversed(rows) if known and self._has_just_ended(row)]
-        # Kept before it is told: what goes wrong in telling is not told again for ever.
-        self._workspace, self._seen, self._looked = workspace, {row.name: row for row in rows}, now
+        # Stored before the pages are told: an error in telling must not repeat for ever.
+        self._workspace, self._seen, self._polled = workspace, {row.name: row for row in rows}, now
         if rows != before:
             self._tell("mapo.runs", {"runs": [asdict(row) for row in rows]})
         for row in ended:
@@ -63,7 +63,7 @@ class Watcher:
         if not row.has_ended:
             return False
         if was is None:  # started and ended since the last look; else it was only renamed, or brought from elsewhere
-            return row.changed >= self._looked
+            return row.changed >= self._polled
         return not was.has_ended or (was.phase, was.step) != (row.phase, row.step)
 
     def _end(self, workspace: Path, row: Row) -> None:
@@ -113,7 +113,7 @@ async def watch(watcher: Watcher, workspace: Callable[[], Path], pages: Callable
         if not pages():
             continue
         try:
-            await asyncio.to_thread(lambda: watcher.look(workspace()))
+            await asyncio.to_thread(lambda: watcher.poll(workspace()))
             last_error = ""
         except Exception as error:
             # Once: a disk that is gone would fill the log.

@@ -1,6 +1,6 @@
 """Waiting for a training: what the node shows of it, and what happens when the person interrupts.
 
-Nothing of ComfyUI is in here; a node hands in how things are shown.
+Nothing of ComfyUI is in here; a node hands in its display.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ if TYPE_CHECKING:
 
 _POLL_SECONDS = 0.3
 GRACE_SECONDS = 180.0
-"""How long a run may take to save after it was asked to stop: it finishes its step, or the pictures it paints."""
+"""How long a run may take to save after it was asked to stop: it finishes its step, or the images it generates."""
 _LOG_LINES = 15
 _ENDED = ("finished", "stopped", "failed", "crashed")
 
 
 @dataclass(frozen=True)
-class Moment:
+class RunView:
     """How a run stands, for a person: done of total (0 where not known), a line, its newest sheet of samples."""
 
     done: int
@@ -44,7 +44,7 @@ class Ending:
 class NodeDisplay(Protocol):
     """Where it is shown, and whether the person interrupted."""
 
-    def show(self, moment: Moment) -> None: ...
+    def show(self, view: RunView) -> None: ...
 
     def interrupted(self) -> bool:
         """Whether the person asked to stop, since this was last asked."""
@@ -61,11 +61,11 @@ def watch(handle: RunHandle, display: NodeDisplay, grace: float = GRACE_SECONDS)
         if display.interrupted():
             Job(handle.run.folder).stop()
             return Ending(_stopping(handle, display, status, grace), True)
-        display.show(moment(handle.run, status))
+        display.show(run_view(handle.run, status))
         time.sleep(_POLL_SECONDS)
 
 
-def moment(run: Run, status: Status) -> Moment:
+def run_view(run: Run, status: Status) -> RunView:
     """How `run` stands now."""
     from ...trainer.runs import event_log
     from ...trainer.services.run_progress import run_progress
@@ -74,7 +74,7 @@ def moment(run: Run, status: Status) -> Moment:
     sheets = sorted(run.samples_folder.glob("step-*.png")) if run.samples_folder.is_dir() else []
     progress = run_progress(status, events)
     line = _line(status, events, progress)
-    return Moment(progress.done, progress.total, line, sheets[-1] if sheets else None)
+    return RunView(progress.done, progress.total, line, sheets[-1] if sheets else None)
 
 
 def ended(run: Run, ending: Ending) -> str:
@@ -93,14 +93,14 @@ def ended(run: Run, ending: Ending) -> str:
     if status.phase == "crashed":
         saved = _saved(run)
         kept = f"It was saved at step {saved}. {again}" if saved else "Queue again to begin anew."
-        how = "was ended" if ending.given_up else "ended without a word"
-        return f"{run.name} {how} at step {status.done}. {kept}"
+        ending_verb = "was ended" if ending.given_up else "ended without a word"
+        return f"{run.name} {ending_verb} at step {status.done}. {kept}"
     if status.phase == "failed":
         return f"{run.name} failed: {(status.message or 'it left no message').rstrip('. ')}."
     return f"{run.name} was asked to stop and is still saving what it learned. Queue again in a moment to go on."
 
 
-def last_words(run: Run) -> str:
+def log_tail(run: Run) -> str:
     """The last lines of what the run's process printed, and where all of them are."""
     log = run.folder / "log.txt"
     try:
@@ -113,7 +113,7 @@ def last_words(run: Run) -> str:
 def _status(handle: RunHandle) -> Status:
     from ...trainer.jobs.job import Job
 
-    # Asked before the status: a process that ends in between has written down how.
+    # Polled before the status: a process that ends in between has logged how.
     gone = handle.process is not None and handle.process.poll() is not None
     status = Job(handle.run.folder).status()
     if gone and status.phase not in _ENDED:
@@ -131,13 +131,13 @@ def _stopping(handle: RunHandle, display: NodeDisplay, status: Status, grace: fl
     while status.phase not in _ENDED or is_there():
         impatient = display.interrupted() or time.monotonic() > until
         if impatient and handle.process is None:
-            return status  # it was found at work: it ends by itself, at the next step
+            return status  # started by somebody else: it ends by itself, at the next step
         if impatient and handle.process:
             handle.process.kill()
             handle.process.wait()
-        now = moment(handle.run, status)
+        now = run_view(handle.run, status)
         line = "stopping: what it learned is being saved; interrupt again to end it at once, which loses some steps"
-        display.show(Moment(now.done, now.total, line, now.samples))
+        display.show(RunView(now.done, now.total, line, now.samples))
         time.sleep(_POLL_SECONDS)
         status = _status(handle)
     return status
@@ -153,18 +153,18 @@ def _training(status: Status, events: list[Event]) -> str:
     from ...trainer.intervals import format_interval
     from ...trainer.text import finite_number, format_duration
 
-    said = [f"step {status.done} of {status.total}"]
+    parts = [f"step {status.done} of {status.total}"]
     step = next((one for one in reversed(events) if one["event"] == "step"), {})
     if (loss := finite_number(step, "loss")) is not None:
-        said.append(f"loss {loss:.4f}")
+        parts.append(f"loss {loss:.4f}")
     if status.agreement is not None:
         share = format_interval(status.agreement, status.agreement_low, status.agreement_high)
-        said.append(f"agrees with you on {share}")
+        parts.append(f"agrees with you on {share}")
     if status.done == status.total:
-        said.append("measures and paints samples")
+        parts.append("evaluates and generates samples")
     elif status.seconds_left is not None:
-        said.append(f"{format_duration(status.seconds_left)} left")
-    return ", ".join(said)
+        parts.append(f"{format_duration(status.seconds_left)} left")
+    return ", ".join(parts)
 
 
 def _saved(run: Run) -> int:

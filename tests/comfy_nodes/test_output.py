@@ -1,7 +1,7 @@
 """What the train node gives out of a finished run."""
 
 import pytest
-from mapo_studio.comfy_nodes.training.output import trained
+from mapo_studio.comfy_nodes.training.output import training_output
 from mapo_studio.trainer.config.run_config import RunConfig
 from mapo_studio.trainer.runs.run_folder import Run
 from PIL import Image
@@ -25,13 +25,13 @@ def run(tmp_path, tiny_lora):
 
 
 def test_the_last_samples_and_the_curves_are_pictures(run):
-    result = trained(run, run.lora_file)
+    result = training_output(run, run.lora_file)
     assert result.samples.getpixel((0, 0)) == (0, 0, 255)
     assert result.chart.size == (1024, 512)
 
 
 def test_the_report_says_what_it_came_to_and_where_things_lie(run, tmp_path):
-    lines = trained(run, tmp_path / "cats-1.safetensors").report.splitlines()
+    lines = training_output(run, tmp_path / "cats-1.safetensors").report.splitlines()
     assert lines[0] == "cats-1 agrees with you on 75 % (55-95 %) of 4 pairs it has not trained on."
     assert "Before training it was 50 %." in " ".join(lines)
     assert "Note: 3 pictures were enlarged." in lines
@@ -42,4 +42,4 @@ def test_the_report_says_what_it_came_to_and_where_things_lie(run, tmp_path):
 def test_a_run_without_samples_gives_a_picture_all_the_same(run):
     for file in run.samples_folder.iterdir():
         file.unlink()
-    assert trained(run, run.lora_file).samples.size == (64, 64)
+    assert training_output(run, run.lora_file).samples.size == (64, 64)

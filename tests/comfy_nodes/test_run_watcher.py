@@ -57,13 +57,13 @@ def finish(run: Run) -> None:
 def test_a_run_that_ends_is_told_of_once_and_its_lora_is_copied(tmp_path, watched):
     run = run_at_work(tmp_path)
     with run.locked():
-        watched.watcher.look(tmp_path)
+        watched.watcher.poll(tmp_path)
         assert [(row["name"], row["phase"], row["step"], row["steps"]) for row in watched.lists()[-1]] == [
             ("cats-1", "running", 3, 10)
         ]
         finish(run)
     for _ in range(3):
-        watched.watcher.look(tmp_path)
+        watched.watcher.poll(tmp_path)
     assert watched.ends() == [("cats-1", "finished")]
     assert watched.copied == ["cats-1"]
     said = next(said for event, said in watched.told if event == "mapo.ended")
@@ -81,15 +81,15 @@ def test_a_run_that_ends_is_told_of_once_and_its_lora_is_copied(tmp_path, watche
 
 def test_what_had_ended_before_the_first_look_is_not_told_of_anew(tmp_path, watched):
     finish(run_at_work(tmp_path))
-    watched.watcher.look(tmp_path)
-    watched.watcher.look(tmp_path)
+    watched.watcher.poll(tmp_path)
+    watched.watcher.poll(tmp_path)
     assert (watched.ends(), watched.copied, len(watched.lists())) == ([], [], 1)
 
 
 def test_a_run_that_began_and_ended_between_two_looks_is_told_of(tmp_path, watched):
-    watched.watcher.look(tmp_path)
+    watched.watcher.poll(tmp_path)
     finish(run_at_work(tmp_path))
-    watched.watcher.look(tmp_path)
+    watched.watcher.poll(tmp_path)
     assert watched.ends() == [("cats-1", "finished")]
 
 
@@ -98,9 +98,9 @@ def test_a_run_that_was_renamed_has_not_ended_anew(tmp_path, watched):
     finish(run)
     for file in (run.events_file, run.settings_file):
         os.utime(file, (time.time() - 60,) * 2)
-    watched.watcher.look(tmp_path)
+    watched.watcher.poll(tmp_path)
     run.folder.rename(run.folder.with_name("dogs-1"))
-    watched.watcher.look(tmp_path)
+    watched.watcher.poll(tmp_path)
     assert watched.ends() == []
     assert watched.lists()[-1][0]["name"] == "dogs-1"
 
@@ -108,11 +108,11 @@ def test_a_run_that_was_renamed_has_not_ended_anew(tmp_path, watched):
 def test_a_run_that_is_gone_on_with_ends_again(tmp_path, watched):
     run = run_at_work(tmp_path)
     with run.locked():
-        watched.watcher.look(tmp_path)
+        watched.watcher.poll(tmp_path)
         run.log("stopped", step=3)
-    watched.watcher.look(tmp_path)
+    watched.watcher.poll(tmp_path)
     finish(run)  # resumed and finished between two looks
-    watched.watcher.look(tmp_path)
+    watched.watcher.poll(tmp_path)
     assert watched.ends() == [("cats-1", "stopped"), ("cats-1", "finished")]
     assert watched.copied == ["cats-1"]
 
@@ -128,10 +128,10 @@ def test_a_run_that_is_gone_on_with_ends_again(tmp_path, watched):
 def test_how_a_run_ended_is_said_and_only_a_finished_lora_is_copied(tmp_path, watched, events, phase, sentence):
     run = run_at_work(tmp_path)
     with run.locked():
-        watched.watcher.look(tmp_path)
+        watched.watcher.poll(tmp_path)
         for event, values in events:
             run.log(event, **values)
-    watched.watcher.look(tmp_path)
+    watched.watcher.poll(tmp_path)
     told = [said for event, said in watched.told if event == "mapo.ended"]
     assert told == [{"name": "cats-1", "phase": phase, "sentence": sentence}]
     assert watched.copied == []
@@ -140,10 +140,10 @@ def test_how_a_run_ended_is_said_and_only_a_finished_lora_is_copied(tmp_path, wa
 def test_a_lora_that_cannot_be_copied_is_part_of_what_is_told(tmp_path, watched):
     run = run_at_work(tmp_path)
     with run.locked():
-        watched.watcher.look(tmp_path)
+        watched.watcher.poll(tmp_path)
         finish(run)
     watched.full = True
-    watched.watcher.look(tmp_path)
+    watched.watcher.poll(tmp_path)
     sentence = next(said for event, said in watched.told if event == "mapo.ended")["sentence"]
     assert sentence.endswith("It could not be copied into ComfyUI's list: the disk is full.")
 
@@ -155,9 +155,9 @@ def test_a_damaged_run_hides_no_other(tmp_path, watched):
     odd.events_file.write_text('{"event": "step"}\n[]\n{"no": "event"}\n\x00\n')
     run = run_at_work(tmp_path, "whole")
     with run.locked():
-        watched.watcher.look(tmp_path)
+        watched.watcher.poll(tmp_path)
         finish(run)
-    watched.watcher.look(tmp_path)
+    watched.watcher.poll(tmp_path)
     assert watched.ends() == [("whole", "finished")]
     rows = {row["name"]: row for row in watched.lists()[-1]}
     assert set(rows) == {"broken", "odd", "whole"}
@@ -168,21 +168,21 @@ def test_a_run_that_a_node_waits_for_is_told_of_by_the_node_alone(tmp_path, watc
     run = run_at_work(tmp_path)
     run_watcher.attend(run)
     with run.locked():
-        watched.watcher.look(tmp_path)
+        watched.watcher.poll(tmp_path)
         run.log("stopped", step=3)
-    watched.watcher.look(tmp_path)
+    watched.watcher.poll(tmp_path)
     assert (watched.ends(), watched.copied) == ([], [])
     assert watched.lists()[-1][0]["phase"] == "stopped"
     run_watcher.unattend(run)  # gone on with from the side bar
     finish(run)
-    watched.watcher.look(tmp_path)
+    watched.watcher.poll(tmp_path)
     assert watched.ends() == [("cats-1", "finished")]
 
 
 def test_another_workspace_is_begun_with_anew(tmp_path, watched):
-    watched.watcher.look(tmp_path / "one")
+    watched.watcher.poll(tmp_path / "one")
     finish(run_at_work(tmp_path / "two"))
-    watched.watcher.look(tmp_path / "two")
+    watched.watcher.poll(tmp_path / "two")
     assert watched.ends() == []
     assert [row["name"] for row in watched.lists()[-1]] == ["cats-1"]
 
@@ -202,7 +202,7 @@ def test_nothing_is_looked_at_while_no_page_is_there_and_trouble_does_not_end_it
     looked, pages = [], set()
 
     class Troubled:
-        def look(self, workspace):
+        def poll(self, workspace):
             looked.append(workspace)
             raise OSError("the disk is away")
 

@@ -88,7 +88,7 @@ def test_every_stage_is_shown_until_it_has_finished(run):
         "step 0 of 40, agrees with you on 50 % (20-80 %)",
         "step 5 of 40, loss 0.1235, agrees with you on 50 % (20-80 %), 2 min 5 s left",
         "step 5 of 40, loss 0.1235, agrees with you on 50 % (20-80 %), 2 min 5 s left",
-        "step 40 of 40, loss 0.1000, agrees with you on 50 % (20-80 %), measures and paints samples",
+        "step 40 of 40, loss 0.1000, agrees with you on 50 % (20-80 %), evaluates and generates samples",
     ]
     assert [(one.done, one.total) for one in watcher.moments[3:6]] == [(3, 12), (0, 40), (0, 40)]
 
@@ -191,7 +191,7 @@ def test_a_failure_says_why_and_shows_the_end_of_the_log(run):
     ending = wait.watch(handle(run), Watcher(says(run, "failed", error="the disk is full.")))
     assert (ending.status.phase, ending.given_up) == ("failed", False)
     assert wait.ended(run, ending) == "cats-1 failed: the disk is full."
-    words = wait.last_words(run)
+    words = wait.log_tail(run)
     assert words.splitlines()[-1] == "line 99"
     assert "line 85\n" in words
     assert "line 84\n" not in words
@@ -199,4 +199,4 @@ def test_a_failure_says_why_and_shows_the_end_of_the_log(run):
 
 
 def test_a_run_that_printed_nothing_has_no_last_words(run):
-    assert wait.last_words(run) == ""
+    assert wait.log_tail(run) == ""

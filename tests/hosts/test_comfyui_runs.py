@@ -274,7 +274,7 @@ def test_a_training_that_fails_is_told_of_with_the_reason(server, judged, tab):
         ("/mapo/runs", {"dataset": DATASET}, 422, "checkpoint"),
         ("/mapo/runs/plan", {"dataset": DATASET, "checkpoint": ""}, 422, "checkpoint"),
         ("/mapo/runs/never-made/stop", {}, 400, "there is no run named never-made"),
-        ("/mapo/runs/never-made/stop", {"force": True}, 422, "nothing is to be said"),
+        ("/mapo/runs/never-made/stop", {"force": True}, 422, "takes no body"),
         ("/mapo/runs/..%2F..%2Fcomfyui/resume", {}, 400, "there is no run named ../../comfyui"),
         ("/mapo/runs/%2Fetc/install", {}, 400, "there is no run named /etc"),
     ],
