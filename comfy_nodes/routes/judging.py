@@ -47,7 +47,7 @@ async def picture(request: web.Request) -> web.StreamResponse:
 async def element_file(request: web.Request) -> web.StreamResponse:
     """A file of the judging element, the same that the studio shows. An upgrade shows at once."""
     name = request.match_info["file"]
-    if not re.fullmatch(r"[a-z-]+\.js", name) or not (_ELEMENT / name).is_file():
+    if not re.fullmatch(r"[a-z0-9-]+\.js", name) or not (_ELEMENT / name).is_file():
         return http.refusal(404, "there is no such file")
     return web.FileResponse(_ELEMENT / name, headers={"Content-Type": "text/javascript", "Cache-Control": "no-cache"})
 
