@@ -99,8 +99,8 @@ def _errors(results: Results) -> Figure:
     figure, axes = plt.subplots(figsize=(6, 5))
     for arm in ARMS:
         here = [one for one in results.of("claims") if one["arm"] == arm and one["world"]["ladder"] == "style"]
-        x = [one["winner_error"] / one["winner_before"] for one in here]
-        y = [one["loser_error"] / one["loser_before"] for one in here]
+        x = [one["chosen_error"] / one["chosen_error_before"] for one in here]
+        y = [one["rejected_error"] / one["rejected_error_before"] for one in here]
         axes.plot(x, y, "o", color=_COLOURS[arm], alpha=0.6, label=arm)
     axes.axvline(1, color="#999", linewidth=0.8)
     axes.axhline(1, color="#999", linewidth=0.8)

@@ -98,8 +98,8 @@ def measured(
     pixels = np.stack([np.asarray(one.convert("RGB"), np.float32) / 255 for one in pictures])
     of_one = pixels.reshape(-1, each, *pixels.shape[1:])
     apart = np.sqrt(np.mean((of_one[:, 0] - of_one[:, -1]) ** 2, axis=(1, 2, 3)))
-    winner, loser = held_out.of(unet)
-    winner_before, loser_before = held_out.untouched
+    chosen, rejected = held_out.of(unet)
+    chosen_error_before, rejected_error_before = held_out.untouched
     return {
         "preferred": float(np.mean(liked)),
         "caption": float(np.mean(right)),
@@ -107,12 +107,12 @@ def measured(
         "clipped": float(np.mean((pixels <= 0) | (pixels >= 1))),
         "diversity": float(apart.mean()),
         "distance": energy_distance(painter.features(pictures), painter.features(_wanted(world, work, asked))),
-        "winner_error": float(winner.mean()),
-        "loser_error": float(loser.mean()),
-        "winner_before": float(winner_before.mean()),
-        "loser_before": float(loser_before.mean()),
-        "agreement": float((winner < loser).float().mean()),
-        "gained": float(((loser - loser_before) > (winner - winner_before)).float().mean()),
+        "chosen_error": float(chosen.mean()),
+        "rejected_error": float(rejected.mean()),
+        "chosen_error_before": float(chosen_error_before.mean()),
+        "rejected_error_before": float(rejected_error_before.mean()),
+        "agreement": float((chosen < rejected).float().mean()),
+        "gained": float(((rejected - rejected_error_before) > (chosen - chosen_error_before)).float().mean()),
     }
 
 
@@ -124,10 +124,10 @@ def mismatch(world: World, work: Path, painter: Painter, held_out: HeldOutErrors
     own samples).
     """
     own = [Image.open(one.file) for one in samples(work, world) if one.caption in asked]
-    winner, loser = held_out.untouched
+    chosen, rejected = held_out.untouched
     return {
         "feature_distance": energy_distance(painter.features(_wanted(world, work, asked)), painter.features(own)),
-        "error_gap": float((winner - loser).mean()),
+        "error_gap": float((chosen - rejected).mean()),
     }
 
 

@@ -57,8 +57,8 @@ FEWER_ARMS = ("sft", "dpo", "dpo+sft", "mapo calibrated")
 def best(results: Results, ladder: str, arm: str) -> tuple[float, Knobs]:
     """The setting of `arm` with the most pictures that show both taste and caption, then the smallest distance."""
     lines = [one for one in results.of("search") if one["world"]["ladder"] == ladder and one["arm"] == arm]
-    winner = max(lines, key=lambda one: (one["both"], -one["distance"]))
-    return winner["learning_rate"], winner["knobs"]
+    best = max(lines, key=lambda one: (one["both"], -one["distance"]))
+    return best["learning_rate"], best["knobs"]
 
 
 def _rungs(_: Results) -> Iterator[Job]:

@@ -98,8 +98,8 @@ def _measures(results: Results) -> str:
         "diversity",
         "distance",
         "clipped",
-        "winner_error",
-        "loser_error",
+        "chosen_error",
+        "rejected_error",
         "agreement",
         "gained",
     )
@@ -121,9 +121,9 @@ def _default(results: Results) -> str:
         cells = [
             "{:.0%} ({:.0%} to {:.0%})".format(*spread_of([o for o in here if _rung(o) == w], "both")) for w in worlds
         ]
-        rise = np.mean([one["winner_error"] / one["winner_before"] - 1 for one in here])
+        rise = np.mean([one["chosen_error"] / one["chosen_error_before"] - 1 for one in here])
         rows.append((arm, *cells, f"{np.mean([one['both'] for one in here]):.0%}", f"{rise:+.0%}"))
-    head = ("objective", *(f"{ladder} {share:.0%}" for ladder, share in worlds), "all", "winner's error")
+    head = ("objective", *(f"{ladder} {share:.0%}" for ladder, share in worlds), "all", "chosen error")
     return _markdown(head, rows)
 
 
@@ -138,7 +138,7 @@ def _guards(results: Results) -> str:
             (f"{push:g}", line["knobs"].get("guard", "none"), _cell(line), f"{line['caption']:.0%}")
             for line in (*plain, *sorted(guarded, key=lambda one: one["knobs"]["guard"]))
         ]
-    return _markdown(("push", "loser guard", "taste and caption (winner's error)", "caption"), rows)
+    return _markdown(("push", "loser guard", "taste and caption (chosen error)", "caption"), rows)
 
 
 def _amounts(results: Results) -> str:
@@ -200,10 +200,10 @@ def _alone(name: str) -> Callable[[Results], str]:
 
 
 def _cell(line: Line | None) -> str:
-    """Taste and caption at once; and how much the winner's error changed."""
+    """Taste and caption at once; and how much the chosen error changed."""
     if line is None:
         return ""
-    return f"{line['both']:.0%} ({line['winner_error'] / line['winner_before'] - 1:+.0%})"
+    return f"{line['both']:.0%} ({line['chosen_error'] / line['chosen_error_before'] - 1:+.0%})"
 
 
 def _fits(line: Line, free: set[str]) -> bool:

@@ -113,13 +113,13 @@ def _errors(results: Results) -> Verdict:
     for share in sorted({one["world"]["share"] for one in lines}):
         for arm in (*OURS, "margin alone"):
             here = [one for one in lines if one["world"]["share"] == share and one["arm"] == arm]
-            winner = np.mean([one["winner_error"] - one["winner_before"] for one in here])
-            gap = np.mean([one["loser_error"] - one["winner_error"] for one in here])
-            before = np.mean([one["loser_before"] - one["winner_before"] for one in here])
-            if (winner > 0) if arm == "margin alone" else (winner < 0 and gap > before):
+            chosen = np.mean([one["chosen_error"] - one["chosen_error_before"] for one in here])
+            gap = np.mean([one["rejected_error"] - one["chosen_error"] for one in here])
+            before = np.mean([one["rejected_error_before"] - one["chosen_error_before"] for one in here])
+            if (chosen > 0) if arm == "margin alone" else (chosen < 0 and gap > before):
                 continue
-            failed.append(f"{arm} at {share:.0%} (winner {winner:+.4f}, gap {gap - before:+.4f})")
-    name = "2. winner's error falls while the margin rises; not so with the margin alone"
+            failed.append(f"{arm} at {share:.0%} (chosen {chosen:+.4f}, gap {gap - before:+.4f})")
+    name = "2. chosen error falls while the margin rises; not so with the margin alone"
     return Verdict(name, not failed, "on every rung" if not failed else "not for " + ", ".join(failed))
 
 

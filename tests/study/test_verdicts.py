@@ -18,7 +18,7 @@ def fewer_resamples(study, monkeypatch):
     monkeypatch.setattr(study("verdicts"), "_RESAMPLES", 1000)
 
 
-def results_where(study, both, *, winner=lambda arm, gap: -0.001, loser=lambda arm, gap: 0.01, pace=None):
+def results_where(study, both, *, chosen=lambda arm, gap: -0.001, rejected=lambda arm, gap: 0.01, pace=None):
     """Lines for four rungs of the style ladder and two of the other, three seeds, `both(arm, gap, seed)` of each."""
     plan, arms = study("plan"), study("arms")
     results = plan.Results()
@@ -29,8 +29,8 @@ def results_where(study, both, *, winner=lambda arm, gap: -0.001, loser=lambda a
         results.add({"part": "rungs", "key": f"rung {number}", "world": world, "error_gap": gap})
         for arm in arms.ARMS:
             for seed in range(3):
-                before = {"winner_before": 0.02, "loser_before": 0.02}
-                after = {"winner_error": 0.02 + winner(arm, gap), "loser_error": 0.02 + loser(arm, gap)}
+                before = {"chosen_error_before": 0.02, "rejected_error_before": 0.02}
+                after = {"chosen_error": 0.02 + chosen(arm, gap), "rejected_error": 0.02 + rejected(arm, gap)}
                 setting = {"arm": arm, "seed": seed, "pairs": 300, "noise": 0.0}
                 line = {"part": "claims", "key": f"{number} {arm} {seed}", "world": world, **setting}
                 results.add({**line, **before, **after, "both": both(arm, gap, seed)})
@@ -61,19 +61,19 @@ def test_a_lead_that_is_chance_proves_nothing(study):
     assert not any(one.held for one in named(study, results, "3."))
 
 
-def test_one_rung_on_which_the_winners_error_rose_fails_the_second_claim_and_is_named(study):
-    def winner(arm, gap):
+def test_one_rung_on_which_the_chosen_error_rose_fails_the_second_claim_and_is_named(study):
+    def chosen(arm, gap):
         if arm == "margin alone":
             return 0.01
         return 0.001 if arm == "mapo paper" and gap == 0.01 else -0.001
 
-    (verdict,) = named(study, results_where(study, lambda *_: 0.5, winner=winner), "2.")
+    (verdict,) = named(study, results_where(study, lambda *_: 0.5, chosen=chosen), "2.")
     assert not verdict.held
     assert "mapo paper at 0%" in verdict.found
     assert "calibrated" not in verdict.found
 
 
-def test_the_second_claim_fails_where_the_margin_alone_lowers_the_winners_error_too(study):
+def test_the_second_claim_fails_where_the_margin_alone_lowers_the_chosen_error_too(study):
     (verdict,) = named(study, results_where(study, lambda *_: 0.5), "2.")
     assert not verdict.held
     assert verdict.found.count("margin alone") == 4

@@ -82,7 +82,7 @@ def test_link_has_no_seam_where_the_series_ends():
     assert gradient.diff().abs().item() < 1e-11
 
 
-def test_released_gradients_at_a_tie_push_the_loser_as_published():
+def test_released_gradients_at_a_tie_push_the_rejected_one_as_published():
     _, grad_w, grad_l = value_and_gradients(MaPO(), 1e-6, 1e-6)
     assert (grad_w, grad_l) == pytest.approx((13.5, -12.5), rel=1e-4)
 

@@ -1,8 +1,8 @@
 """How do pictures that are wanted become pairs, where nothing was rejected? The base paints the rejected ones.
 
 Each target gets pictures of the same caption, as the base (or a LoRA, which may be the last one that was trained)
-paints them now, and is assumed to be better: losers of the model's own, as in SePPO (arXiv 2410.05255). That nobody
-compared them is kept with the pairs, and whoever judges such a pair goes over it.
+paints them now, and is assumed to be better: rejected images of the model's own, as in SePPO (arXiv 2410.05255). That
+nobody compared them is kept with the pairs, and whoever judges such a pair goes over it.
 """
 
 from __future__ import annotations
