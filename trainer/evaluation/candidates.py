@@ -63,7 +63,7 @@ def check(workspace: Path, settings: dict[str, Any]) -> dict[str, Any]:
 def run(context: JobContext) -> str:
     """Paint what is not there yet. Pictures are in the dataset as soon as they are painted, pairs with them."""
     from ..sampling.batch_sampler import BatchSampler, open_for_sampling
-    from ..sampling.image_metadata import Provenance, hashed, model_name
+    from ..sampling.image_metadata import Provenance
 
     asked = CandidateSettings.given(context.settings)
     store = open_store(context.workspace)
@@ -73,7 +73,7 @@ def run(context: JobContext) -> str:
         known = _painted_before(session, dataset)
     base, sampling = open_for_sampling(asked)
     loras = [Path(asked.lora)] if asked.lora else []
-    provenance = Provenance(base.identity(), model_name(asked.base), sampling, hashed(loras))
+    provenance = Provenance.of(base, asked.base, sampling, loras)
     requests = [request for prompt in prompts for request in _requests(asked, prompt)]
     left = [request for request in requests if provenance.fingerprint(request) not in known]
     done, pairs = len(requests) - len(left), 0

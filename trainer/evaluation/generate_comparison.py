@@ -72,13 +72,13 @@ def check(workspace: Path, settings: dict[str, Any]) -> dict[str, Any]:
 def run(context: JobContext) -> str:
     """Paint what is not there yet. A pair can be judged as soon as both its pictures are painted."""
     from ..sampling.batch_sampler import BatchSampler, open_for_sampling
-    from ..sampling.image_metadata import Provenance, hashed, model_name
+    from ..sampling.image_metadata import Provenance
 
     asked = ComparisonSettings.given(context.settings)
     store = open_store(context.workspace)
     base, sampling = open_for_sampling(asked)
     loras = [Path(file) for file in (asked.lora, asked.against) if file]
-    provenance = Provenance(base.identity(), model_name(asked.base), sampling, hashed(loras))
+    provenance = Provenance.of(base, asked.base, sampling, loras)
     duels = [duel for prompt in asked.prompts for duel in _duels(asked, prompt)]
     requests = [request for duel in duels for request in duel]
     with store.writing() as session:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -105,7 +105,7 @@ def _of_line(line: str, file: Path, number: int) -> Target:
 def run(context: JobContext) -> str:
     """Paint what is not there yet. Pairs are in the dataset as soon as their pictures are painted."""
     from ..sampling.batch_sampler import BatchSampler, open_for_sampling
-    from ..sampling.image_metadata import Provenance, hashed, model_name
+    from ..sampling.image_metadata import Provenance
 
     asked = TargetSettings.given(context.settings)
     store = open_store(context.workspace)
@@ -122,10 +122,10 @@ def run(context: JobContext) -> str:
         by_size.setdefault(size, {}).update((request, (file, target)) for request in of_target)
     done, total = 0, sum(map(len, by_size.values()))
     painted = 0
-    hashes, identity = hashed(loras), base.identity()
+    of_any_size = Provenance.of(base, asked.base, sampling, loras)
     for size, wanted in by_size.items():
         how = sampling.with_size(size) if not (asked.width or asked.height) else sampling
-        provenance = Provenance(identity, model_name(asked.base), how, hashes)
+        provenance = replace(of_any_size, settings=how)
         numbers = {request: _sequence(provenance.fingerprint(request), file) for request, (file, _) in wanted.items()}
         known = _known(store, list(numbers.values()))
         left = [request for request in wanted if numbers[request] not in known]

@@ -87,7 +87,7 @@ class MemoryEstimator:
         return MemoryEstimate(weights, 2 * lora, on_card, activations, sampling, encoding, host + on_host)
 
     def _sampling(self, unet: nn.Module, training: TrainingConfig, side: int) -> int:
-        """Peak of one classifier_free_guidance step of the UNet, for as many images as are sampled at once."""
+        """Peak of one guided step of the UNet, for as many images as are sampled at once."""
         unet.eval().zero_grad()
         live, cells = MetaMemoryTracker(), side // self.base.latent_factor
         for tensor in (*unet.parameters(), *unet.buffers()):

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import io
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
+from ..models.base_model import BaseModel
 from ..models.content_hash import sha256_of
 from ..preferences.images import ImageMetadata
 from .batch_sampler import ImageRequest, SamplingSettings
+from .sampler import sampler_name
 
-SAMPLER = "Euler"
 _PREFIX = "painted:"
 """Of fingerprints in the workspaces that there are."""
 
@@ -23,13 +25,21 @@ _PREFIX = "painted:"
 class Provenance:
     """What all images of one BatchSampler have in common.
 
-    base: the identity of its weights; model: how a person calls it. hashes: SHA-256 of the LoRA files.
+    base: the identity of its weights; model: how a person calls it. hashes: SHA-256 of the LoRA files. sampler: the
+    name of the one that generates.
     """
 
     base: str
     model: str
     settings: SamplingSettings
     hashes: dict[Path, str]
+    sampler: str
+
+    @classmethod
+    def of(cls, base: BaseModel, name: str, settings: SamplingSettings, loras: Sequence[Path]) -> Provenance:
+        """Of images of `base`, which a person calls `name`, and LoRA files. Reads the files, to hash them."""
+        hashes = {file: sha256_of(file) for file in loras}
+        return cls(base.identity(), model_name(name), settings, hashes, sampler_name(base))
 
     def fingerprint(self, request: ImageRequest) -> str:
         """The same for the same image, generated whenever: kept as its source, so that none is generated twice."""
@@ -50,7 +60,7 @@ class Provenance:
         """What the workspace keeps of the image."""
         lora = f"{request.lora.file.stem} ({request.lora.strength:g})" if request.lora else None
         source = self.fingerprint(request)
-        return ImageMetadata(seed=str(request.seed), sampler=SAMPLER, model=self.model, lora=lora, source=source)
+        return ImageMetadata(seed=str(request.seed), sampler=self.sampler, model=self.model, lora=lora, source=source)
 
     def png(self, request: ImageRequest, image: Image.Image) -> bytes:
         """The image's file, with its infotext."""
@@ -66,7 +76,7 @@ class Provenance:
         width, height = settings.size
         facts = [
             f"Steps: {settings.steps}",
-            f"Sampler: {SAMPLER}",
+            f"Sampler: {self.sampler}",
             f"CFG scale: {settings.guidance:g}",
             f"Seed: {request.seed}",
             f"Size: {width}x{height}",
@@ -80,11 +90,6 @@ class Provenance:
             ", ".join([*facts, "Version: MaPO Studio"]),
         ]
         return "\n".join(lines)
-
-
-def hashed(files: list[Path]) -> dict[Path, str]:
-    """SHA-256 of each file, hexadecimal."""
-    return {file: sha256_of(file) for file in files}
 
 
 def seed_of(prompt: str, number: int, first_seed: int = 0) -> int:

@@ -6,6 +6,7 @@ import logging
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import torch
 from PIL import Image
@@ -156,7 +157,7 @@ def sample(
         sampler = _sampler(base, steps, device)
         latents = noise * sampler.init_noise_sigma
         # A generator for each, so that an image does not depend on its neighbours.
-        renoising = {"generator": [_generator(seed + 1) for seed in seeds[part]]} if _renoised(base) else {}
+        renoising = {"generator": [_generator(seed + 1) for seed in seeds[part]]} if sampler_name(base) == "LCM" else {}
         for number, timestep in enumerate(sampler.timesteps):
             noisy = sampler.scale_model_input(latents, timestep)
             prediction = classifier_free_guidance(
@@ -204,13 +205,20 @@ def _to_image(values: Tensor) -> Image.Image:
     return Image.fromarray(bytes_.permute(1, 2, 0).contiguous().numpy())
 
 
+def sampler_name(base: BaseModel) -> Literal["Euler", "LCM"]:
+    """What samples images of `base`, as A1111 calls it.
+
+    Euler's method, without noise of its own, is the one sampler that every base's configuration suits, but for those of
+    consistency models, which add noise after every step.
+    """
+    return "LCM" if base.distilled and base.distilled.renoised else "Euler"
+
+
 def _sampler(base: BaseModel, steps: int, device: torch.device):
-    """Euler's method, without noise of its own: the one sampler that every base's configuration suits, but for those of
-    consistency models, which add noise after every step."""
     from diffusers import EulerDiscreteScheduler, LCMScheduler
 
     config = dict(base.scheduler_config)
-    if base.distilled and _renoised(base):
+    if base.distilled and sampler_name(base) == "LCM":
         sampler = LCMScheduler.from_config(config)
         own = replace(base.distilled, steps=steps).timesteps(base.schedule.timesteps)
         sampler.set_timesteps(timesteps=list(own), device=device)
@@ -257,10 +265,6 @@ def classifier_free_guidance(
         spread = with_prompt.std(dim=(1, 2, 3), keepdim=True) / guided.std(dim=(1, 2, 3), keepdim=True)
         guided = guided * (rescale * spread + (1 - rescale))
     return guided
-
-
-def _renoised(base: BaseModel) -> bool:
-    return base.distilled is not None and base.distilled.renoised
 
 
 def _noise(seed: int, cells: tuple[int, ...]) -> Tensor:

@@ -96,14 +96,14 @@ def _painted(
     from ...models.open import open_base
     from ...sampling.batch_sampler import BatchSampler, ImageRequest, LoraUse, SamplingSettings
     from ...sampling.defaults import steps_and_cfg
-    from ...sampling.image_metadata import Provenance, hashed, model_name, seed_of
+    from ...sampling.image_metadata import Provenance, seed_of
 
     config, lora = run.config(), LoraUse(run.lora_file)
     tokenizers = Path(config.tokenizers) if config.tokenizers else None
     base = open_base(config.base, tokenizers=tokenizers, prediction=config.prediction)
     side = config.data.resolution or base.resolution
     sampling = SamplingSettings((side, side), *steps_and_cfg(base, config.watch.sample_steps, config.watch.guidance))
-    provenance = Provenance(base.identity(), model_name(config.base), sampling, hashed([run.lora_file]))
+    provenance = Provenance.of(base, config.base, sampling, [run.lora_file])
 
     def file(request: ImageRequest) -> Path:
         return run.folder / "scored" / f"{provenance.fingerprint(request).rpartition(':')[2]}.png"
