@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import io
 import json
+from contextlib import redirect_stdout
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from mapo_studio.tests.once import made_once
 from mapo_studio.tests.tiny_models import write_sdxl
 from mapo_studio.trainer.cli.main import main
 from mapo_studio.trainer.config.run_config import RunConfig, parse_config
@@ -94,3 +98,22 @@ def mapo(tmp_path, base_folder, capfd):
         return code, said.out, said.err
 
     return call
+
+
+@pytest.fixture(scope="session")
+def shown_demo(tmp_path_factory) -> dict[str, Any]:
+    """What `mapo demo --json` told, run once for all tests: a LoRA that has learned to like outlines, at "lora".
+
+    "printed": its whole output. It paints half of the pictures before and after that it paints for a person.
+    """
+
+    def show(folder: Path) -> None:
+        printed = io.StringIO()
+        with pytest.MonkeyPatch.context() as patch, redirect_stdout(printed):
+            patch.setattr("mapo_studio.trainer.demo.show.PICTURES", 40)
+            code = main(["demo", "--json", "--workspace", str(folder)])
+        assert code == 0, printed.getvalue()
+        (folder / "printed.txt").write_text(printed.getvalue(), encoding="utf-8")
+
+    printed = (made_once(tmp_path_factory, "demo", show) / "printed.txt").read_text(encoding="utf-8")
+    return {**json.loads(printed.splitlines()[-1]), "printed": printed}
