@@ -14,7 +14,6 @@ import pytest
 import torch
 from diffusers import UNet2DConditionModel
 from mapo_studio.tests.system_packages import needed
-from mapo_studio.trainer.preferences.store import Store, open_store
 from playwright.sync_api import Browser, expect, sync_playwright
 from torch import Tensor, nn
 
@@ -120,14 +119,6 @@ def browser() -> Iterator[Browser]:
         browser = playwright.chromium.launch(executable_path=chromium, args=arguments)
         yield browser
         browser.close()
-
-
-@pytest.fixture
-def sqlite_store(tmp_path) -> Iterator[Store]:
-    """An empty workspace's preferences in SQLite, for where the kind of database makes no difference."""
-    store = open_store(tmp_path / "workspace")
-    yield store
-    store.close()
 
 
 @pytest.fixture(scope="session")

@@ -53,10 +53,10 @@ def server() -> Iterator[str]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def new_database(address: str, name: str) -> str:
-    """The url of an empty database of that server."""
+def new_database(address: str, name: str, template: str = "template1") -> str:
+    """The url of a new database of that server, with what `template` holds: by default nothing."""
     with psycopg.connect(f"{address}/postgres", autocommit=True) as connection:
-        connection.execute(f'CREATE DATABASE "{name}"')
+        connection.execute(f'CREATE DATABASE "{name}" TEMPLATE "{template}"')
     return f"{address}/{name}"
 
 

@@ -2,7 +2,10 @@
 
 import io
 import itertools
+import shutil
 from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -39,27 +42,68 @@ def counted():
 
 
 @pytest.fixture(scope="session")
-def postgresql():
-    """postgresql(): the url of a new, empty database on a server that runs as long as the tests."""
+def postgresql(tmp_path_factory):
+    """postgresql(with_tables=False): the url of a new database on a server that runs as long as the tests.
+
+    Empty, or with the tables of this version: a copy of a database that was migrated once.
+    """
     from mapo_studio.tests.postgres import new_database, server
 
     names = itertools.count()
     with server() as address:
-        yield lambda: new_database(address, f"test{next(names)}")
+
+        @cache
+        def template() -> str:
+            open_store(tmp_path_factory.mktemp("template"), new_database(address, "migrated")).close()
+            return "migrated"
+
+        yield lambda with_tables=False: new_database(
+            address, f"test{next(names)}", template() if with_tables else "template1"
+        )
+
+
+@pytest.fixture(scope="session")
+def migrated_file(tmp_path_factory):
+    """A preferences.db with the tables of this version and nothing in them."""
+    folder = tmp_path_factory.mktemp("template")
+    open_store(folder).close()
+    return folder / "preferences.db"
 
 
 @pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.slow)])
 def url(request):
-    """Where preferences are kept: None, for a file in the workspace, or the url of an empty PostgreSQL database."""
-    return None if request.param == "sqlite" else request.getfixturevalue("postgresql")()
+    """Where preferences are kept: None, for a file in the workspace, or the url of a PostgreSQL database.
+
+    The database is empty, unless the test asks for a `store` in it.
+    """
+    if request.param == "sqlite":
+        return None
+    return request.getfixturevalue("postgresql")(with_tables="store" in request.fixturenames)
 
 
 @pytest.fixture
-def store(tmp_path, url):
+def store(tmp_path, url, migrated_file):
     """An empty workspace's preferences, on each kind of database."""
+    if url is None:
+        copy_database(migrated_file, tmp_path / "workspace")
     store = open_store(tmp_path / "workspace", url)
     yield store
     store.close()
+
+
+@pytest.fixture
+def sqlite_store(tmp_path, migrated_file):
+    """An empty workspace's preferences in SQLite, for where the kind of database makes no difference."""
+    copy_database(migrated_file, tmp_path / "workspace")
+    store = open_store(tmp_path / "workspace")
+    yield store
+    store.close()
+
+
+def copy_database(file: Path, workspace: Path) -> None:
+    """Making the tables by Alembic takes 20 times as long."""
+    workspace.mkdir(parents=True, exist_ok=True)
+    shutil.copy(file, workspace / "preferences.db")
 
 
 @pytest.fixture

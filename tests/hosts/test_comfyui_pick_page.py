@@ -207,7 +207,7 @@ def test_what_is_put_aside_can_be_shown_again(server: RunningComfyUI, page: Page
 
 
 def test_the_time_that_is_left_is_shown_and_closes_the_overlay(server: RunningComfyUI, page: Page):
-    prompt_id = queue(server, page, RED, BLUE, name="clock", wait=10, without_answer="first")
+    prompt_id = queue(server, page, RED, BLUE, name="clock", wait=5, without_answer="first")
     expect(overlay(page)).to_contain_text("left, then the first picture goes on")
     gone(page)
     expect(page.get_by_text("Nobody picked in time.")).to_be_visible()
