@@ -10,6 +10,7 @@ import gradio as gr
 from ...trainer.errors import UserError
 from ...trainer.intervals import format_interval
 from ...trainer.jobs.job import Job
+from ...trainer.models.safetensors_file import read_header
 from ...trainer.reports.summary import course, summarise
 from ...trainer.runs.run_folder import Run, all_runs
 from ...trainer.services import lora_library
@@ -173,7 +174,7 @@ def _facts(run: Run) -> str:
         rows["Goes on from"] = summary.config.adapter.continue_from
     if run.lora_file.is_file():
         rows["Size"] = format_size(run.lora_file.stat().st_size)
-        for key, value in sorted(lora_library.metadata(run.lora_file).items()):
+        for key, value in sorted(read_header(run.lora_file).metadata.items()):
             if key.startswith("mapo.") and key not in ("mapo.base", "mapo.steps", "mapo.pairs"):
                 rows[key.removeprefix("mapo.").replace("_", " ").capitalize()] = value
     listed = "".join(f"<dt>{escape(name)}</dt><dd>{escape(value)}</dd>" for name, value in rows.items())
