@@ -265,7 +265,7 @@ def remembered(history):
     return {
         name: value
         for name, value in vars(history).items()
-        if name not in ("lock", "places", "rankable", "ranked", "counts", "_days")
+        if name not in ("lock", "positions", "rankable", "ranked", "counts", "_days")
     } | {name: +getattr(history, name) for name in ("ranked", "counts", "_days")}
 
 
