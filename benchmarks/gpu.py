@@ -252,7 +252,7 @@ def figures_of(row: Row, device: torch.device, precision: str, ceiling: float, s
 
     def step(number: int) -> float:
         begun = time.perf_counter()
-        learner.learn(number, taken)
+        learner.train_step(number, taken)
         _settle(device)
         return time.perf_counter() - begun
 
@@ -261,7 +261,7 @@ def figures_of(row: Row, device: torch.device, precision: str, ceiling: float, s
     peaks = (None, None)
     if device.type == "cuda":
         peaks = torch.cuda.max_memory_allocated(device) / 2**30, torch.cuda.max_memory_reserved(device) / 2**30
-    tflop = flop_of(lambda: learner.learn(_WARM_UP + steps, taken), row) / 1e12
+    tflop = flop_of(lambda: learner.train_step(_WARM_UP + steps, taken), row) / 1e12
     seconds = statistics.median(times)
     rate = tflop / seconds
     pace = row.pairs / seconds

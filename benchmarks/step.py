@@ -92,9 +92,9 @@ def measure(folder: Path, rounds: int, pairs: int) -> dict[str, list[float]]:
 
     def loop() -> None:
         step, micro_batches = next(ahead)
-        metrics.add(step + 1, learner.learn(step, micro_batches), learner.learning_rate(step), micro_batches)
+        metrics.add(step + 1, learner.train_step(step, micro_batches), learner.learning_rate(step), micro_batches)
 
-    ways: dict[str, Callable[[], object]] = {"bare": bare, "step": lambda: learner.learn(0, [kept]), "loop": loop}
+    ways: dict[str, Callable[[], object]] = {"bare": bare, "step": lambda: learner.train_step(0, [kept]), "loop": loop}
     times: dict[str, list[float]] = {way: [] for way in ways}
     for _ in range(rounds + 1):
         for way, take in ways.items():

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import product
 
-from mapo_studio.trainer.training.objectives import DPO, SFT, DPOPlusSFT, Judged, MaPO, Objective, PairErrors
+from mapo_studio.trainer.training.objectives import DPO, SFT, DPOPlusSFT, LossOutput, MaPO, Objective, PairErrors
 
 Knobs = Mapping[str, float]
 
@@ -20,10 +20,12 @@ class MarginAlone:
     scale: float = 1.0
     needs_reference = False
 
-    def __call__(self, errors: PairErrors) -> Judged:
+    def __call__(self, errors: PairErrors) -> LossOutput:
         with_likelihood = MaPO(self.weight, self.temperature, self.scale)(errors)
         ranking = with_likelihood.parts["ranking"]
-        return Judged(self.weight * ranking, with_likelihood.margin, with_likelihood.agreement, {"ranking": ranking})
+        return LossOutput(
+            self.weight * ranking, with_likelihood.margin, with_likelihood.agreement, {"ranking": ranking}
+        )
 
 
 def objective_of(arm: str, knobs: Knobs, spread: float) -> Objective:

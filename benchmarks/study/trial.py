@@ -57,7 +57,7 @@ class Trial:
         learner.objective = objective_of(self.arm, self.knobs, spread)
         began = time.process_time()
         for step, ready in enumerate(batches_by_step(batches, 1, 0, self.steps, CPU)):
-            learner.learn(step, ready)
+            learner.train_step(step, ready)
         seconds = (time.process_time() - began) / self.steps
         learner.unet.eval()
         looked_at, each = (TEST_CAPTIONS, 2) if self.look == "test" else (SEARCH_CAPTIONS, 1)
@@ -154,7 +154,7 @@ class Pace:
             for arm, objective in ways.items():
                 learner.objective = objective
                 began = time.perf_counter()
-                learner.learn(turn, [ready[turn % len(ready)]])
+                learner.train_step(turn, [ready[turn % len(ready)]])
                 if turn:  # the first one warms up
                     taken[arm].append(time.perf_counter() - began)
         return {"world": asdict(self.world), "key": self.key, "seconds": taken, "pairs_a_step": self.batch}

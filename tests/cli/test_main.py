@@ -190,13 +190,13 @@ def test_a_settings_file_and_flags_over_it_train_together(mapo, pairs, tmp_path)
 
 
 def test_the_report_is_written_however_a_training_ends(mapo, pairs, tmp_path, monkeypatch):
-    run, learn = Run(tmp_path / "workspace" / "runs" / "ends"), Learner.learn
+    run, train_step = Run(tmp_path / "workspace" / "runs" / "ends"), Learner.train_step
     happens = {}
 
     def ends(self, step, batches):
         if step in happens:
             happens[step]()
-        return learn(self, step, batches)
+        return train_step(self, step, batches)
 
     def raises(error):
         def happen():
@@ -209,7 +209,7 @@ def test_the_report_is_written_however_a_training_ends(mapo, pairs, tmp_path, mo
         run.report_file.unlink()
         return page
 
-    monkeypatch.setattr(Learner, "learn", ends)
+    monkeypatch.setattr(Learner, "train_step", ends)
     happens[1] = raises(RuntimeError("a cosmic ray"))
     with pytest.raises(RuntimeError, match="cosmic"):
         mapo("train", "--pairs", pairs, "--name", "ends", "--steps", "3", *QUICK)

@@ -107,7 +107,7 @@ def test_counting_leaves_no_trace(tiny, estimator):
     estimator.estimate(config_of())
     assert (torch.get_default_dtype(), torch.is_autocast_enabled("cpu")) == before
     learner = Learner(config_of(), tiny, HOST)
-    assert torch.isfinite(learner.learn(0, [estimator.batch(1, tiny.resolution, HOST)])).all()
+    assert torch.isfinite(learner.train_step(0, [estimator.batch(1, tiny.resolution, HOST)])).all()
 
 
 def test_gib_are_binary():

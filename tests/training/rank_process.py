@@ -7,7 +7,7 @@ import sys
 from mapo_studio.trainer.cli.main import main
 from mapo_studio.trainer.training.learner import Learner
 
-learn = Learner.learn
+train_step = Learner.train_step
 
 
 def ending(self, step, batches):
@@ -15,9 +15,9 @@ def ending(self, step, batches):
         if os.environ.get("MAPO_TEST_RANK_1") == "is killed":
             os.kill(os.getpid(), signal.SIGKILL)
         raise RuntimeError("a cosmic ray hit the second process")
-    return learn(self, step, batches)
+    return train_step(self, step, batches)
 
 
 if os.environ["RANK"] == "1":
-    Learner.learn = ending
+    Learner.train_step = ending
 sys.exit(main())

@@ -25,7 +25,7 @@ def batches(base, encoded):
 
 
 def learned(learner, batches, steps=3):
-    numbers = [learner.learn(step, [batches[2 * step], batches[2 * step + 1]]) for step in range(steps)]
+    numbers = [learner.train_step(step, [batches[2 * step], batches[2 * step + 1]]) for step in range(steps)]
     return torch.stack(numbers), adapter.state(learner.unet)
 
 
@@ -66,8 +66,8 @@ def test_a_step_waits_for_nothing_that_the_device_computes(settings, base, batch
     )
     learner, taken = Learner(config, base, CPU), [batches[0], batches[1]]
     with Waits() as waits:
-        learner.learn(0, taken)
-        learner.learn(1, taken)
+        learner.train_step(0, taken)
+        learner.train_step(1, taken)
     assert waits.seen == []
 
 
@@ -99,7 +99,7 @@ def test_a_compiler_that_fails_is_named_and_training_goes_on(settings, base, bat
 
     monkeypatch.setattr(torch, "compile", broken)
     learner = Learner(settings(training={"compile": "on"}), base, CPU)
-    assert learner.notes == (
+    assert learner.fallbacks == (
         "the base is not compiled (RuntimeError: InvalidCxxCompiler: no g++); training goes on without, slower",
     )
     assert learned(learner, batches, steps=1)[0].isfinite().all()
@@ -151,7 +151,7 @@ def test_compiled_blocks_learn_the_same_and_are_not_compiled_for_every_size(sett
     numbers, lora = learned(learner, batches)
     graphs = counters["stats"]["unique_graphs"] - probed
     assert len(sizes) > 1
-    assert learner.notes == ()
+    assert learner.fallbacks == ()
     assert 1 <= graphs <= 8
     torch.testing.assert_close(numbers, plain_numbers, rtol=1e-3, atol=1e-4)
     assert apart(lora, plain) < 1e-2

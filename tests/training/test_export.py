@@ -15,7 +15,7 @@ from mapo_studio.trainer.lora.file import read_lora
 from mapo_studio.trainer.reports.report import write_report
 from mapo_studio.trainer.reports.summary import headline, how_it_ended, summarise
 from mapo_studio.trainer.runs.run_folder import Run
-from mapo_studio.trainer.training.heldout_eval import Agreement, HeldOut
+from mapo_studio.trainer.training.heldout_eval import EvalResult, HeldOut
 from mapo_studio.trainer.training.learner import Learner
 from mapo_studio.trainer.training.loop import train
 
@@ -38,14 +38,14 @@ def workspace(tmp_path_factory):
 @pytest.fixture
 def measuring(monkeypatch):
     """measuring(course): from now on what is measured after each step is as told; gives the weights at each of them."""
-    learn = Learner.learn
+    train_step = Learner.train_step
     now = {"step": 0}
     seen: dict[int, dict[str, str]] = {}
 
     def learning(self, step, batches):
         if step == now.get("cut"):
             raise PowerCut
-        numbers = learn(self, step, batches)
+        numbers = train_step(self, step, batches)
         now["step"] = step + 1
         return numbers
 
@@ -55,12 +55,12 @@ def measuring(monkeypatch):
         def measure(self, base, unet, *_):
             seen[now["step"]] = digests(adapter.state(unet))
             agreement, error = course[now["step"]]
-            return Agreement(40, agreement, agreement - 0.1, min(agreement + 0.1, 1.0), error, 0.1, 0.01)
+            return EvalResult(40, agreement, agreement - 0.1, min(agreement + 0.1, 1.0), error, 0.1, 0.01)
 
         monkeypatch.setattr(HeldOut, "measure", measure)
         return seen
 
-    monkeypatch.setattr(Learner, "learn", learning)
+    monkeypatch.setattr(Learner, "train_step", learning)
     return use
 
 
@@ -140,14 +140,14 @@ def test_a_run_that_is_stopped_after_its_best_moment_has_it_in_its_file_and_goes
     seen = measuring(RISES_AND_FALLS)
     run = new(workspace, settings, "stopped")
     stop = StopRequest(run.stop_file)
-    learn = Learner.learn
+    train_step = Learner.train_step
 
     def stopping(self, step, batches):
         if step == 4:
             run.stop_file.touch()
-        return learn(self, step, batches)
+        return train_step(self, step, batches)
 
-    monkeypatch.setattr(Learner, "learn", stopping)
+    monkeypatch.setattr(Learner, "train_step", stopping)
     config = run.config()
     run.save_config(config.model_copy(update={"training": config.training.model_copy(update={"steps": 6})}))
     outcome = train(run, stop)
@@ -155,7 +155,7 @@ def test_a_run_that_is_stopped_after_its_best_moment_has_it_in_its_file_and_goes
     assert lora(run) == seen[3]
     assert kept_files(run) == ["kept-00000003.safetensors"]
     seen.clear()
-    monkeypatch.setattr(Learner, "learn", learn)
+    monkeypatch.setattr(Learner, "train_step", train_step)
     measuring(RISES_AND_FALLS | {6: (1.0, 0.04)})
     assert go(run).best_step == 6
     assert lora(run) == seen[6]

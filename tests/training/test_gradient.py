@@ -241,7 +241,7 @@ def test_accumulated_steps_move_the_lora_to_the_same_place(base, encoded, settin
             training={"split_pair": split, "gradient_checkpointing": how if split else "off"},
         )
         learner = Learner(config, base, CPU)
-        numbers = [learner.learn(step, batches) for step in range(2)]
+        numbers = [learner.train_step(step, batches) for step in range(2)]
         ends.append((torch.stack(numbers), adapter.state(learner.unet)))
     (numbers, state), (same_numbers, same_state) = ends
     assert torch.allclose(same_numbers, numbers, rtol=1e-3, atol=1e-6)
@@ -256,7 +256,7 @@ def test_half_precision_loss_scaling_reaches_both_pictures(base, encoded, settin
     for split in (False, True):
         learner = Learner(settings(training={"split_pair": split}, optimization={"optimizer": "adamw"}), base, CPU)
         monkeypatch.setattr(learner._optimizer, "scale", lambda loss: 256 * loss)
-        numbers = learner.learn(0, [pairs(encoded, 2)])
+        numbers = learner.train_step(0, [pairs(encoded, 2)])
         scaled.append(numbers[-1])
     assert torch.allclose(scaled[0], scaled[1], rtol=1e-4)
     assert scaled[0] > 0

@@ -29,8 +29,10 @@ def test_hooks_are_called_in_their_order_where_they_are_due():
     assert called == [("evaluation", 2), ("checkpoint", 3), ("evaluation", 4), ("evaluation", 6), ("checkpoint", 6)]
 
 
-def checkpoint_of(run, world=SINGLE, between_steps=True):
-    learner = SimpleNamespace(between_steps=between_steps, state_dict=lambda: LearnerState({"a": torch.ones(2)}, {}))
+def checkpoint_of(run, world=SINGLE, in_optimizer_step=False):
+    learner = SimpleNamespace(
+        in_optimizer_step=in_optimizer_step, state_dict=lambda: LearnerState({"a": torch.ones(2)}, {})
+    )
     flushed = []
     hook = Checkpoint(run, run.config(), learner, RunFingerprint("b", "p"), world, lambda: flushed.append(True))
     return hook, flushed
@@ -60,7 +62,7 @@ def test_an_out_of_memory_error_saves_what_was_learned(run):
     [
         (ValueError("another error"), 1, {}),
         (torch.OutOfMemoryError("before a step was taken"), 0, {}),
-        (torch.OutOfMemoryError("within the optimizer"), 1, {"between_steps": False}),
+        (torch.OutOfMemoryError("within the optimizer"), 1, {"in_optimizer_step": True}),
         (torch.OutOfMemoryError("in one of two processes"), 1, {"world": World(0, 2)}),
     ],
     ids=lambda value: str(value) if isinstance(value, Exception) else "",

@@ -123,14 +123,14 @@ class PowerCut(BaseException):
 
 @pytest.mark.parametrize("at", [*(pytest.param(at, marks=SLOW) for at in (0, 2, 3)), 7])
 def test_a_run_cut_off_in_any_step_ends_with_the_same_bytes(whole, like_whole, monkeypatch, at):
-    learn = Learner.learn
+    train_step = Learner.train_step
 
     def cut(self, step, batches):
         if step == at:
             raise PowerCut
-        return learn(self, step, batches)
+        return train_step(self, step, batches)
 
-    monkeypatch.setattr(Learner, "learn", cut)
+    monkeypatch.setattr(Learner, "train_step", cut)
     with pytest.raises(PowerCut):
         go(like_whole)
     monkeypatch.undo()
@@ -141,14 +141,14 @@ def test_a_run_cut_off_in_any_step_ends_with_the_same_bytes(whole, like_whole, m
 
 
 def test_a_run_of_an_earlier_version_is_resumed_to_the_same_bytes(whole, like_whole, monkeypatch):
-    learn = Learner.learn
+    train_step = Learner.train_step
 
     def cut(self, step, batches):
         if step == 7:
             raise PowerCut
-        return learn(self, step, batches)
+        return train_step(self, step, batches)
 
-    monkeypatch.setattr(Learner, "learn", cut)
+    monkeypatch.setattr(Learner, "train_step", cut)
     with pytest.raises(PowerCut):
         go(like_whole)
     monkeypatch.undo()
@@ -196,14 +196,14 @@ def test_a_signal_finishes_the_step_saves_and_says_how_to_go_on(run, number):
 
 
 def test_the_stop_file_stops_and_the_run_goes_on_from_there(whole, like_whole, monkeypatch):
-    learn = Learner.learn
+    train_step = Learner.train_step
 
     def ask(self, step, batches):
         if step == 4:
             Job(like_whole.folder).stop()
-        return learn(self, step, batches)
+        return train_step(self, step, batches)
 
-    monkeypatch.setattr(Learner, "learn", ask)
+    monkeypatch.setattr(Learner, "train_step", ask)
     outcome = go(like_whole)
     assert (outcome.step, outcome.finished) == (5, False)
     assert Job(like_whole.folder).status().phase == "stopped"
@@ -224,14 +224,14 @@ def test_a_stop_while_encoding_keeps_the_run_resumable(run, monkeypatch):
 
 
 def test_a_number_that_is_not_finite_stops_names_the_pairs_and_keeps_the_good_state(like_whole, monkeypatch):
-    learn = Learner.learn
+    train_step = Learner.train_step
 
     def poison(self, step, batches):
         if step == 6:
             batches[0].images.latents.fill_(float("nan"))
-        return learn(self, step, batches)
+        return train_step(self, step, batches)
 
-    monkeypatch.setattr(Learner, "learn", poison)
+    monkeypatch.setattr(Learner, "train_step", poison)
     with pytest.raises(UserError, match=r"step 7 gave a loss or gradient that is not a finite number") as caught:
         go(like_whole)
     assert ".png over " in str(caught.value)
@@ -260,7 +260,7 @@ def test_accumulated_batches_of_any_sizes_are_one_step(base, encoded, settings):
     rows = [row for row in rows if row.pairs[0].bucket == rows[0].pairs[0].bucket]
     assert len(rows) == 3
     numbers = [
-        Learner(settings(), base, torch.device("cpu")).learn(0, batches)
+        Learner(settings(), base, torch.device("cpu")).train_step(0, batches)
         for batches in ([stack(rows)], [stack(rows[:2]), rows[2]], rows)
     ]
     for other in numbers[1:]:

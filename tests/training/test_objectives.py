@@ -6,7 +6,7 @@ import pytest
 import torch
 from hypothesis import example, given
 from hypothesis import strategies as st
-from mapo_studio.trainer.training.objectives import DPO, SFT, DPOPlusSFT, MaPO, PairErrors, link
+from mapo_studio.trainer.training.objectives import DPO, SFT, DPOPlusSFT, MaPO, PairErrors, mapo_phi
 from mpmath import mp, mpf
 from torch import tensor
 
@@ -68,7 +68,7 @@ def test_value_and_gradient_are_finite_at_the_extremes(objective, chosen, reject
 
 def test_link_is_one_at_zero_with_slope_minus_one_half():
     x = torch.zeros(1, dtype=torch.float64, requires_grad=True)
-    value = link(x)
+    value = mapo_phi(x)
     value.backward()
     assert value.item() == 1.0
     assert x.grad.item() == -0.5
@@ -76,7 +76,7 @@ def test_link_is_one_at_zero_with_slope_minus_one_half():
 
 def test_link_has_no_seam_where_the_series_ends():
     x = tensor([1e-3 - 1e-12, 1e-3 + 1e-12], dtype=torch.float64, requires_grad=True)
-    value = link(x)
+    value = mapo_phi(x)
     (gradient,) = torch.autograd.grad(value.sum(), x)
     assert value.diff().abs().item() < 1e-11
     assert gradient.diff().abs().item() < 1e-11

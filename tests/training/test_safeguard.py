@@ -13,7 +13,7 @@ from mapo_studio.trainer.runs.run_folder import Run
 from mapo_studio.trainer.training.batches import seeded
 from mapo_studio.trainer.training.loop import train
 from mapo_studio.trainer.training.objectives import DPO, DPOPlusSFT, MaPO, PairErrors
-from mapo_studio.trainer.training.safeguard import let_through
+from mapo_studio.trainer.training.safeguard import safeguard_factor
 
 OBJECTIVES = [MaPO(), MaPO(1 / 64, 64.0, 1.0), DPO(2000.0), DPO(20.0), DPOPlusSFT(200.0, 0.5)]
 SHAPE = (1, 4, 4, 4)
@@ -36,7 +36,7 @@ def slopes(objective, chosen_off, rejected_off):
 
 def factor(objective, chosen_off, rejected_off, mu):
     pull, push = slopes(objective, chosen_off, rejected_off)
-    return let_through(pull, push, error(chosen_off), (chosen_off * rejected_off).mean(dim=(1, 2, 3)), mu)
+    return safeguard_factor(pull, push, error(chosen_off), (chosen_off * rejected_off).mean(dim=(1, 2, 3)), mu)
 
 
 @given(
@@ -53,11 +53,11 @@ def test_a_step_of_a_shared_prediction_never_raises_the_error_on_the_chosen_pict
 
     # By autograd and without the formula: both errors as functions of one prediction that is moved.
     moved = torch.zeros(SHAPE, dtype=torch.float64, requires_grad=True)
-    (of_chosen,) = torch.autograd.grad(error(chosen_off + moved).sum(), moved)
-    (of_rejected,) = torch.autograd.grad(error(rejected_off + moved).sum(), moved)
-    step = -(pull * of_chosen + through * push * of_rejected)
-    change = (of_chosen * step).sum()
-    by_pull_alone = (pull * of_chosen.square().sum()).item()
+    (grad_chosen,) = torch.autograd.grad(error(chosen_off + moved).sum(), moved)
+    (grad_rejected,) = torch.autograd.grad(error(rejected_off + moved).sum(), moved)
+    step = -(pull * grad_chosen + through * push * grad_rejected)
+    change = (grad_chosen * step).sum()
+    by_pull_alone = (pull * grad_chosen.square().sum()).item()
     assert change <= (1e-9 - mu) * by_pull_alone
     if (chosen_off * rejected_off).mean() <= 0:
         assert through.item() == 1
@@ -86,13 +86,13 @@ def test_it_is_the_papers_factor_where_pull_and_push_are_equally_strong():
 
 def test_pairs_without_a_conflict_are_left_alone():
     one, zero = torch.ones(1), torch.zeros(1)
-    assert let_through(one, -one, one, -one, 0.9) == 1, "what pushes the rejected picture off pulls the chosen one"
-    assert let_through(one, -one, one, zero, 0.9) == 1
-    assert let_through(one, zero, one, one, 0.9) == 1, "no push"
-    assert let_through(one, one, one, one, 0.9) == 1, "the rejected picture is pulled: most people chose it"
-    assert let_through(-one, -one, one, one, 0.9) == 1, "the chosen picture is not pulled"
-    assert let_through(one, -one, zero, one, 0.9) == 0, "nothing is left to be pulled"
-    assert let_through(zero, zero, one, one, 0.9) == 1, "a pair of weight 0"
+    assert safeguard_factor(one, -one, one, -one, 0.9) == 1, "what pushes the rejected picture off pulls the chosen one"
+    assert safeguard_factor(one, -one, one, zero, 0.9) == 1
+    assert safeguard_factor(one, zero, one, one, 0.9) == 1, "no push"
+    assert safeguard_factor(one, one, one, one, 0.9) == 1, "the rejected picture is pulled: most people chose it"
+    assert safeguard_factor(-one, -one, one, one, 0.9) == 1, "the chosen picture is not pulled"
+    assert safeguard_factor(one, -one, zero, one, 0.9) == 0, "nothing is left to be pulled"
+    assert safeguard_factor(zero, zero, one, one, 0.9) == 1, "a pair of weight 0"
 
 
 def test_a_pairs_weight_does_not_change_what_is_let_through():
@@ -100,7 +100,7 @@ def test_a_pairs_weight_does_not_change_what_is_let_through():
     ends = error(chosen_off).requires_grad_(), error(rejected_off).requires_grad_()
     errors = replace(PairErrors(*ends), weight=torch.tensor([1.0, 0.1], dtype=torch.float64))
     pull, push = torch.autograd.grad(MaPO()(errors).loss, ends)
-    through = let_through(pull, push, error(chosen_off), (chosen_off * rejected_off).mean(dim=(1, 2, 3)), 0.6)
+    through = safeguard_factor(pull, push, error(chosen_off), (chosen_off * rejected_off).mean(dim=(1, 2, 3)), 0.6)
     assert through[0] == pytest.approx(through[1])
     assert through[0] < 1
 

@@ -115,14 +115,14 @@ def test_ctrl_c_stops_both_at_one_step_and_one_process_goes_on_from_there(worksp
 
 
 def test_two_processes_go_on_with_what_one_has_begun(workspace, config, monkeypatch):
-    run, learn = Run.create(workspace, config("begun")), Learner.learn
+    run, train_step = Run.create(workspace, config("begun")), Learner.train_step
 
     def ask(self, step, batches):
         if step == 1:
             run.stop_file.touch()
-        return learn(self, step, batches)
+        return train_step(self, step, batches)
 
-    monkeypatch.setattr(Learner, "learn", ask)
+    monkeypatch.setattr(Learner, "train_step", ask)
     one(run)
     monkeypatch.undo()
     assert progress(run)["batches"] == 2

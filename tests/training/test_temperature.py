@@ -165,14 +165,14 @@ def test_neither_seed_nor_a_lora_to_continue_from_changes_it(workspace, settings
 
 def test_a_resumed_run_goes_on_with_what_it_found_before_its_first_step(workspace, settings, whole, monkeypatch):
     run = Run.create(workspace, settings(name="resumed", objective=AUTO))
-    learn = Learner.learn
+    train_step = Learner.train_step
 
     def cut(self, step, batches):
         if step == 5:
             raise RuntimeError("power")
-        return learn(self, step, batches)
+        return train_step(self, step, batches)
 
-    monkeypatch.setattr(Learner, "learn", cut)
+    monkeypatch.setattr(Learner, "train_step", cut)
     with pytest.raises(RuntimeError):
         train(run, StopRequest(run.stop_file))
     monkeypatch.undo()

@@ -218,9 +218,9 @@ class _StopOrPause(StopRequest):
 
 
 def _sizes(run: Run, config: RunConfig) -> list[int]:
-    from ..training.prepare_data import divided, pairs_of
+    from ..training.prepare_data import pairs_of, split_pairs
 
-    split = divided(pairs_of(config, run.workspace), config)
+    split = split_pairs(pairs_of(config, run.workspace), config)
     if len(split.train) < MIN_PAIRS:
         raise UserError(
             f"{run.name} has {len(split.train)} pairs to train on: training on parts of them needs {MIN_PAIRS} at "

@@ -177,7 +177,7 @@ def peak_of_step(learner: Learner, batch: PairBatch, card: torch.device = META) 
         live.add(tensor)
     before = live.host_now
     with live, patch.object(LoraOptimizer, "step", lambda optimizer, *_: optimizer.grad.new_zeros(())):
-        learner.learn(0, [batch])
+        learner.train_step(0, [batch])
     return live.peak, live.host_peak - before
 
 

@@ -19,7 +19,7 @@ from ..models.registry import FAMILIES
 from ..text import format_duration
 from ..training.batches import PairBatch
 from ..training.learner import Learner
-from ..training.prepare_data import divided, pairs_of
+from ..training.prepare_data import pairs_of, split_pairs
 from .estimate import MemoryEstimator
 from .fit_preset import PresetFit, Resolve, card_of, choose_preset
 
@@ -64,7 +64,7 @@ def make_plan(config: RunConfig, workspace: Path) -> Plan:
     workspace: where a dataset lies that is named in place of a path. Raises UserError for whatever would stop the
     training itself.
     """
-    split = divided(pairs_of(config, workspace), config)
+    split = split_pairs(pairs_of(config, workspace), config)
     device = pick_device(config.training.device)
     tokenizers = Path(config.tokenizers) if config.tokenizers else None
     base = open_base(config.base, tokenizers=tokenizers, prediction=config.prediction)
@@ -96,7 +96,7 @@ def _time_steps(learner: Learner, batch: PairBatch, config: RunConfig, device: t
     times = []
     for step in range(_TIMED + 1):
         began = time.perf_counter()
-        numbers = learner.learn(step, [batch] * config.training.accumulation)
+        numbers = learner.train_step(step, [batch] * config.training.accumulation)
         numbers.cpu()  # waits for the device
         times.append(time.perf_counter() - began)
     return statistics.median(times[1:])

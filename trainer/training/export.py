@@ -16,9 +16,9 @@ from ..lora.file import read_lora, write_lora
 from ..runs.run_folder import Run
 from .checkpoint import load_best
 from .early_stopping import EvalHistory
-from .heldout_eval import Agreement
+from .heldout_eval import EvalResult
 from .learner import Learner
-from .prepare_data import Material
+from .prepare_data import TrainingData
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Result:
 
     step: int
     weights: dict[str, Tensor] | None
-    agreement: Agreement | None
+    agreement: EvalResult | None
     message: str = ""
 
     @contextmanager
@@ -59,11 +59,11 @@ def final_result(run: Run, config: RunConfig, history: EvalHistory, step: int) -
     return Result(best, weights, _agreement_at(run, best), message)
 
 
-def export_lora(run: Run, config: RunConfig, material: Material, learner: Learner, result: Result) -> None:
+def export_lora(run: Run, config: RunConfig, data: TrainingData, learner: Learner, result: Result) -> None:
     """Write `run.lora_file`. Raises UserError where the disk is full or a weight is not finite."""
     source = learner.unet if result.weights is None else result.weights
-    facts = _facts(run, config, material, learner, result)
-    write_lora(run.lora_file, source, learner.settings, material.base.family, facts)
+    facts = _facts(run, config, data, learner, result)
+    write_lora(run.lora_file, source, learner.settings, data.base.family, facts)
 
 
 def _weights_at(run: Run, step: int) -> dict[str, Tensor] | None:
@@ -77,25 +77,25 @@ def _weights_at(run: Run, step: int) -> dict[str, Tensor] | None:
     return file.state if file.metadata.get("mapo.steps") == str(step) else None
 
 
-def _agreement_at(run: Run, step: int) -> Agreement | None:
+def _agreement_at(run: Run, step: int) -> EvalResult | None:
     """The newest measurement up to that step, which may have been taken before the run was resumed."""
     evaluations = [event for event in run.events() if event["event"] == "evaluation" and event["step"] <= step]
     if not evaluations:
         return None
     # An older version wrote less of a measurement.
-    names = [field.name for field in fields(Agreement) if field.name in evaluations[-1]]
-    return Agreement(**{name: evaluations[-1][name] for name in names})
+    names = [field.name for field in fields(EvalResult) if field.name in evaluations[-1]]
+    return EvalResult(**{name: evaluations[-1][name] for name in names})
 
 
-def _facts(run: Run, config: RunConfig, material: Material, learner: Learner, result: Result) -> dict[str, object]:
-    resolution = config.data.resolution or material.base.resolution
+def _facts(run: Run, config: RunConfig, data: TrainingData, learner: Learner, result: Result) -> dict[str, object]:
+    resolution = config.data.resolution or data.base.resolution
     facts: dict[str, object] = {
         "modelspec.title": run.name,
         "modelspec.resolution": f"{resolution}x{resolution}",
         "base": Path(config.base).name,
-        "base_hash": material.base.identity(),
-        "pairs": len(material.train),
-        "pairs_hash": material.pair_set.fingerprint,
+        "base_hash": data.base.identity(),
+        "pairs": len(data.train),
+        "pairs_hash": data.pair_set.fingerprint,
         "steps": result.step,
         "seed": config.training.seed,
         "learning_rate": config.optimization.learning_rate,

@@ -17,9 +17,9 @@ from torch import Tensor, nn
 
 from ..models.base_model import BaseModel
 from .batches import PairBatch
-from .objectives import Judged, Objective, PairErrors
+from .objectives import LossOutput, Objective, PairErrors
 from .pair_errors import mean_square, on_device, reference_errors, residuals
-from .safeguard import let_through
+from .safeguard import safeguard_factor
 
 GradientMode = Literal["joint", "recompute", "split"]
 """joint: both images of a pair in one forward.
@@ -45,7 +45,7 @@ def accumulate_gradient(
     seed: int,
     safeguard: float | None = None,
     max_images: int | None = None,
-) -> tuple[Judged, PairErrors]:
+) -> tuple[LossOutput, PairErrors]:
     """Add the gradient of the mean loss over `batch` to the parameters' `.grad`; nothing waits for the device.
 
     All parts but the first go through without a graph (split: with one), the first with the graph that its backward
@@ -115,7 +115,7 @@ def _part_count(batch: PairBatch, mode: GradientMode, max_images: int | None) ->
 
 def _slopes(
     objective: Objective, errors: PairErrors, safeguard: float | None, part_residuals: list[Tensor], index: Tensor
-) -> tuple[Judged, list[Tensor | None]]:
+) -> tuple[LossOutput, list[Tensor | None]]:
     """The loss, and d loss / d error of the chosen and of the rejected image of each pair, (pairs,), or what the
     safeguard leaves of it; None where the loss does not depend on an error."""
     chosen, rejected = errors.chosen.detach().requires_grad_(), errors.rejected.detach().requires_grad_()
@@ -124,7 +124,7 @@ def _slopes(
     if safeguard is not None and grad_chosen is not None and grad_rejected is not None:
         residual = torch.cat(part_residuals)
         overlap = (residual[index[0]] * residual[index[1]]).mean(dim=(1, 2, 3))
-        grad_rejected = grad_rejected * let_through(grad_chosen, grad_rejected, errors.chosen, overlap, safeguard)
+        grad_rejected = grad_rejected * safeguard_factor(grad_chosen, grad_rejected, errors.chosen, overlap, safeguard)
     return loss_output, [grad_chosen, grad_rejected]
 
 

@@ -18,7 +18,7 @@ from .pair_errors import pair_errors
 
 
 @dataclass(frozen=True)
-class Agreement:
+class EvalResult:
     """Measured on held-out pairs at fixed noise and noise levels, so that two moments of a run can be compared.
 
     agreement: share of pairs whose margin, averaged over the noise levels, is positive; low, high: its 95 % interval.
@@ -65,7 +65,7 @@ class HeldOut:
     @torch.no_grad()
     def measure(
         self, base: BaseModel, unet: nn.Module, objective: Objective, device: torch.device, world: World = SINGLE
-    ) -> Agreement:
+    ) -> EvalResult:
         """Leaves the model in the mode it was in; the device is waited for once, at the end.
 
         Each of several processes measures its share; all of them get the same.
@@ -78,7 +78,7 @@ class HeldOut:
         chosen, rejected, margin = torch.tensor(rows).T
         signs = "".join("1" if above else "0" for above in (margin > 0).tolist())
         low, high = wilson_interval(signs.count("1"), len(rows))
-        return Agreement(
+        return EvalResult(
             pairs=len(rows),
             agreement=signs.count("1") / len(rows),
             low=low,

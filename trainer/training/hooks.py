@@ -108,7 +108,7 @@ class Checkpoint:
         try:
             yield
         except Exception as error:
-            if is_oom(error) and self._learner.between_steps and state.step > start and self._world.is_single:
+            if is_oom(error) and not self._learner.in_optimizer_step and state.step > start and self._world.is_single:
                 self(state)
             raise
 

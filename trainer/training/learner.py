@@ -1,8 +1,8 @@
-"""The model that learns: base, LoRA, optimizer and precision put together, and one optimizer step of it."""
+"""The train step: base, LoRA, objective, optimizer and precision put together, and one optimizer step of them."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -19,12 +19,16 @@ from ..models.memory_saving import compile as speed
 from .batches import PairBatch, seeded
 from .checkpoint import LearnerState
 from .gradient import accumulate_gradient, gradient_mode
-from .objectives import Judged, PairErrors
 from .optimizer import build_optimizer, lr_multiplier
 
 
 class Learner:
-    """Holds the UNet with its LoRA on `device`. `notes`: a sentence for each thing that could not be had."""
+    """The UNet with its LoRA on `device`, its objective and optimizer.
+
+    objective: may be replaced before the first step. mode: see GradientMode. fallbacks: a sentence for each feature
+    that is unavailable here. in_optimizer_step: True from the optimizer's first change of a weight until its last, and
+    after an error within.
+    """
 
     def __init__(self, config: RunConfig, base: BaseModel, device: torch.device, world: World = SINGLE):
         """Load the UNet, freeze it, put a LoRA onto it (the one to continue from, if any) and build the optimizer."""
@@ -34,9 +38,7 @@ class Learner:
         self.settings, initial = lora_settings(config)
         self.precision = pick_precision(training.precision, device)
         self.mode = gradient_mode(training.split_pair, training.gradient_checkpointing)
-        pairs_at_once = min(training.batch_size, training.pairs_at_once or training.batch_size)
-        self._max_images = (2 if self.mode == "joint" else 1) * pairs_at_once
-        self.between_steps = True  # not where an error came out of the optimizer, which may have moved a part by then
+        self.in_optimizer_step = False
         self._config = config
         self._world = world
 
@@ -47,48 +49,55 @@ class Learner:
             adapter.leave_casts_to_autocast(unet)
         if initial is not None:
             adapter.load_state(unet, initial)
-        faster = speed.apply(unet, training, device)
-        self._optimizer, notes = build_optimizer(
+        compile_fallback = speed.apply(unet, training, device)
+        self._optimizer, optimizer_fallbacks = build_optimizer(
             config.optimization, parameters, loss_scaling=self.precision == "float16"
         )
         self._optimizer.flat.follow(unet)
-        self.notes = (*capabilities(device).notes, *filter(None, [faster]), *notes)
+        self.fallbacks = (*capabilities(device).notes, *filter(None, [compile_fallback]), *optimizer_fallbacks)
         # However it is called, in a step, a measurement or a sample: the float32 LoRA beside it too.
-        mixed = torch.autocast(device.type, torch_dtype(self.precision), enabled=self.precision != "float32")
-        unet.forward = mixed(unet.forward)
+        autocast = torch.autocast(device.type, torch_dtype(self.precision), enabled=self.precision != "float32")
+        unet.forward = autocast(unet.forward)
         self.unet = unet.train()
 
-    def learn(self, step: int, batches: Sequence[PairBatch]) -> Tensor:
+    def train_step(self, step: int, batches: Sequence[PairBatch]) -> Tensor:
         """Optimizer step number `step`, from 0, on the mean loss over all pairs of `batches`, and of other processes'.
 
-        Returns metrics.METRICS of the step, in their order, float32, still on the device: nothing waits for it here.
+        Returns the step's metrics in the order of METRICS, float32, still on the device: nothing waits for it here.
         """
-        config = self._config
         pairs = sum(map(len, batches))
-        numbers = []
         self._optimizer.zero_grad()
-        for place, batch in _parts(batches, config.training.pairs_at_once):
-            share = len(batch) / pairs if batch.loss_weight is None else batch.loss_weight
-            # LoRA dropout draws from the global generators; seeding them makes a batch a function of its number.
-            seed = seeded(config.training.seed, "dropout", batch.index, place).initial_seed()
-            judged, errors = accumulate_gradient(
-                self.base,
-                self.unet,
-                batch,
-                self.objective,
-                lambda loss: self._optimizer.scale(loss * share).backward(),  # noqa: B023 (it is called right here)
-                mode=self.mode,
-                seed=seed,
-                safeguard=config.objective.loser_guard,
-                max_images=self._max_images,
-            )
-            numbers.append(share * _numbers(judged, errors))
-        means = torch.stack(numbers).sum(0)
+        metrics = []
+        for batch in batches:
+            for part, micro_batch in enumerate(batch.parts(self._config.training.pairs_at_once)):
+                loss_weight = micro_batch.loss_weight or len(micro_batch) / pairs
+                metrics.append(self._forward_backward(micro_batch, part, loss_weight))
+        means = torch.stack(metrics).sum(0)
         self._world.all_reduce_(self._optimizer.grad, means)
-        self.between_steps = False
-        norm = self._optimizer.step(self.learning_rate(step), config.optimization.max_gradient_norm)
-        self.between_steps = True
+        self.in_optimizer_step = True
+        norm = self._optimizer.step(self.learning_rate(step), self._config.optimization.max_gradient_norm)
+        self.in_optimizer_step = False
         return torch.cat([means, norm.view(1)])
+
+    def _forward_backward(self, batch: PairBatch, part: int, loss_weight: float) -> Tensor:
+        """Add `loss_weight` times the gradient of a part of a batch. Returns its metrics, as much of the step's."""
+        training = self._config.training
+        pairs_at_once = min(training.batch_size, training.pairs_at_once or training.batch_size)
+        loss_output, errors = accumulate_gradient(
+            self.base,
+            self.unet,
+            batch,
+            self.objective,
+            backward=lambda loss: self._optimizer.scale(loss * loss_weight).backward(),
+            mode=self.mode,
+            # LoRA dropout draws from the global generators; seeding them makes a batch a function of its number.
+            seed=seeded(training.seed, "dropout", batch.index, part).initial_seed(),
+            safeguard=self._config.objective.loser_guard,
+            max_images=(2 if self.mode == "joint" else 1) * pairs_at_once,
+        )
+        values = (loss_output.loss, errors.chosen, errors.rejected, loss_output.margin, loss_output.agreement)
+        means = [value.detach().mean().to(errors.chosen.device, torch.float32) for value in values]
+        return loss_weight * torch.stack(means)
 
     def learning_rate(self, step: int) -> float:
         """The rate that step number `step`, from 0, is taken with."""
@@ -100,20 +109,10 @@ class Learner:
         return LearnerState(adapter.state(self.unet), self._optimizer.state_dict())
 
     def load_state_dict(self, state: LearnerState) -> None:
-        """Go back to a saved state; a note is added where the optimizer could not."""
+        """Go back to a saved state; a fallback is added where the optimizer could not."""
         adapter.load_state(self.unet, state.adapter)
-        if note := self._optimizer.load_state_dict(state.optimizer):
-            self.notes += (note,)
-
-
-def _parts(batches: Sequence[PairBatch], most: int | None) -> Iterator[tuple[int, PairBatch]]:
-    """What goes through the base at once, and as which part of its batch."""
-    return ((place, part) for batch in batches for place, part in enumerate(batch.parts(most)))
-
-
-def _numbers(judged: Judged, errors: PairErrors) -> Tensor:
-    means = [one.mean() for one in (judged.loss, errors.chosen, errors.rejected, judged.margin, judged.agreement)]
-    return torch.stack([one.detach().to(errors.chosen.device, torch.float32) for one in means])
+        if fallback := self._optimizer.load_state_dict(state.optimizer):
+            self.fallbacks += (fallback,)
 
 
 def lora_settings(config: RunConfig) -> tuple[adapter.LoraSettings, dict[str, Tensor] | None]:

@@ -20,12 +20,12 @@ from ..runs.run_folder import Run
 from .batches import BatchSettings, PairBatches, batches_by_step
 from .checkpoint import TrainState, latest_step, load_checkpoint, prune_best
 from .export import Result, export_lora, final_result
-from .heldout_eval import Agreement, HeldOut
+from .heldout_eval import EvalResult, HeldOut
 from .hooks import Checkpoint, HeldoutEval, run_due
 from .learner import Learner
 from .metrics import StepMetrics
 from .oom_recovery import is_oom, oom_message, with_less_memory
-from .prepare_data import Material, divided, prepare
+from .prepare_data import TrainingData, prepare, split_pairs
 from .temperature import calibrate
 from .validation_images import ValidationImages
 
@@ -41,7 +41,7 @@ class Outcome:
     step: int
     steps: int
     lora: Path
-    agreement: Agreement | None
+    agreement: EvalResult | None
     best_step: int
     stopped_early: bool = False
     message: str = ""
@@ -120,7 +120,7 @@ def _train(run: Run, config: RunConfig, stop: StopRequest, world: World) -> Outc
     with checkpoint.save_on_oom(state):
         metrics.restart()
         for micro_batches in upcoming:
-            values = learner.learn(state.step, micro_batches)  # forward, loss, backward, optimizer step
+            values = learner.train_step(state.step, micro_batches)  # forward, loss, backward, optimizer step
             learning_rate = learner.learning_rate(state.step)
             state.step += 1
             state.batches += accumulation * world.size
@@ -176,7 +176,7 @@ def _log_end(run: Run, config: RunConfig, state: TrainState, result: Result, sto
     return outcome
 
 
-def _resume(run: Run, config: RunConfig, data: Material, learner: Learner, world: World) -> TrainState:
+def _resume(run: Run, config: RunConfig, data: TrainingData, learner: Learner, world: World) -> TrainState:
     """The state of the newest checkpoint, its tensors loaded into `learner`; a new one where there is none."""
     state, accumulation = TrainState(quantize=config.training.quantize), config.training.accumulation
     if checkpoint := load_checkpoint(
@@ -215,7 +215,7 @@ def _explain(error: Exception, run: Run, config: RunConfig, world: World) -> Exc
     return explain_peer_error(error)
 
 
-def _batches(config: RunConfig, data: Material) -> PairBatches:
+def _batches(config: RunConfig, data: TrainingData) -> PairBatches:
     return PairBatches(
         data.train,
         load_text(data.encoded.text("")),
@@ -230,7 +230,7 @@ def _batches(config: RunConfig, data: Material) -> PairBatches:
     )
 
 
-def _held_out(config: RunConfig, data: Material) -> HeldOut:
+def _held_out(config: RunConfig, data: TrainingData) -> HeldOut:
     return HeldOut(
         data.held_out,
         timesteps=data.timesteps,
@@ -248,7 +248,7 @@ def _stopped_early_message(step: int, config: RunConfig) -> str:
 
 
 def _log_start(
-    run: Run, config: RunConfig, data: Material, learner: Learner, batches: PairBatches, device: torch.device
+    run: Run, config: RunConfig, data: TrainingData, learner: Learner, batches: PairBatches, device: torch.device
 ) -> None:
     for text in _warnings(config, data, learner):
         run.log("warning", text=text)
@@ -263,7 +263,7 @@ def _log_start(
         assumed=sum(encoded.pair.assumed for encoded in data.train),
         rankings=len({encoded.pair.ranking for encoded in data.train} - {None}),
         left_out=[asdict(row) for row in data.pair_set.left_out],
-        data=data_facts(config.data.pairs, run.workspace, divided(data.pair_set, config)),
+        data=data_facts(config.data.pairs, run.workspace, split_pairs(data.pair_set, config)),
         steps=config.training.steps,
         batches_per_epoch=batches.per_epoch,
         objective=str(learner.objective),
@@ -273,8 +273,8 @@ def _log_start(
     )
 
 
-def _warnings(config: RunConfig, data: Material, learner: Learner) -> Iterator[str]:
-    yield from learner.notes
+def _warnings(config: RunConfig, data: TrainingData, learner: Learner) -> Iterator[str]:
+    yield from learner.fallbacks
     if data.base.distilled and config.training.timesteps == "auto":
         yield data.base.distilled.warning
     if not data.held_out:

@@ -40,10 +40,10 @@ class PairErrors:
 
 
 @dataclass(frozen=True)
-class Judged:
+class LossOutput:
     """What an objective says of a batch of pairs; float64.
 
-    loss: scalar, the mean over pairs; margin: (pairs,) link(chosen) - link(rejected), before the temperature;
+    loss: scalar, the mean over pairs; margin: (pairs,) mapo_phi(chosen) - mapo_phi(rejected), before the temperature;
     agreement: (pairs,) 1 where the margin is positive, else 0; parts: unweighted scalars the loss is made of.
     """
 
@@ -57,10 +57,10 @@ class Objective(Protocol):
     needs_reference: ClassVar[bool]
     """Whether the errors of the untouched base are needed (one more forward pass without gradients)."""
 
-    def __call__(self, errors: PairErrors) -> Judged: ...
+    def __call__(self, errors: PairErrors) -> LossOutput: ...
 
 
-def link(error: Tensor) -> Tensor:
+def mapo_phi(error: Tensor) -> Tensor:
     """phi(x) = x / (exp(x) - 1): 1 at x = 0, falling to 0 (MaPO, arXiv 2406.06424). Same shape as `error`.
 
     Below 1e-3 its Taylor series is used (next term x^6/30240): the closed form is 0/0 at 0 and its derivative
@@ -94,11 +94,11 @@ class MaPO:
         """The paper's second version with beta as a factor: weight 1/beta, temperature beta, scale 1."""
         return cls(weight=1 / beta, temperature=beta, scale=1.0)
 
-    def __call__(self, errors: PairErrors) -> Judged:
+    def __call__(self, errors: PairErrors) -> LossOutput:
         e = errors.double()
-        margin = link(self.scale * e.chosen) - link(self.scale * e.rejected)
+        margin = mapo_phi(self.scale * e.chosen) - mapo_phi(self.scale * e.rejected)
         ranking = _ranking(self.temperature * margin, e.preference)
-        return _judged(e, e.chosen + self.weight * ranking, margin, likelihood=e.chosen, ranking=ranking)
+        return _loss_output(e, e.chosen + self.weight * ranking, margin, likelihood=e.chosen, ranking=ranking)
 
 
 @dataclass(frozen=True)
@@ -107,9 +107,9 @@ class SFT:
 
     needs_reference: ClassVar[bool] = False
 
-    def __call__(self, errors: PairErrors) -> Judged:
+    def __call__(self, errors: PairErrors) -> LossOutput:
         e = errors.double()
-        return _judged(e, e.chosen, e.rejected - e.chosen, likelihood=e.chosen)
+        return _loss_output(e, e.chosen, e.rejected - e.chosen, likelihood=e.chosen)
 
 
 @dataclass(frozen=True)
@@ -122,11 +122,11 @@ class DPO:
     beta: float = 2000.0
     needs_reference: ClassVar[bool] = True
 
-    def __call__(self, errors: PairErrors) -> Judged:
+    def __call__(self, errors: PairErrors) -> LossOutput:
         e = errors.double()
-        margin = _gain(e)
+        margin = dpo_margin(e)
         ranking = _ranking(self.beta / 2 * margin, e.preference)
-        return _judged(e, ranking, margin, ranking=ranking)
+        return _loss_output(e, ranking, margin, ranking=ranking)
 
 
 @dataclass(frozen=True)
@@ -137,11 +137,11 @@ class DPOPlusSFT:
     weight: float = 1.0
     needs_reference: ClassVar[bool] = True
 
-    def __call__(self, errors: PairErrors) -> Judged:
+    def __call__(self, errors: PairErrors) -> LossOutput:
         e = errors.double()
-        margin = _gain(e)
+        margin = dpo_margin(e)
         ranking = _ranking(self.beta / 2 * margin, e.preference)
-        return _judged(e, ranking + self.weight * e.chosen, margin, likelihood=e.chosen, ranking=ranking)
+        return _loss_output(e, ranking + self.weight * e.chosen, margin, likelihood=e.chosen, ranking=ranking)
 
 
 def _ranking(logit: Tensor, preference: Tensor | None) -> Tensor:
@@ -151,17 +151,17 @@ def _ranking(logit: Tensor, preference: Tensor | None) -> Tensor:
     return -(preference * logsigmoid(logit) + (1 - preference) * logsigmoid(-logit))
 
 
-def _gain(e: PairErrors) -> Tensor:
+def dpo_margin(e: PairErrors) -> Tensor:
     """How much more the rejected picture's error rose above the reference than the chosen one's; (pairs,)."""
     if e.reference_chosen is None or e.reference_rejected is None:
         raise ValueError("this objective needs the reference errors of both pictures")
     return (e.rejected - e.reference_rejected) - (e.chosen - e.reference_chosen)
 
 
-def _judged(e: PairErrors, loss: Tensor, margin: Tensor, **parts: Tensor) -> Judged:
+def _loss_output(e: PairErrors, loss: Tensor, margin: Tensor, **parts: Tensor) -> LossOutput:
     if e.weight is not None:
         loss = e.weight * loss
-    return Judged(
+    return LossOutput(
         loss=loss.mean(),
         margin=margin,
         agreement=(margin > 0).to(margin.dtype),

@@ -1,4 +1,4 @@
-"""What must be there before the first step: the base opened, the pairs read and divided, everything encoded."""
+"""What must be there before the first step: the base opened, the pairs read and split, everything encoded."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _SECONDS_BETWEEN = 0.5
 
 
 @dataclass(frozen=True)
-class Material:
+class TrainingData:
     """Everything a training reads. `sample_prompts` have their text encoded, as has the empty prompt."""
 
     base: BaseModel
@@ -52,8 +52,8 @@ def prepare(
     tell: Callable[..., None],
     stop: StopRequest,
     world: World = SINGLE,
-) -> Material:
-    """Open, read, divide and encode, each of `world` its share. `tell` is called as Run.log is, with the progress.
+) -> TrainingData:
+    """Open, read, split and encode, each of `world` its share. `tell` is called as Run.log is, with the progress.
 
     Raises UserError for whatever a person can mend, Cancelled when asked to stop; what was encoded stays cached.
     """
@@ -61,7 +61,7 @@ def prepare(
     base = open_base(config.base, tokenizers=_path(config.tokenizers), prediction=config.prediction)
     base.distilled = few_step.told(base.distilled, config.training.timesteps)
     pair_set = pairs_of(config, workspace)
-    split = divided(pair_set, config)
+    split = split_pairs(pair_set, config)
     prompts = config.watch.sample_prompts or _some_prompts(split)
 
     told = 0.0
@@ -89,7 +89,7 @@ def prepare(
     )
     with world.synchronized():
         stop.check()
-    return Material(
+    return TrainingData(
         base=base,
         pair_set=pair_set,
         train=encoded.pairs[: len(split.train)],
@@ -106,7 +106,7 @@ def pairs_of(config: RunConfig, workspace: Path) -> PairSet:
     return open_pairs(config.data.pairs, config.data.bad_pairs, workspace, own_captions=own).load()
 
 
-def divided(pair_set: PairSet, config: RunConfig) -> Split:
+def split_pairs(pair_set: PairSet, config: RunConfig) -> Split:
     """The pairs to train on and to measure on. Raises UserError where none are left to train on."""
     split = split_by_prompt(pair_set.pairs, config.data.held_out)
     if config.data.ranking_weights == "gain":

@@ -23,7 +23,7 @@ from ..models.base_model import BaseModel
 from ..runs.run_folder import Run
 from .batches import draw_pair, seeded, stack
 from .learner import Learner
-from .objectives import link
+from .objectives import mapo_phi
 from .pair_errors import pair_errors
 
 DRAWS = 64
@@ -83,7 +83,7 @@ def measure_margins(
             for start in range(0, len(rows), batch_size):
                 batch = stack(rows[start : start + batch_size]).to(device)
                 errors = pair_errors(base, unet, batch, reference=False, split=split).double()
-                margins = link(scale * errors.chosen) - link(scale * errors.rejected)
+                margins = mapo_phi(scale * errors.chosen) - mapo_phi(scale * errors.rejected)
                 found += [[margin] for margin in margins.tolist()]
     unet.train(training)
     return torch.tensor([margin for (margin,) in world.all_gather(found)], dtype=torch.float64)

@@ -20,7 +20,7 @@ from ..runs.run_folder import Run
 from ..sampling.defaults import steps_and_cfg
 from ..sampling.sampler import decode, images_per_batch, sample
 from .checkpoint import TrainState
-from .prepare_data import Material
+from .prepare_data import TrainingData
 
 
 class ValidationImages:
@@ -35,7 +35,7 @@ class ValidationImages:
         self,
         run: Run,
         config: RunConfig,
-        data: Material,
+        data: TrainingData,
         unet: nn.Module,
         device: torch.device,
         world: World = SINGLE,
