@@ -7,8 +7,7 @@ from html.parser import HTMLParser
 
 import pytest
 from mapo_studio.trainer.config.run_config import RunConfig, parse_config
-from mapo_studio.trainer.reports.report import write_report
-from mapo_studio.trainer.reports.report_added import add_sections
+from mapo_studio.trainer.reports.report import add_sections, write_report
 from mapo_studio.trainer.reports.summary import summarise
 from mapo_studio.trainer.runs.run_folder import Run
 from PIL import Image

@@ -17,8 +17,7 @@ from ..config.run_config import RunConfig, parse_config
 from ..images.contact_sheet import grid
 from ..intervals import format_interval
 from ..models.open import TINY, open_base
-from ..reports.report import report_at_end, write_report
-from ..reports.report_added import add_sections
+from ..reports.report import add_sections, report_at_end, write_report
 from ..runs.event_log import Listener
 from ..runs.run_folder import Run, all_runs
 from ..sampling.sampler import generate

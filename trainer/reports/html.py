@@ -37,7 +37,7 @@ def page(title: str, body: Sequence[Html]) -> str:
     )
 
 
-def text(words: str) -> Html:
+def escape_text(words: str) -> Html:
     """Escaped; what stands between backquotes becomes code, as in the messages of the command line."""
     parts = escape(words, quote=True).split("`")
     if len(parts) % 2 == 0:  # one without its partner is an ordinary sign
@@ -52,11 +52,11 @@ def element(tag: str, *inside: Html, kind: str = "") -> Html:
 
 
 def paragraph(words: str, kind: str = "") -> Html:
-    return element("p", text(words), kind=kind)
+    return element("p", escape_text(words), kind=kind)
 
 
 def section(title: str, *inside: Html, kind: str = "") -> Html:
-    return element("section", element("h2", text(title)), *inside, kind=kind)
+    return element("section", element("h2", escape_text(title)), *inside, kind=kind)
 
 
 def table(rows: Sequence[Sequence[object]], header: bool = True) -> Html:
@@ -70,7 +70,7 @@ def table(rows: Sequence[Sequence[object]], header: bool = True) -> Html:
 
 def facts(rows: Sequence[tuple[str, object]]) -> Html:
     """Names and values, one pair a line."""
-    return element("dl", *(element("dt", text(n)) + element("dd", text(str(v))) for n, v in rows))  # type: ignore[arg-type]
+    return element("dl", *(element("dt", escape_text(n)) + element("dd", escape_text(str(v))) for n, v in rows))  # type: ignore[arg-type]
 
 
 def picture(file: Path, description: str) -> Html:
@@ -90,7 +90,7 @@ def chart_card(chart: Chart, steps: int) -> Html:
     names = [Html(f'<li class="{line.tone}">{escape(line.label)}</li>') for line in chart.lines]
     return element(
         "div",
-        element("h3", text(chart.title)),
+        element("h3", escape_text(chart.title)),
         paragraph(chart.good),
         element("ul", *names, kind="key") if len(names) > 1 else Html(""),
         Html(draw(chart, steps)),
@@ -104,7 +104,7 @@ def enlargeable(image: Html, caption: str) -> Html:
     smaller = f'<a class="smaller" href="#{name}-not">make it smaller</a>'
     return Html(
         f'<figure id="{name}"><a class="larger" href="#{name}">{image}</a>'
-        f"<figcaption>{text(caption)} {smaller}</figcaption></figure>"
+        f"<figcaption>{escape_text(caption)} {smaller}</figcaption></figure>"
     )
 
 
@@ -123,7 +123,7 @@ def _inlined(image: Image.Image) -> tuple[str, int]:
 
 
 def _row(cells: Sequence[object], tag: str) -> Html:
-    return element("tr", *(element(tag, text(str(cell))) for cell in cells))
+    return element("tr", *(element(tag, escape_text(str(cell))) for cell in cells))
 
 
 _STYLE = """

@@ -1,11 +1,13 @@
-"""What did a run learn? One HTML file that says it to a person, made from the run's folder alone."""
+"""The report of a run: one HTML file that tells a person what it learned, made from the run's folder alone."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from pydantic import BaseModel
 
@@ -13,10 +15,8 @@ from ..atomic_files import write_text
 from ..runs.run_folder import Event, Run
 from ..text import format_percent, format_size
 from . import run_charts
-from .html import Html, chart_card, element, enlargeable, page, paragraph, picture, section, table, text
-from .report_added import added_sections
-from .report_evidence import evidence_sections
-from .sections import data_section
+from .html import Html, chart_card, element, enlargeable, escape_text, page, paragraph, picture, section, table
+from .sections import data_section, evidence_sections
 from .summary import Summary, damage, headline, how_it_ended, how_sure, measured, summarise
 
 _STATES = {"finished": "Finished", "stopped": "Stopped", "failed": "Failed", "open": "Not finished"}
@@ -58,12 +58,12 @@ def report_at_end(run: Run) -> Callable[[Event], None]:
 
 
 def _top(summary: Summary) -> Html:
-    sentence = text(headline(summary) + ".")
+    sentence = escape_text(headline(summary) + ".")
     told = measured(summary)
     if told:
         share = format_percent(told["agreement"])
         sentence = Html(sentence.replace(f"you on {share} ", f"you on <em>{share}</em> ", 1))
-    state = [element("b", text(_STATES[summary.ending])), text(f" · {summary.name} · MaPO Studio")]
+    state = [element("b", escape_text(_STATES[summary.ending])), escape_text(f" · {summary.name} · MaPO Studio")]
     words = element(
         "div",
         element("p", *state, kind=f"eyebrow {summary.ending}"),
@@ -151,7 +151,7 @@ def _loading(run: Run, summary: Summary) -> Html:
         ),
     }
     cards = [
-        element("div", element("h3", text(host)), *(paragraph(line) for line in lines), kind="card hosts")
+        element("div", element("h3", escape_text(host)), *(paragraph(line) for line in lines), kind="card hosts")
         for host, lines in hosts.items()
     ]
     fits = f"It belongs to {base}; on relatives of that model it works the better, the closer they are."
@@ -196,10 +196,12 @@ def _settings_of(title: str, part: BaseModel, default: BaseModel, found: dict[st
             continue
         changed = value != getattr(default, name)
         kind = "changed" if changed else "default"
-        rows += element("dt", text(name), kind=kind) + element("dd", text(_plainly(value, found.get(name))), kind=kind)
+        rows += element("dt", escape_text(name), kind=kind) + element(
+            "dd", escape_text(_plainly(value, found.get(name))), kind=kind
+        )
         if changed and field.description:
-            rows += element("dd", text(field.description), kind="why")
-    return element("div", element("h3", text(title.capitalize())), element("dl", Html(rows)), kind="card")
+            rows += element("dd", escape_text(field.description), kind="why")
+    return element("div", element("h3", escape_text(title.capitalize())), element("dl", Html(rows)), kind="card")
 
 
 def _plainly(value: object, found: object = None) -> str:
@@ -218,3 +220,38 @@ def _sentence(words: str) -> str:
     """A warning as the log has it, begun and ended as a sentence."""
     words = words.strip()
     return words[:1].upper() + words[1:] + ("" if words.endswith((".", "!", "?")) else ".")
+
+
+Content: TypeAlias = "str | Path | Sequence[Sequence[object]]"
+"""One paragraph, one picture file, or the rows of a table (the first is its header)."""
+
+_FILE = "report-added.json"
+
+
+def add_sections(run: Run, step: int, sections: Sequence[tuple[str, Content]]) -> None:
+    """Keep sections, each a title and what is in it, for every report of `run` as long as it stands at `step`.
+
+    The report has them once it is written again. Tables hold what JSON does.
+    """
+    kept = [[title, {"picture": _place(run, one)} if isinstance(one, Path) else one] for title, one in sections]
+    write_text(run.folder / _FILE, json.dumps({"step": step, "sections": kept}, ensure_ascii=False, indent=1))
+
+
+def added_sections(run: Run, step: int) -> list[Html]:
+    """What was kept for `run` at `step`; nothing where it was trained on since, or the file is damaged."""
+    with suppress(OSError, ValueError, KeyError, TypeError):
+        told = json.loads((run.folder / _FILE).read_text(encoding="utf-8"))
+        if told["step"] == step:
+            return [_section(run, title, content) for title, content in told["sections"]]
+    return []
+
+
+def _section(run: Run, title: str, content: str | dict[str, str] | list[list[object]]) -> Html:
+    if isinstance(content, dict):
+        return section(title, picture(run.folder / content["picture"], title))
+    return section(title, paragraph(content) if isinstance(content, str) else table(content))
+
+
+def _place(run: Run, file: Path) -> str:
+    """From the run's folder, which may be renamed."""
+    return file.relative_to(run.folder).as_posix() if file.is_relative_to(run.folder) else str(file)

@@ -1,13 +1,17 @@
-"""What does a report say of the pairs that were trained on, and of the machine?"""
+"""Sections of a report: its data and time, what scorers say, and whether more pairs would help."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any
 
+from ..evaluation.learning_curve import LearningCurve, read_curve
+from ..evaluation.scorers.report_scores import Scores, read_scores
 from ..intervals import format_interval, wilson_interval
+from ..runs.run_folder import Run
 from ..text import finite_number, format_duration
-from .html import Html, element, facts, paragraph, section, table, text
+from .charts import Chart, Line
+from .html import Html, chart_card, element, escape_text, facts, paragraph, section, table
 from .summary import Summary
 
 
@@ -21,8 +25,8 @@ def data_section(summary: Summary) -> Html:
         "Data and time",
         element(
             "div",
-            element("div", element("h3", text("Pairs")), _pairs(summary, left_out), kind="card"),
-            element("div", element("h3", text("Machine")), _machine(summary), kind="card"),
+            element("div", element("h3", escape_text("Pairs")), _pairs(summary, left_out), kind="card"),
+            element("div", element("h3", escape_text("Machine")), _machine(summary), kind="card"),
             kind="columns",
         ),
         _judging(summary),
@@ -87,7 +91,7 @@ def _judging(summary: Summary) -> Html:
                 "No model can agree with you more often than you agree with yourself on pairs shown again.", "soft"
             )
         )
-    return element("div", element("h3", text("Judging")), facts(rows), *notes, kind="card judging")
+    return element("div", element("h3", escape_text("Judging")), facts(rows), *notes, kind="card judging")
 
 
 def _machine(summary: Summary) -> Html:
@@ -109,3 +113,49 @@ def _count(event: dict[str, Any], name: str) -> str:
 
 def _seconds(seconds: float) -> str:
     return f"{seconds:.2f} s" if seconds < 10 else format_duration(seconds)
+
+
+def evidence_sections(run: Run) -> list[Html]:
+    """A section for each of the two that was measured."""
+    curve, scores = read_curve(run), read_scores(run)
+    return [*([_more_pairs(curve)] if curve else []), *([_scores(scores)] if scores else [])]
+
+
+def learning_chart(curve: LearningCurve) -> Chart:
+    """Agreement against the number of pairs, and where its course leads where that can be told."""
+    points = [(one.pairs, one.agreement) for one in curve.measured]
+    lines = [Line("measured", points)]
+    band = [(one.pairs, *one.interval) for one in curve.measured]
+    ahead = curve.forecast()
+    if ahead.says in ("more", "little"):
+        pairs, share = points[-1]
+        low, high = (min(max(share + by, 0.0), 1.0) for by in (ahead.low, ahead.high))
+        lines.append(Line("expected", [points[-1], (2 * pairs, min(share + ahead.gain, 1.0))], "three"))
+        band.append((2 * pairs, min(low, band[-1][1]), max(high, band[-1][2])))
+    return Chart(
+        title="Agreement by number of pairs",
+        good="On the same pairs kept aside. Still rising at the right end: more pairs help. Flat: they would not.",
+        lines=lines,
+        band=band,
+        guide=(0.5, "tossing a coin"),
+        share=True,
+        along="pairs",
+    )
+
+
+def _more_pairs(curve: LearningCurve) -> Html:
+    words = element("div", *(paragraph(one) for one in curve.sentences()))
+    chart = chart_card(learning_chart(curve), curve.measured[-1].pairs)
+    return section("How many more pairs?", element("div", words, chart, kind="columns"))
+
+
+def _scores(scores: Scores) -> Html:
+    rows = [("Scorer", "Base", "With the LoRA", "Difference", "LoRA scored higher")]
+    rows += [
+        (one.scorer, one.shown(one.before), one.shown(one.after), one.difference, one.share) for one in scores.rows
+    ]
+    return section(
+        "What scorers say",
+        *((paragraph(scores.sentence(), "soft"), table(rows)) if scores.rows else ()),
+        *(paragraph(f"{one}.", "note") for one in scores.absent),
+    )

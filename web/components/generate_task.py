@@ -12,7 +12,7 @@ import gradio as gr
 
 from ...trainer.errors import UserError
 from ...trainer.jobs.job import Job, Status, all_jobs
-from ...trainer.reports.html import text as words
+from ...trainer.reports.html import escape_text
 from ...trainer.sampling.defaults import steps_and_cfg_at
 from ...trainer.services.job_kinds import start
 from ...trainer.text import format_duration
@@ -178,5 +178,5 @@ def task_html(status: Status | None) -> str:
     share = 100 * status.done / status.total if status.total else 0
     return (
         f'<div class="task {status.phase}"><div class="task-bar"><div style="width:{share:.1f}%"></div></div>'
-        f"<p>{words(' · '.join(said))}</p></div>"
+        f"<p>{escape_text(' · '.join(said))}</p></div>"
     )

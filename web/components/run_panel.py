@@ -18,8 +18,8 @@ from ...trainer.intervals import format_interval
 from ...trainer.jobs.job import Job, Status, all_jobs
 from ...trainer.reports import run_charts
 from ...trainer.reports.charts import Chart, draw
-from ...trainer.reports.html import text as words
-from ...trainer.reports.report_evidence import learning_chart
+from ...trainer.reports.html import escape_text
+from ...trainer.reports.sections import learning_chart
 from ...trainer.reports.summary import Summary, course, headline, summarise
 from ...trainer.reports.summary import measured as newest
 from ...trainer.runs.run_folder import Event, Run
@@ -100,7 +100,7 @@ class RunPanel:
             summary = summarise(run)
         except UserError as error:
             return [
-                f'<p class="run-message">{words(str(error))}</p>',
+                f'<p class="run-message">{escape_text(str(error))}</p>',
                 _html(""),
                 *hidden,
                 "",
@@ -134,7 +134,7 @@ def progress_html(run: Run, status: Status, events: list[Event]) -> str:
     if status.phase == "running" and progress.is_training and status.seconds_left is not None and progress.done:
         notes.append(f"{format_duration(status.seconds_left)} left")
     width = 100 * progress.done / progress.total if progress.total else 0
-    message = f'<p class="run-message">{words(status.message)}</p>' if status.message else ""
+    message = f'<p class="run-message">{escape_text(status.message)}</p>' if status.message else ""
     return (
         f'<div class="task run-progress {status.phase}">'
         f"<h3>{escape(run.name)}<small>{escape(' · '.join(notes))}</small></h3>"
@@ -147,7 +147,7 @@ def agreement_html(summary: Summary) -> str:
     measured = course(summary.evaluations, "agreement", "low", "high")
     if not measured:
         # The course of a run that has only begun says nothing yet; one that has ended says why.
-        return "" if summary.ending == "open" else f'<p class="quiet">{words(headline(summary))}.</p>'
+        return "" if summary.ending == "open" else f'<p class="quiet">{escape_text(headline(summary))}.</p>'
     told = newest(summary) or {}
     step, share, low, high = next((one for one in reversed(measured) if one[0] == told.get("step")), measured[-1])
     sure = format_interval(share, low, high)
@@ -250,7 +250,7 @@ def more_pairs_html(run: Run) -> str:
     curve = read_curve(run)
     if curve is None:
         return shown
-    sentences = "".join(f"<p>{words(one)}</p>" for one in curve.sentences())
+    sentences = "".join(f"<p>{escape_text(one)}</p>" for one in curve.sentences())
     chart = learning_chart(curve)
     drawn = draw(chart, curve.measured[-1].pairs)
     return (

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import gradio as gr
 
 from ...trainer.errors import UserError
-from ...trainer.reports.html import text as words
+from ...trainer.reports.html import escape_text
 
 log = logging.getLogger(__name__)
 
@@ -57,4 +57,4 @@ def _as_gradio_errors() -> Iterator[None]:
 
 def _gradio_error(sentence: str) -> gr.Error:
     # The page takes a message for HTML, and a sentence may hold the name of a file from elsewhere.
-    return gr.Error(words(sentence[:1].upper() + sentence[1:]), print_exception=False)
+    return gr.Error(escape_text(sentence[:1].upper() + sentence[1:]), print_exception=False)

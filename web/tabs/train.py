@@ -15,7 +15,7 @@ from ...trainer.errors import UserError
 from ...trainer.jobs.gpu_queue import job_title, queued
 from ...trainer.jobs.job import Job, start_training
 from ...trainer.models.open import TINY
-from ...trainer.reports.html import text as words
+from ...trainer.reports.html import escape_text
 from ...trainer.runs.run_folder import Run, all_runs
 from ...trainer.services.training_proposal import Needs, needs, propose
 from ..components.model_choices import copy_to_hosts
@@ -157,8 +157,8 @@ def _resume(run: Run) -> None:
 
 def _offer(found: Needs) -> tuple[str, gr.Button]:
     """What it takes or what is in the way, and whether the button may be pressed."""
-    lines = [f'<li class="problem">{words(problem)}</li>' for problem in found.problems]
-    lines += [f"<li>{words(line)}</li>" for line in found.takes]
+    lines = [f'<li class="problem">{escape_text(problem)}</li>' for problem in found.problems]
+    lines += [f"<li>{escape_text(line)}</li>" for line in found.takes]
     return f"<ul>{''.join(lines)}</ul>", gr.Button(interactive=not found.problems)
 
 
