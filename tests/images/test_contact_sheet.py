@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from mapo_studio.trainer.images.contact_sheet import _PAPER, grid, notice
+from mapo_studio.trainer.images.contact_sheet import _BACKGROUND, grid, notice
 from PIL import Image
 
 RED, BLUE = (220, 30, 30), (30, 30, 220)
@@ -27,7 +27,7 @@ def test_labels_take_room_and_are_drawn():
     bare = grid([[plain(RED)]])
     labelled = grid([[plain(RED)]], ["a fox"], ["base"])
     assert labelled.height > bare.height
-    assert set(colours(bare)) == {RED, _PAPER}
+    assert set(colours(bare)) == {RED, _BACKGROUND}
     assert len(colours(labelled)) > 3
 
 
@@ -36,7 +36,7 @@ def test_small_pictures_are_enlarged_with_their_pixels_left_square():
     small.putpixel((0, 0), BLUE)
     found = colours(grid([[small]], cell=65))
     assert found[RED] == found[BLUE] == 32 * 32
-    assert set(found) == {RED, BLUE, _PAPER}
+    assert set(found) == {RED, BLUE, _BACKGROUND}
 
 
 def test_large_pictures_are_shrunk_in_proportion():

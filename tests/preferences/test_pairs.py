@@ -1,7 +1,7 @@
 """Are pairs the same wherever they lie, and does a split keep prompts apart?"""
 
 from mapo_studio.tests.preferences.empty_picture import EmptyPicture as Ref
-from mapo_studio.trainer.preferences.pairs import Pair, PairSet, drawn, left_out, split_by_prompt
+from mapo_studio.trainer.preferences.pairs import Pair, PairSet, left_out, sample_pairs, split_by_prompt
 
 
 def pair(prompt, chosen="a", rejected="b", **more):
@@ -51,9 +51,9 @@ def test_left_out_counts_by_reason_and_keeps_a_few_examples():
 
 def test_fewer_drawn_pairs_are_part_of_more_and_keep_their_order():
     every = [pair(f"prompt {number % 7}", str(number)) for number in range(40)]
-    ten, twenty = drawn(every, 10), drawn(every, 20)
+    ten, twenty = sample_pairs(every, 10), sample_pairs(every, 20)
     assert (len(ten), len(twenty)) == (10, 20)
     assert set(ten) < set(twenty) < set(every)
     assert list(twenty) == [one for one in every if one in twenty]
-    assert drawn(every[::-1], 10) == ten[::-1], "whatever order they are read in"
-    assert drawn(every, 100) == tuple(every)
+    assert sample_pairs(every[::-1], 10) == ten[::-1], "whatever order they are read in"
+    assert sample_pairs(every, 100) == tuple(every)

@@ -261,7 +261,7 @@ def test_a_missing_driver_is_named_with_the_command(tmp_path, monkeypatch):
 def test_reading_waits_for_no_lock_while_another_process_upgrades(tmp_path):
     """Its lock is only asked for where there is something to do."""
     open_store(tmp_path).close()
-    with migrate._alone(tmp_path / "preferences.db"):
+    with migrate._migration_lock(tmp_path / "preferences.db"):
         began = time.monotonic()
         database._open(tmp_path, database._address(tmp_path, None)).close()
     assert time.monotonic() - began < 5

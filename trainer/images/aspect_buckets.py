@@ -1,4 +1,4 @@
-"""Which sizes are trained on, and which of them suits a picture?"""
+"""Aspect buckets: which sizes are trained on, and which of them suits an image?"""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from ..errors import UserError
 Size = tuple[int, int]
 """(width, height) in pixels."""
 
-_WIDEST = 2.0
+_MAX_ASPECT = 2.0
 
 
 def buckets(resolution: int, latent_factor: int) -> tuple[Size, ...]:
@@ -29,7 +29,7 @@ def buckets(resolution: int, latent_factor: int) -> tuple[Size, ...]:
     longer = square + step
     while True:
         shorter = resolution * resolution // longer // step * step
-        if not shorter or longer > _WIDEST * shorter:
+        if not shorter or longer > _MAX_ASPECT * shorter:
             return tuple(sizes)
         sizes += [(longer, shorter), (shorter, longer)]
         longer += step
@@ -37,5 +37,7 @@ def buckets(resolution: int, latent_factor: int) -> tuple[Size, ...]:
 
 def bucket_for(width: int, height: int, sizes: Sequence[Size]) -> Size:
     """The size whose aspect is nearest to width:height as a ratio; of two equally near, the larger one."""
-    wanted = math.log(width / height)
-    return min(sizes, key=lambda size: (round(abs(math.log(size[0] / size[1]) - wanted), 9), -size[0] * size[1], size))
+    log_aspect = math.log(width / height)
+    return min(
+        sizes, key=lambda size: (round(abs(math.log(size[0] / size[1]) - log_aspect), 9), -size[0] * size[1], size)
+    )

@@ -28,7 +28,7 @@ from PIL import Image, ImageCms
 from ..errors import UserError
 from .image_ref import ImageRef
 
-MOST_PIXELS = 64_000_000
+MAX_PIXELS = 64_000_000
 
 _FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF", "AVIF")
 # Pillow reads many more, some through other programs (EPS starts Ghostscript): a data set from elsewhere is not
@@ -56,16 +56,16 @@ def open_image(ref: ImageRef) -> Image.Image:
 def decode_image(data: bytes, label: str) -> Image.Image:
     """As `open_image`, from bytes; label: how to name the image in an error."""
     image = _header(data, label)
-    turn = _UPRIGHT.get(_orientation(image))
+    transpose = _UPRIGHT.get(_orientation(image))
     profile = image.info.get("icc_profile")
     try:
         image.load()
-        image = _in_srgb(image, profile)
+        image = _to_srgb(image, profile)
     except MemoryError:
         raise
     except Exception as error:  # a decoder may raise anything on foreign bytes
         raise UserError(f"{label} is damaged or cut short ({error}); replace it or leave its pair out") from error
-    return image.transpose(turn) if turn is not None else image
+    return image.transpose(transpose) if transpose is not None else image
 
 
 def image_size(data: bytes, label: str) -> tuple[int, int]:
@@ -76,7 +76,7 @@ def image_size(data: bytes, label: str) -> tuple[int, int]:
     """
     image = _header(data, label)
     width, height = image.size
-    turned = _orientation(image) in (5, 6, 7, 8)
+    is_rotated = _orientation(image) in (5, 6, 7, 8)
     try:
         if image.format == "PNG":
             image.verify()
@@ -87,10 +87,10 @@ def image_size(data: bytes, label: str) -> tuple[int, int]:
         raise
     except Exception as error:
         raise UserError(f"{label} is damaged or cut short ({error}); replace it or leave its pair out") from error
-    return (height, width) if turned else (width, height)
+    return (height, width) if is_rotated else (width, height)
 
 
-# Sizes are judged right after opening, with a sentence that names the picture; Pillow's warning names nothing.
+# Sizes are checked right after opening, by an error that names the image; Pillow's warning names nothing.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
 
@@ -101,16 +101,16 @@ def _header(data: bytes, label: str) -> Image.Image:
         Image.init()
         image = Image.open(io.BytesIO(data), formats=[name for name in _FORMATS if name in Image.OPEN])
     except Image.DecompressionBombError as error:
-        raise UserError(f"{label} is too large ({error}); the most is {MOST_PIXELS // 10**6} megapixels") from None
+        raise UserError(f"{label} is too large ({error}); the most is {MAX_PIXELS // 10**6} megapixels") from None
     except MemoryError:
         raise
     except Exception:
         known = ", ".join(_FORMATS)
         raise UserError(f"{label} is not a picture that can be read (known: {known})") from None
     width, height = image.size
-    if width * height > MOST_PIXELS:
+    if width * height > MAX_PIXELS:
         size = f"{width} x {height} px, {width * height / 10**6:.0f} megapixels"
-        raise UserError(f"{label} is too large ({size}); the most is {MOST_PIXELS // 10**6} megapixels: scale it down")
+        raise UserError(f"{label} is too large ({size}); the most is {MAX_PIXELS // 10**6} megapixels: scale it down")
     if width < 1 or height < 1:
         raise UserError(f"{label} has no pixels; replace it or leave its pair out")
     if image.mode in ("I", "F"):
@@ -119,19 +119,19 @@ def _header(data: bytes, label: str) -> Image.Image:
 
 
 def _orientation(image: Image.Image) -> int:
-    """1 to 8. Read before the pixels are: `image_size` never reads them, and both must agree on the size."""
+    """1 to 8. Read before the pixels are: `image_size` may not read them, and both must agree on the size."""
     if image.format == "TIFF":
         return 1  # Pillow turns these itself while loading and reports the turned size
     try:
-        # For a PNG, getexif() decodes the whole picture to look for what may follow the pixels.
+        # For a PNG, getexif() decodes the whole image to look for what may follow the pixels.
         if image.format == "PNG" and "exif" not in image.info:
             return 1
         return int(image.getexif().get(_ORIENTATION_TAG, 1))
-    except Exception:  # damaged EXIF turns nothing; the pixels are still good
+    except Exception:  # damaged EXIF: left as it is; the pixels are still good
         return 1
 
 
-def _in_srgb(image: Image.Image, profile: bytes | None) -> Image.Image:
+def _to_srgb(image: Image.Image, profile: bytes | None) -> Image.Image:
     if image.mode in _SIXTEEN_BIT:
         grey = np.asarray(image).astype(np.uint32)
         image = Image.fromarray(((grey + 128) // 257).astype(np.uint8))
@@ -142,15 +142,15 @@ def _in_srgb(image: Image.Image, profile: bytes | None) -> Image.Image:
         image = image.convert("RGB")
     elif image.mode not in ("RGB", "L", "CMYK"):
         image = image.convert("L" if image.mode == "1" else "RGB")
-    image = _without_profile(image, profile).convert("RGB")
+    image = _apply_profile(image, profile).convert("RGB")
     if alpha is None:
         return image
     return Image.composite(image, Image.new("RGB", image.size, "white"), alpha)
 
 
-def _without_profile(image: Image.Image, profile: bytes | None) -> Image.Image:
-    """The colours the profile means, in sRGB; the picture as it is where the profile is sRGB, damaged or of
-    another colour model than the pixels (every viewer ignores such a profile too)."""
+def _apply_profile(image: Image.Image, profile: bytes | None) -> Image.Image:
+    """Converted from its profile to sRGB; unchanged where the profile is sRGB, damaged or of another colour model
+    than the pixels (every viewer ignores such a profile too)."""
     if not profile:
         return image
     try:

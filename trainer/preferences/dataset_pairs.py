@@ -1,4 +1,7 @@
-"""What of a workspace's dataset is trained on? A source of pairs, like a folder or a file of them."""
+"""Pairs of a workspace's dataset: the PairSource that trains on its judgements.
+
+Apart from pairs.py, because pairs in files need no database.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +31,7 @@ class DatasetPairs:
     name: str
 
     def load(self) -> PairSet:
-        """Every pair with a preference, in the order they were added. No picture is read yet.
+        """Every pair with a preference, in the order they were added. No image is read yet.
 
         Raises UserError where there is no such dataset, none of its pairs can be trained on, or it is a comparison.
         """
@@ -39,17 +42,17 @@ class DatasetPairs:
                     f"{dataset.name} is a comparison: its judgements are trained on once they are fed back into a "
                     "dataset; name that"
                 )
-            found, without = self._judged(session, dataset)
+            pairs, skipped = self._judged(session, dataset)
             unjudged = _unjudged(session, dataset)
         if unjudged:
-            without = (LeftOut(UNLABELLED, unjudged), *without)
-        if not found:
-            reasons = "; ".join(f"{one.count} x {one.reason}" for one in without) or "it is empty"
+            skipped = (LeftOut(UNLABELLED, unjudged), *skipped)
+        if not pairs:
+            reasons = "; ".join(f"{one.count} x {one.reason}" for one in skipped) or "it is empty"
             raise UserError(f"the dataset {dataset.name} holds no pair to train on: {reasons}; judge some first")
-        return PairSet(tuple(found), without, f"dataset:{dataset.name}")
+        return PairSet(tuple(pairs), skipped, f"dataset:{dataset.name}")
 
     def stamp(self) -> str:
-        """A text that changes whenever `load` could give something else. Looks no further than the last one.
+        """A text that changes whenever `load` could give something else. Reads one row: the newest judgement.
 
         Raises UserError where there is no such dataset.
         """
@@ -62,7 +65,7 @@ class DatasetPairs:
 
     def _judged(self, session: Session, dataset: Dataset) -> tuple[list[JudgedPair], tuple[LeftOut, ...]]:
         prompts = _prompts(session, dataset)
-        pictures = self._pictures(session, dataset)
+        images = self._images(session, dataset)
         captions, rankings = captions_of(session, dataset.id), rankings_of(session, dataset.id)
         columns = (Pair.id, Pair.prompt_id, Pair.first_id, Pair.second_id, Pair.assumed)
         votes = (Pair.votes_first, Pair.votes, Pair.weight, Pair.both_bad)
@@ -71,32 +74,33 @@ class DatasetPairs:
             .where(Pair.dataset_id == dataset.id, or_(Pair.votes > 0, Pair.both_bad > 0))
             .order_by(Pair.id)
         )
-        found: list[JudgedPair] = []
+        pairs: list[JudgedPair] = []
         others: list[tuple[str, str]] = []
         for pair, prompt, first, second, assumed, votes_first, total, weight, both_bad in rows:
-            wanted = preference(votes_first, total, weight, both_bad)
-            if wanted is None:
+            preferred = preference(votes_first, total, weight, both_bad)
+            if preferred is None:
                 others.append((str(undecided(votes_first, total, both_bad)), f"pair {pair}"))
                 continue
-            chosen, rejected = (first, second) if wanted.for_first else (second, first)
-            how = (wanted.share, wanted.weight, captions.get((prompt, rejected)), rankings.get(pair), assumed)
-            found.append(JudgedPair(prompts[prompt], pictures[chosen], pictures[rejected], *how))
-        return found, left_out(others)
+            chosen, rejected = (first, second) if preferred.for_first else (second, first)
+            own_caption = captions.get((prompt, rejected))
+            details = (preferred.share, preferred.weight, own_caption, rankings.get(pair), assumed)
+            pairs.append(JudgedPair(prompts[prompt], images[chosen], images[rejected], *details))
+        return pairs, left_out(others)
 
-    def _pictures(self, session: Session, dataset: Dataset) -> dict[int, ImageFile]:
+    def _images(self, session: Session, dataset: Dataset) -> dict[int, ImageFile]:
         paired = [
             select(column).where(Pair.dataset_id == dataset.id, Pair.answers > 0)
             for column in (Pair.first_id, Pair.second_id)
         ]
         columns = (ImageRecord.id, ImageRecord.sha256, ImageRecord.ending, ImageRecord.width, ImageRecord.height)
-        rows = session.execute(select(*columns).where(or_(*(ImageRecord.id.in_(one) for one in paired))))
-        pictures = {}
-        for number, *facts in rows:
-            kept = StoredFile(*facts)
-            path = image_path(self.store, kept)
+        rows = session.execute(select(*columns).where(or_(*(ImageRecord.id.in_(ids) for ids in paired))))
+        images = {}
+        for number, *columns_of_file in rows:
+            stored = StoredFile(*columns_of_file)
+            path = image_path(self.store, stored)
             label = "/".join(path.parts[-3:])
-            pictures[number] = ImageFile(path, label, kept.sha256, (kept.width, kept.height))
-        return pictures
+            images[number] = ImageFile(path, label, stored.sha256, (stored.width, stored.height))
+        return images
 
 
 def _prompts(session: Session, dataset: Dataset) -> dict[int, str]:
@@ -104,7 +108,7 @@ def _prompts(session: Session, dataset: Dataset) -> dict[int, str]:
 
 
 def captions_of(session: Session, dataset: int) -> dict[tuple[int, int], str]:
-    """Of the candidates that have one of their own, by prompt and picture."""
+    """The own captions of candidates, by (prompt id, image id)."""
     columns = (Candidate.prompt_id, Candidate.picture_id, Candidate.caption)
     here = (Prompt.dataset_id == dataset, Candidate.caption.is_not(None))
     rows = session.execute(select(*columns).join(Prompt, Prompt.id == Candidate.prompt_id).where(*here))
@@ -112,7 +116,7 @@ def captions_of(session: Session, dataset: int) -> dict[tuple[int, int], str]:
 
 
 def rankings_of(session: Session, dataset: int) -> dict[int, str]:
-    """By pair, the first ranking that it was in and that stands."""
+    """By pair id, the name of its first standing ranking."""
     rows = session.execute(
         select(Judgement.pair_id, Judgement.client, Judgement.sequence)
         .join(Pair, Pair.id == Judgement.pair_id)

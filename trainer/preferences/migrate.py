@@ -1,4 +1,4 @@
-"""How do the tables of a database become those of this version?
+"""Schema migration: the tables of a database become those of this version.
 
 By Alembic, from the revisions in migrations/versions. They are found by where this file lies, under whatever name the
 package was imported, and Alembic is only imported where there is something to do.
@@ -28,7 +28,7 @@ LATEST = max(file.name[:4] for file in MIGRATIONS.glob("versions/[0-9][0-9][0-9]
 _VERSION_TABLE = "mapo_revision"
 
 
-def bring_up_to_date(engine: Engine, where: str, file: Path | None) -> None:
+def upgrade_database(engine: Engine, where: str, file: Path | None) -> None:
     """Make the tables in an empty database, or upgrade older ones; several processes may try at once.
 
     engine: its transactions wait for other writers. where: names the database in errors. file: SQLite's; of one with
@@ -37,7 +37,7 @@ def bring_up_to_date(engine: Engine, where: str, file: Path | None) -> None:
     with engine.execution_options(mapo_writes=False).connect() as connection:
         if revision_of(connection) == LATEST:
             return
-    with _alone(file), engine.connect() as connection:
+    with _migration_lock(file), engine.connect() as connection:
         if file is not None:
             _prepare_sqlite(connection, file)
         with connection.begin():
@@ -45,7 +45,7 @@ def bring_up_to_date(engine: Engine, where: str, file: Path | None) -> None:
             if revision != LATEST:
                 _upgrade(connection, revision, where)
     if file is not None:
-        engine.dispose()  # the connection that was used does not look after foreign keys
+        engine.dispose()  # foreign keys are off on the connection that was used
 
 
 def revision_of(connection: Connection) -> str | None:
@@ -56,7 +56,7 @@ def revision_of(connection: Connection) -> str | None:
 
 
 @contextmanager
-def _alone(file: Path | None) -> Iterator[None]:
+def _migration_lock(file: Path | None) -> Iterator[None]:
     # On PostgreSQL the writers' lock is enough. A file is also copied and switched to WAL, outside of transactions.
     if file is None:
         yield

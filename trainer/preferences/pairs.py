@@ -1,4 +1,4 @@
-"""What a judged pair is, and what a source of pairs gives."""
+"""Preference pairs: chosen and rejected image of a prompt, sources that give them, and the split by prompt."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ _DATASET = "dataset:"
 
 @dataclass(frozen=True)
 class Pair:
-    """Two pictures of one prompt, and which of them is preferred.
+    """Two images of one prompt, and which of them is chosen.
 
     preference: share of the judgements that were for `chosen`, in [0.5, 1]; weight: multiplies the pair's loss.
-    rejected_prompt: what the rejected picture shows, where it has a caption of its own; None: `prompt` is of both.
-    ranking: names the ranking that the pair came from; pairs of one ranking have pictures in common. assumed: nobody
-    compared the two; the rejected one was painted because the chosen one is wanted.
+    rejected_prompt: the rejected image's own caption, if it has one; None: `prompt` is that of both.
+    ranking: names the ranking that the pair came from; pairs of one ranking have images in common. assumed: nobody
+    compared the two; the rejected one was generated to be rejected.
     """
 
     prompt: str
@@ -33,7 +33,7 @@ class Pair:
 
     @property
     def id(self) -> str:
-        """The same two pictures under the same captions are the same pair, wherever they lie. 16 hexadecimal digits."""
+        """The same two images under the same captions are the same pair, wherever they lie. 16 hexadecimal digits."""
         own = () if self.rejected_prompt is None else (self.rejected_prompt,)
         text = "\0".join((self.prompt, self.chosen.sha256, self.rejected.sha256, *own))
         return hashlib.sha256(text.encode()).hexdigest()[:16]
@@ -64,10 +64,10 @@ class PairSet:
 
 
 class PairSource(Protocol):
-    """Something that gives judged pairs."""
+    """A source of judged pairs: files in a known layout, or a dataset of the workspace."""
 
     def load(self) -> PairSet:
-        """Read every pair. Raises UserError naming the file, row and mend for what cannot be trained on."""
+        """Read every pair. Raises UserError naming the file, the row and the remedy where it cannot be trained on."""
 
 
 @dataclass(frozen=True)
@@ -90,14 +90,14 @@ def split_by_prompt(pairs: Sequence[Pair], held_out_share: float) -> Split:
     return Split(tuple(train), tuple(held_out))
 
 
-def drawn(pairs: Sequence[Pair], most: int) -> tuple[Pair, ...]:
-    """`most` of `pairs`, in their order, by a hash of each: what is drawn for a smaller number is part of a larger."""
-    chosen = {pair.id for pair in sorted(pairs, key=lambda pair: hashlib.sha256(pair.id.encode()).digest())[:most]}
+def sample_pairs(pairs: Sequence[Pair], count: int) -> tuple[Pair, ...]:
+    """`count` of `pairs`, in their order, by a hash of each: a smaller sample is part of every larger one."""
+    chosen = {pair.id for pair in sorted(pairs, key=lambda pair: hashlib.sha256(pair.id.encode()).digest())[:count]}
     return tuple(pair for pair in pairs if pair.id in chosen)
 
 
 def split_hash(prompt: str) -> float:
-    """Where a prompt stands in [0, 1), by a hash of it: held out where that is below the share to hold out."""
+    """A hash of the prompt in [0, 1): held out where it is below the share to hold out."""
     digest = hashlib.sha256(b"held-out\0" + prompt.encode()).digest()
     return int.from_bytes(digest[:8], "big") / 2**64
 

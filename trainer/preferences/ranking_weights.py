@@ -1,9 +1,9 @@
-"""How much does each pair of a ranking weigh?
+"""RankDPO gains: how much does each pair of a ranking weigh?
 
-As in RankDPO (Karthik et al., arXiv 2410.18013, eq. 6) by what swapping its two pictures would cost the ranking's
-discounted cumulative gain: |G_i - G_j| * |1 / D_i - 1 / D_j| with G = 2**s - 1 and D = log(1 + place). The score s of a
-picture, a reward model's there, is what the judgements say: 1 where it is preferred to all others, 0 where all others
-are preferred to it. Pictures that were not told apart have the mean of their places.
+As in RankDPO (Karthik et al., arXiv 2410.18013, eq. 6) by how much swapping its two images would cost the ranking's
+discounted cumulative gain: |G_i - G_j| * |1 / D_i - 1 / D_j| with G = 2**s - 1 and D = log(1 + rank). The score s of
+an image, a reward model's there, follows from the judgements: 1 where it is preferred to all others, 0 where all others
+are preferred to it. Images that were ranked equal have the mean of their ranks.
 """
 
 from __future__ import annotations
@@ -40,25 +40,25 @@ def gain_weighted(pairs: Sequence[Pair]) -> tuple[Pair, ...]:
 
 
 def pair_gains(pairs: Sequence[tuple[_Any, _Any]]) -> list[float]:
-    """The gain of each pair (better picture, worse picture) of one ranking; see above."""
+    """The gain of each pair (better image, worse image) of one ranking; see above."""
     scores = image_scores(pairs)
-    gain = {picture: 2**score for picture, score in scores.items()}
-    discount = {picture: 1 / math.log(1 + place) for picture, place in _places(scores).items()}
+    gain = {image: 2**score for image, score in scores.items()}
+    discount = {image: 1 / math.log(1 + rank) for image, rank in _mean_ranks(scores).items()}
     return [abs(gain[one] - gain[other]) * abs(discount[one] - discount[other]) for one, other in pairs]
 
 
 def image_scores(pairs: Iterable[tuple[_Any, _Any]]) -> dict[_Any, float]:
-    """Of each picture in pairs of (better, worse), in [0, 1]: by how many of the others it is better than and worse."""
+    """The score in [0, 1] of each image in pairs of (better, worse): by how many others it beats and loses to."""
     ahead: Counter[_Any] = Counter()
     for better, worse in pairs:
         ahead[better] += 1
         ahead[worse] -= 1
     others = max(1, len(ahead) - 1)
-    return {picture: (1 + ahead[picture] / others) / 2 for picture in ahead}
+    return {image: (1 + ahead[image] / others) / 2 for image in ahead}
 
 
-def _places(scores: dict[_Any, float]) -> dict[_Any, float]:
-    """From 1, the best; pictures of the same score have the mean of their places."""
+def _mean_ranks(scores: dict[_Any, float]) -> dict[_Any, float]:
+    """Ranks from 1, the best; images of the same score have the mean of their ranks."""
     order = sorted(scores.values(), reverse=True)
     first = {score: order.index(score) + 1 for score in order}
-    return {picture: first[score] + (order.count(score) - 1) / 2 for picture, score in scores.items()}
+    return {image: first[score] + (order.count(score) - 1) / 2 for image, score in scores.items()}

@@ -1,7 +1,7 @@
-"""Where do a workspace's preferences lie, and how are they read and written so that nothing is lost?
+"""The preference store: a workspace's database, and how it is read and written so that nothing is lost.
 
 A file preferences.db in the workspace, or the PostgreSQL server that MAPO_DATABASE_URL names. There is one writer at a
-time on both: what is added up or numbered while writing needs no further thought about others.
+time on both: what is counted or numbered while writing needs no other lock.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from sqlalchemy.orm import Session
 
 from ..atomic_files import explain_disk_full
 from ..errors import UserError
-from .migrate import bring_up_to_date
+from .migrate import upgrade_database
 
 URL_VARIABLE = "MAPO_DATABASE_URL"
 _WAIT_SECONDS = 60
@@ -33,7 +33,7 @@ _opening = threading.Lock()
 class Store:
     """One workspace's preferences, open. Any thread may use it.
 
-    workspace: absolute. images: the folder that picture files are kept in, see `picture_store`.
+    workspace: absolute. images: the folder of image files, see images.py.
     """
 
     def __init__(self, workspace: Path, engine: Engine):
@@ -41,13 +41,13 @@ class Store:
         self.engine = engine
         self.images = workspace / "images"
         self._writer = engine.execution_options(mapo_writes=True)
-        self._turn = threading.Lock()
+        self._write_lock = threading.Lock()
         self._writing_thread: int | None = None
 
     @contextmanager
     def reading(self) -> Iterator[Session]:
         """A session that sees the preferences as they are now. What it loaded can be used after it has ended."""
-        with self._explained(), Session(self.engine, expire_on_commit=False) as session:
+        with self._user_errors(), Session(self.engine, expire_on_commit=False) as session:
             yield session
 
     @contextmanager
@@ -58,8 +58,8 @@ class Store:
         Raises UserError where the disk is full or another writer takes more than a minute.
         """
         with (
-            self._explained(),
-            self._my_turn(),
+            self._user_errors(),
+            self._exclusive(),
             Session(self._writer, expire_on_commit=False) as session,
             session.begin(),
         ):
@@ -70,29 +70,29 @@ class Store:
         self.engine.dispose()
 
     @contextmanager
-    def _my_turn(self) -> Iterator[None]:
+    def _exclusive(self) -> Iterator[None]:
         # SQLite lets a waiting writer sleep and look again; a queue within the process is quicker and fair.
         if self._writing_thread == threading.get_ident():
             raise RuntimeError("writing() within writing() would wait for itself")
-        if not self._turn.acquire(timeout=_WAIT_SECONDS):
+        if not self._write_lock.acquire(timeout=_WAIT_SECONDS):
             raise UserError(_busy(self.engine.url))
         try:
             self._writing_thread = threading.get_ident()
             yield
         finally:
             self._writing_thread = None
-            self._turn.release()
+            self._write_lock.release()
 
     @contextmanager
-    def _explained(self) -> Iterator[None]:
-        with _explained(self.engine.url):
+    def _user_errors(self) -> Iterator[None]:
+        with _user_errors(self.engine.url):
             yield
 
 
 def open_store(workspace: Path, url: str | None = None) -> Store:
     """The preferences of a workspace, made or upgraded if need be. Opening again gives the same Store.
 
-    url: of the database; by default what MAPO_DATABASE_URL says, else <workspace>/preferences.db.
+    url: of the database; by default that of MAPO_DATABASE_URL, else <workspace>/preferences.db.
     Raises UserError where the database cannot be reached, is damaged, or was written by a newer version.
     """
     workspace = Path(workspace).expanduser().resolve()
@@ -100,14 +100,14 @@ def open_store(workspace: Path, url: str | None = None) -> Store:
     key = (os.getpid(), workspace, address.render_as_string(hide_password=False))
     with _opening:
         store = _opened.get(key)
-        if store is None or _gone(address):
+        if store is None or _file_is_missing(address):
             if store is not None:
                 store.close()
             store = _opened[key] = _open(workspace, address)
         return store
 
 
-def shown(address: URL) -> str:
+def display_url(address: URL) -> str:
     """How to name a database to a person: without its password, or options that could hold one."""
     if address.drivername == "sqlite":
         return str(address.database)
@@ -134,7 +134,7 @@ def _address(workspace: Path, url: str | None) -> URL:
     )
 
 
-def _gone(address: URL) -> bool:
+def _file_is_missing(address: URL) -> bool:
     return address.drivername == "sqlite" and not Path(str(address.database)).exists()
 
 
@@ -149,8 +149,8 @@ def _open(workspace: Path, address: URL) -> Store:
     engine = _postgresql(address) if file is None else _sqlite(address)
     store = Store(workspace, engine)
     try:
-        with _explained(address):
-            bring_up_to_date(engine.execution_options(mapo_writes=True), shown(address), file)
+        with _user_errors(address):
+            upgrade_database(engine.execution_options(mapo_writes=True), display_url(address), file)
     except BaseException:
         engine.dispose()
         raise
@@ -199,13 +199,13 @@ def _postgresql(address: URL) -> Engine:
 
 
 @contextmanager
-def _explained(address: URL) -> Iterator[None]:
-    """What a person can mend, as a sentence; without the address's password."""
-    where = shown(address)
+def _user_errors(address: URL) -> Iterator[None]:
+    """Database errors that a person can mend become UserErrors; without the address's password."""
+    where = display_url(address)
     try:
         yield
     except OperationalError as error:
-        reason = _without(address.password, " ".join(str(error.orig).split()))
+        reason = _redacted(address.password, " ".join(str(error.orig).split()))
         if "locked" in reason or "lock timeout" in reason:
             raise UserError(_busy(address)) from None
         if "full" in reason:
@@ -228,9 +228,11 @@ def _explained(address: URL) -> Iterator[None]:
         raise
 
 
-def _without(secret: object, words: str) -> str:
-    return words.replace(str(secret), "***") if secret else words
+def _redacted(secret: object, message: str) -> str:
+    return message.replace(str(secret), "***") if secret else message
 
 
 def _busy(address: URL) -> str:
-    return f"{shown(address)} has been busy for {_WAIT_SECONDS} seconds: wait for what writes there, then try again"
+    return (
+        f"{display_url(address)} has been busy for {_WAIT_SECONDS} seconds: wait for what writes there, then try again"
+    )

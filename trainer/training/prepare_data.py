@@ -19,7 +19,7 @@ from ..models.base_model import BaseModel
 from ..models.memory_saving.quantize import check
 from ..models.open import open_base
 from ..preferences.io.detect_layout import open_pairs
-from ..preferences.pairs import PairSet, Split, drawn, split_by_prompt
+from ..preferences.pairs import PairSet, Split, sample_pairs, split_by_prompt
 from ..preferences.ranking_weights import gain_weighted
 from .checkpoint import RunFingerprint
 
@@ -117,7 +117,7 @@ def split_pairs(pair_set: PairSet, config: RunConfig) -> Split:
             "collect pairs of more prompts, or lower --held-out"
         )
     most = config.data.most_pairs
-    return split if most is None else replace(split, train=drawn(split.train, most))
+    return split if most is None else replace(split, train=sample_pairs(split.train, most))
 
 
 def _some_prompts(split: Split) -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""How does Alembic run our revisions? On the connection, and within the transaction, that `upgrading` gives it."""
+"""Alembic's environment: runs our revisions on the connection, and in the transaction, that migrate.py passes."""
 
 from alembic import context
 
