@@ -96,7 +96,7 @@ def sentence(run: Run, row: Row) -> str:
         return f"{row.name} was stopped {done}{': what it learned is saved' if row.step else ''}."
     if row.phase == "failed":
         return f"{row.name} failed {done}: {(row.message or 'it left no message').rstrip('. ')}."
-    return f"{row.name} ended without a word {done}: you can resume it."
+    return f"{row.name} ended unexpectedly {done}: you can resume it."
 
 
 def start_watching(watcher: Watcher, workspace: Callable[[], Path], pages: Callable[[], set[str]]) -> None:

@@ -93,7 +93,7 @@ def ended(run: Run, ending: Ending) -> str:
     if status.phase == "crashed":
         saved = _saved(run)
         kept = f"It was saved at step {saved}. {again}" if saved else "Queue again to begin anew."
-        ending_verb = "was ended" if ending.given_up else "ended without a word"
+        ending_verb = "was ended" if ending.given_up else "ended unexpectedly"
         return f"{run.name} {ending_verb} at step {status.done}. {kept}"
     if status.phase == "failed":
         return f"{run.name} failed: {(status.message or 'it left no message').rstrip('. ')}."

@@ -122,7 +122,7 @@ def test_a_run_that_is_gone_on_with_ends_again(tmp_path, watched):
     [
         ([("stopped", {"step": 3})], "stopped", "cats-1 was stopped at step 3 of 10: what it learned is saved."),
         ([("failed", {"error": "no room."})], "failed", "cats-1 failed at step 3 of 10: no room."),
-        ([], "died", "cats-1 ended without a word at step 3 of 10: you can resume it."),
+        ([], "died", "cats-1 ended unexpectedly at step 3 of 10: you can resume it."),
     ],
 )
 def test_how_a_run_ended_is_said_and_only_a_finished_lora_is_copied(tmp_path, watched, events, phase, sentence):

@@ -183,7 +183,7 @@ def test_a_process_that_ends_without_a_word_is_noticed_at_once(run):
 
     ending = wait.watch(handle(run, process), Watcher(vanish))
     assert (ending.status.phase, ending.given_up) == ("crashed", False)
-    assert wait.ended(run, ending) == "cats-1 ended without a word at step 0. Queue again to begin anew."
+    assert wait.ended(run, ending) == "cats-1 ended unexpectedly at step 0. Queue again to begin anew."
 
 
 def test_a_failure_says_why_and_shows_the_end_of_the_log(run):

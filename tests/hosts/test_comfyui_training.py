@@ -226,7 +226,7 @@ def test_interrupted_killed_and_found_again(comfy):
         steps_seen(page, Job(run.folder).status().done + 1)
         [process] = processes_of(run)
         os.kill(process, signal.SIGKILL)
-        with pytest.raises(Failed, match="ended without a word at step"):
+        with pytest.raises(Failed, match="ended unexpectedly at step"):
             comfy.wait(waiting)
         assert page.wait_for("mapo.ended")["phase"] == "died"
 

@@ -164,7 +164,7 @@ class Job:
             done=int(progress.get("done", 0)),
             total=int(progress.get("total", 0)),
             seconds_left=progress.get("remaining") if phase == "running" else None,
-            message="it ended without a word: its log.txt may say why" if phase == "crashed" else str(message),
+            message="its process ended unexpectedly: log.txt may say why" if phase == "crashed" else str(message),
             waiting_for=_waiting_for(phase, newest),
         )
 

@@ -37,7 +37,7 @@ PHASES = {
     "finished": "finished",
     "stopped": "stopped",
     "failed": "failed",
-    "crashed": "ended without a word",
+    "crashed": "ended unexpectedly",
 }
 _LOG_LINES = 200
 _NOTHING = (
