@@ -64,7 +64,7 @@ def count(store, table=Pair):
 def test_each_prompt_gets_its_candidates_and_their_pairs(store, generate):
     task = generate()
     assert task.status().phase == "finished"
-    assert task.status().message == "6 pictures painted for cats, 6 new pairs"
+    assert task.status().message == "6 pictures generated for cats, 6 new pairs"
     there = pictures(store)
     assert [prompt for prompt, *_ in there] == ["a red circle"] * 3 + ["a blue square"] * 3
     seeds = [seed for _, seed, *_ in there]
@@ -78,7 +78,7 @@ def test_each_prompt_gets_its_candidates_and_their_pairs(store, generate):
 def test_nothing_is_painted_twice_and_more_can_be_asked_for(store, generate, tiny_lora):
     generate()
     before = pictures(store)
-    assert generate().status().message == "0 pictures painted for cats, 0 new pairs"
+    assert generate().status().message == "0 pictures generated for cats, 0 new pairs"
     assert pictures(store) == before
     generate(candidates=4, prompts=[*reversed(PROMPTS), "a  red circle "])
     assert sorted(pictures(store)[:6]) == sorted(before)

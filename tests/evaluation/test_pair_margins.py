@@ -1,4 +1,4 @@
-"""A run's LoRA says of unjudged pairs which picture it would paint sooner; the least sure ones come first."""
+"""A run's LoRA says of unjudged pairs which picture it would generate sooner; the least sure ones come first."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Wanted pictures get rejected ones that the base paints, and that nobody compared them is told everywhere."""
+"""Wanted pictures get rejected ones that the base generates, and that nobody compared them is told everywhere."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def trained(store):
 def test_each_target_is_better_than_what_the_base_paints(store, generate, folder):
     status = generate()
     assert status.phase == "finished", status.message
-    assert status.message == "3 pictures painted to be rejected for pets; 1 picture without a caption left out"
+    assert status.message == "3 pictures generated to be rejected for pets; 1 picture without a caption left out"
     pairs = trained(store)
     wanted = {(folder / f"{name}.png").read_bytes() for name in "abc"}
     assert {pair.chosen.read() for pair in pairs} == wanted
@@ -82,8 +82,8 @@ def test_each_target_is_better_than_what_the_base_paints(store, generate, folder
 
 def test_nothing_is_painted_twice_and_more_can_be_asked_for(store, generate):
     generate()
-    assert generate().message.startswith("0 pictures painted")
-    assert generate(rejects=2).message.startswith("3 pictures painted")
+    assert generate().message.startswith("0 pictures generated")
+    assert generate(rejects=2).message.startswith("3 pictures generated")
     assert len(trained(store)) == 6
 
 

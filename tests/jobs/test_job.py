@@ -85,7 +85,7 @@ def test_a_job_without_any_event_counts_by_the_time_it_was_made(job):
 def test_a_crashed_job_shows_how_far_it_came(tmp_path, launched):
     task = start(tmp_path, COUNT, {})
     task.log("acquired")
-    task.log("progress", done=2, total=5, remaining=3.0, message="painting")
+    task.log("progress", done=2, total=5, remaining=3.0, message="generating")
     status = task.status()
     assert (status.phase, status.done, status.total, status.seconds_left) == ("crashed", 2, 5, None)
     assert "log.txt" in status.message

@@ -202,7 +202,7 @@ def _targets(words: list[str]) -> int:
         base: Annotated[str, tyro.conf.arg(help="What paints: a checkpoint, a diffusers folder or a hub id.")]
         workspace: Workspace
         lora: Annotated[str | None, tyro.conf.arg(help="Paint with a LoRA: a file, or run:NAME for a run's.")] = None
-        rejects: Annotated[int, tyro.conf.arg(help="Pictures painted for each of yours.")] = 1
+        rejects: Annotated[int, tyro.conf.arg(help="Pictures generated for each of yours.")] = 1
         steps: Steps = None
         guidance: Guidance = None
         tokenizers: Annotated[str | None, tyro.conf.arg(help="Folder with a CLIP tokenizer, for single files.")] = None

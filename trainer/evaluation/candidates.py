@@ -1,4 +1,4 @@
-"""How do prompts become pictures to judge? Candidates are painted into a dataset, a few for each prompt."""
+"""Candidate images: a few are generated for each prompt of a dataset, and paired to be judged."""
 
 from __future__ import annotations
 
@@ -28,88 +28,88 @@ if TYPE_CHECKING:
 
 
 class CandidateSettings(GenerateSettings):
-    """What is painted for which prompts."""
+    """What is generated for which prompts."""
 
     dataset: str = Field(min_length=1)
     """Its name; it must be there."""
     prompts: tuple[str, ...] = ()
     """By default every prompt that the dataset has."""
     candidates: int = Field(4, ge=1, le=64)
-    """Pictures for each prompt, those counted that were painted so before."""
+    """Images for each prompt, those counted that were generated so before."""
     at_most: int | None = Field(12, ge=1)
-    """Pairs made for each prompt, at most: of 16 pictures there would be 120."""
+    """Pairs made for each prompt, at most: of 16 images there would be 120."""
     lora: str | None = None
-    """A LoRA file to paint with."""
+    """A LoRA file to generate with."""
     strength: float = Field(1.0, ge=-10, le=10)
     """Of the LoRA; 1 is as trained."""
     mixed: bool = False
-    """Paint every second candidate without the LoRA, so that its pictures are judged against the base's."""
+    """Generate every second candidate without the LoRA, so that its images are judged against the base's."""
 
 
 def check(workspace: Path, settings: dict[str, Any]) -> dict[str, Any]:
     """The settings whole, paths absolute. Raises UserError naming what is wrong or missing."""
-    asked = CandidateSettings.given(settings)
-    if asked.mixed and not asked.lora:
+    candidates = CandidateSettings.given(settings)
+    if candidates.mixed and not candidates.lora:
         raise UserError("half of the candidates with a LoRA: choose the LoRA")
     with open_store(workspace).reading() as session:
-        dataset = find_dataset(session, asked.dataset)
-        prompts = cleaned(asked.prompts)
+        dataset = find_dataset(session, candidates.dataset)
+        prompts = cleaned(candidates.prompts)
         if not prompts and session.scalar(select(Prompt.id).where(Prompt.dataset_id == dataset.id).limit(1)) is None:
-            raise UserError(f"{asked.dataset} has no prompts yet: give at least one")
-    paths = {"base": whole_path(asked.base), "lora": str(lora_file(asked.lora)) if asked.lora else None}
-    return asked.model_copy(update={**paths, "prompts": prompts}).plain()
+            raise UserError(f"{candidates.dataset} has no prompts yet: give at least one")
+    paths = {"base": whole_path(candidates.base), "lora": str(lora_file(candidates.lora)) if candidates.lora else None}
+    return candidates.model_copy(update={**paths, "prompts": prompts}).plain()
 
 
 def run(context: JobContext) -> str:
-    """Paint what is not there yet. Pictures are in the dataset as soon as they are painted, pairs with them."""
+    """Generate what is not there yet. Images are in the dataset as soon as they are generated, pairs with them."""
     from ..sampling.batch_sampler import BatchSampler, open_for_sampling
     from ..sampling.image_metadata import Provenance
 
-    asked = CandidateSettings.given(context.settings)
+    settings = CandidateSettings.given(context.settings)
     store = open_store(context.workspace)
     with store.reading() as session:
-        dataset = find_dataset(session, asked.dataset)
-        prompts = asked.prompts or _prompts_of(session, dataset)
-        known = _painted_before(session, dataset)
-    base, sampling = open_for_sampling(asked)
-    loras = [Path(asked.lora)] if asked.lora else []
-    provenance = Provenance.of(base, asked.base, sampling, loras)
-    requests = [request for prompt in prompts for request in _requests(asked, prompt)]
-    left = [request for request in requests if provenance.fingerprint(request) not in known]
+        dataset = find_dataset(session, settings.dataset)
+        prompts = settings.prompts or _prompts_of(session, dataset)
+        before = _generated_before(session, dataset)
+    base, sampling = open_for_sampling(settings)
+    loras = [Path(settings.lora)] if settings.lora else []
+    provenance = Provenance.of(base, settings.base, sampling, loras)
+    requests = [request for prompt in prompts for request in _requests(settings, prompt)]
+    left = [request for request in requests if provenance.fingerprint(request) not in before]
     done, pairs = len(requests) - len(left), 0
-    unpainted = Counter(request.prompt for request in left)
+    missing = Counter(request.prompt for request in left)
     unpaired: dict[str, None] = {}  # in order
     context.report_progress(done, len(requests), "loading the base")
     try:
-        for pictures in BatchSampler(base, sampling, loras).generate(left, context.check):
-            unpainted.subtract(request.prompt for request, _ in pictures)
-            unpaired |= dict.fromkeys(request.prompt for request, _ in pictures)
-            complete = [prompt for prompt in unpaired if not unpainted[prompt]]
-            files = kept_files(store, provenance, pictures)
+        for images in BatchSampler(base, sampling, loras).generate(left, context.check):
+            missing.subtract(request.prompt for request, _ in images)
+            unpaired |= dict.fromkeys(request.prompt for request, _ in images)
+            complete = [prompt for prompt in unpaired if not missing[prompt]]
+            files = store_images(store, provenance, images)
             with store.writing() as session:
-                dataset = find_dataset(session, asked.dataset)
-                for request, file, about in files:
+                dataset = find_dataset(session, settings.dataset)
+                for request, file, metadata in files:
                     add_candidates(
-                        session, add_prompt(session, dataset, request.prompt), [image_record(session, file, about)]
+                        session, add_prompt(session, dataset, request.prompt), [image_record(session, file, metadata)]
                     )
-                pairs += _pair(session, dataset, complete, asked.at_most)
+                pairs += _pair(session, dataset, complete, settings.at_most)
             for prompt in complete:
                 del unpaired[prompt]
-            done += len(pictures)
-            context.report_progress(done, len(requests), f"painting for {asked.dataset}")
+            done += len(images)
+            context.report_progress(done, len(requests), f"generating for {settings.dataset}")
     finally:
         with store.writing() as session:
-            pairs += _pair(session, find_dataset(session, asked.dataset), unpaired, asked.at_most)
-    return f"{format_count(len(left), 'picture')} painted for {asked.dataset}, {format_count(pairs, 'new pair')}"
+            pairs += _pair(session, find_dataset(session, settings.dataset), unpaired, settings.at_most)
+    return f"{format_count(len(left), 'picture')} generated for {settings.dataset}, {format_count(pairs, 'new pair')}"
 
 
 GENERATE = JobKind("generate", check, run)
 
 
-def kept_files(
+def store_images(
     store: Store, provenance: Provenance, images: Iterable[tuple[ImageRequest, Image.Image]]
 ) -> list[tuple[ImageRequest, StoredFile, ImageMetadata]]:
-    """Images in files of the workspace that say how they were generated; for `image_record` when writing."""
+    """Store images with how they were generated; gives what `image_record` takes when the records are written."""
     return [
         (
             request,
@@ -120,17 +120,17 @@ def kept_files(
     ]
 
 
-def _requests(asked: CandidateSettings, prompt: str) -> list[ImageRequest]:
+def _requests(settings: CandidateSettings, prompt: str) -> list[ImageRequest]:
     from ..sampling.batch_sampler import ImageRequest, LoraUse
     from ..sampling.image_metadata import seed_of
 
-    lora = LoraUse(Path(asked.lora), asked.strength) if asked.lora else None
+    lora = LoraUse(Path(settings.lora), settings.strength) if settings.lora else None
     return [
-        # With more candidates asked for later, those that are there keep their numbers, seeds and LoRA.
+        # With more candidates wanted later, those that are there keep their numbers, seeds and LoRA.
         ImageRequest(
-            prompt, seed_of(prompt, number, asked.first_seed), None if asked.mixed and number % 2 == 0 else lora
+            prompt, seed_of(prompt, number, settings.first_seed), None if settings.mixed and number % 2 == 0 else lora
         )
-        for number in range(asked.candidates)
+        for number in range(settings.candidates)
     ]
 
 
@@ -142,7 +142,7 @@ def _prompts_of(session: Session, dataset: Dataset) -> tuple[str, ...]:
     return tuple(session.scalars(select(Prompt.text).where(Prompt.dataset_id == dataset.id).order_by(Prompt.id)))
 
 
-def _painted_before(session: Session, dataset: Dataset) -> set[str]:
+def _generated_before(session: Session, dataset: Dataset) -> set[str]:
     sources = (
         select(ImageRecord.source)
         .join(Candidate, Candidate.picture_id == ImageRecord.id)

@@ -19,7 +19,7 @@ from ..preferences.schema import Dataset, ImageRecord, Prompt
 from ..preferences.store import Store, open_store
 from ..sampling.task_settings import GenerateSettings, cleaned, lora_file, whole_path
 from ..text import format_count
-from .candidates import kept_files
+from .candidates import store_images
 from .comparison import About
 from .comparison_filing import Side, add_duel, add_side, open_comparison
 
@@ -92,7 +92,7 @@ def run(context: JobContext) -> str:
     context.report_progress(done, len(requests), "loading the base" if left else f"painting {asked.name}")
     duel_of = {request: duel for duel in duels for request in duel}
     for pictures in BatchSampler(base, sampling, loras).generate(left, context.check):
-        files = kept_files(store, provenance, pictures)
+        files = store_images(store, provenance, pictures)
         with store.writing() as session:
             comparison = find_dataset(session, asked.name)
             for request, file, known in files:

@@ -1,4 +1,4 @@
-"""How do pictures that are wanted become pairs, where nothing was rejected? The base paints the rejected ones.
+"""Rejected images from the base: wanted images become pairs, where nothing was rejected.
 
 Each target gets pictures of the same caption, as the base (or a LoRA, which may be the last one that was trained)
 paints them now, and is assumed to be better: rejected images of the model's own, as in SePPO (arXiv 2410.05255). That
@@ -29,7 +29,7 @@ from ..preferences.schema import Judgement
 from ..preferences.store import Store, open_store
 from ..sampling.task_settings import GenerateSettings, lora_file, whole_path
 from ..text import format_count
-from .candidates import kept_files
+from .candidates import store_images
 
 if TYPE_CHECKING:
     from ..sampling.batch_sampler import ImageRequest
@@ -40,23 +40,23 @@ _LINES = "metadata.jsonl"
 
 
 class TargetSettings(GenerateSettings):
-    """Which pictures are wanted, and what paints those that are not."""
+    """Which images are wanted, and what generates those that are not."""
 
     folder: str = Field(min_length=1)
-    """Pictures with their captions beside them, or with a metadata.jsonl of file_name and text."""
+    """Images with their captions beside them, or with a metadata.jsonl of file_name and text."""
     dataset: str = Field(min_length=1)
     """Its name; it is made if need be."""
     rejects: int = Field(1, ge=1, le=16)
-    """Pictures painted for each target."""
+    """Images generated for each target."""
     lora: str | None = None
-    """A LoRA file to paint them with."""
+    """A LoRA file to generate them with."""
     strength: float = Field(1.0, ge=-10, le=10)
     """Of the LoRA; 1 is as trained."""
 
 
 @dataclass(frozen=True)
 class Target:
-    """A picture that is wanted, and its caption."""
+    """An image that is wanted, and its caption."""
 
     path: Path
     prompt: str
@@ -64,18 +64,18 @@ class Target:
 
 def check(workspace: Path, settings: dict[str, Any]) -> dict[str, Any]:
     """The settings whole, paths absolute. Raises UserError naming what is wrong or missing."""
-    asked = TargetSettings.given(settings)
-    folder = Path(asked.folder).expanduser().resolve()
+    wanted = TargetSettings.given(settings)
+    folder = Path(wanted.folder).expanduser().resolve()
     if next(iter(targets_in(folder)[0]), None) is None:
         raise UserError(f"no picture in {folder} has a caption: put a .txt of the same name beside each")
     with open_store(workspace).reading() as session:
-        into_dataset(session, asked.dataset)
-    paths = {"base": whole_path(asked.base), "lora": str(lora_file(asked.lora)) if asked.lora else None}
-    return asked.model_copy(update={**paths, "folder": str(folder)}).plain()
+        into_dataset(session, wanted.dataset)
+    paths = {"base": whole_path(wanted.base), "lora": str(lora_file(wanted.lora)) if wanted.lora else None}
+    return wanted.model_copy(update={**paths, "folder": str(folder)}).plain()
 
 
 def targets_in(folder: Path) -> tuple[list[Target], int]:
-    """The wanted pictures below `folder` that have a caption, and how many others there are.
+    """The wanted images below `folder` that have a caption, and how many others there are.
 
     Raises UserError where it is no folder, or its metadata.jsonl is broken.
     """
@@ -83,13 +83,13 @@ def targets_in(folder: Path) -> tuple[list[Target], int]:
         raise UserError(f"there is no folder {folder}")
     if (folder / _LINES).is_file():
         return list(_listed(folder / _LINES)), 0
-    said = [(path, normalize_prompt(read_caption(path) or "")) for path in images_below(folder)]
-    targets = [Target(path, prompt) for path, prompt in said if prompt]
-    return targets, len(said) - len(targets)
+    captions = [(path, normalize_prompt(read_caption(path) or "")) for path in images_below(folder)]
+    targets = [Target(path, prompt) for path, prompt in captions if prompt]
+    return targets, len(captions) - len(targets)
 
 
 def _listed(file: Path) -> Iterator[Target]:
-    """As the `datasets` library writes folders of pictures: {"file_name": "1.png", "text": "a cat"}."""
+    """As the `datasets` library writes folders of images: {"file_name": "1.png", "text": "a cat"}."""
     for number, line in json_lines(file):
         yield _of_line(line, file, number)
 
@@ -103,70 +103,70 @@ def _of_line(line: str, file: Path, number: int) -> Target:
 
 
 def run(context: JobContext) -> str:
-    """Paint what is not there yet. Pairs are in the dataset as soon as their pictures are painted."""
+    """Generate what is not there yet. Pairs are in the dataset as soon as their images are generated."""
     from ..sampling.batch_sampler import BatchSampler, open_for_sampling
     from ..sampling.image_metadata import Provenance
 
-    asked = TargetSettings.given(context.settings)
+    settings = TargetSettings.given(context.settings)
     store = open_store(context.workspace)
-    targets, without = targets_in(Path(asked.folder))
-    base, sampling = open_for_sampling(asked)
+    targets, without = targets_in(Path(settings.folder))
+    base, sampling = open_for_sampling(settings)
     sizes = buckets(base.resolution, base.latent_factor)
-    loras = [Path(asked.lora)] if asked.lora else []
+    loras = [Path(settings.lora)] if settings.lora else []
     by_size: dict[tuple[int, int], dict[ImageRequest, tuple[StoredFile, Target]]] = {}
     for target in targets:
         context.check()
         file = store_image(store, target.path.read_bytes(), target.path.name)
         size = bucket_for(file.width, file.height, sizes)
-        of_target = _requests(asked, target.prompt, file)
+        of_target = _requests(settings, target.prompt, file)
         by_size.setdefault(size, {}).update((request, (file, target)) for request in of_target)
     done, total = 0, sum(map(len, by_size.values()))
-    painted = 0
-    of_any_size = Provenance.of(base, asked.base, sampling, loras)
-    for size, wanted in by_size.items():
-        how = sampling.with_size(size) if not (asked.width or asked.height) else sampling
-        provenance = replace(of_any_size, settings=how)
-        numbers = {request: _sequence(provenance.fingerprint(request), file) for request, (file, _) in wanted.items()}
+    generated = 0
+    of_any_size = Provenance.of(base, settings.base, sampling, loras)
+    for size, requests in by_size.items():
+        of_size = sampling.with_size(size) if not (settings.width or settings.height) else sampling
+        provenance = replace(of_any_size, settings=of_size)
+        numbers = {request: _sequence(provenance.fingerprint(request), file) for request, (file, _) in requests.items()}
         known = _known(store, list(numbers.values()))
-        left = [request for request in wanted if numbers[request] not in known]
-        done += len(wanted) - len(left)
+        left = [request for request in requests if numbers[request] not in known]
+        done += len(requests) - len(left)
         context.report_progress(done, total, "loading the base")
-        for pictures in BatchSampler(base, how, loras).generate(left, context.check):
-            files = kept_files(store, provenance, pictures)
+        for images in BatchSampler(base, of_size, loras).generate(left, context.check):
+            files = store_images(store, provenance, images)
             with store.writing() as session:
                 rows = []
-                for request, reject, about in files:
-                    file, target = wanted[request]
+                for request, rejected, metadata in files:
+                    file, target = requests[request]
                     two = (
                         image_record(session, file, ImageMetadata(source=str(target.path))),
-                        image_record(session, reject, about),
+                        image_record(session, rejected, metadata),
                     )
                     rows.append(PairRow(target.prompt, *two, numbers[request], share_0=1.0, purpose="assumed"))
-                dataset = into_dataset(session, asked.dataset, make=True)
-                add_rows(session, dataset, rows, CLIENT, f"{CLIENT}: {asked.folder}", ANNOTATOR)
-            done, painted = done + len(files), painted + len(files)
-            context.report_progress(done, total, f"painting what to reject for {asked.dataset}")
-    said = f"{format_count(painted, 'picture')} painted to be rejected for {asked.dataset}"
-    return said + (f"; {format_count(without, 'picture')} without a caption left out" if without else "")
+                dataset = into_dataset(session, settings.dataset, make=True)
+                add_rows(session, dataset, rows, CLIENT, f"{CLIENT}: {settings.folder}", ANNOTATOR)
+            done, generated = done + len(files), generated + len(files)
+            context.report_progress(done, total, f"generating what to reject for {settings.dataset}")
+    message = f"{format_count(generated, 'picture')} generated to be rejected for {settings.dataset}"
+    return message + (f"; {format_count(without, 'picture')} without a caption left out" if without else "")
 
 
 TARGETS = JobKind("targets", check, run)
 
 
-def _requests(asked: TargetSettings, prompt: str, file: StoredFile) -> list[ImageRequest]:
+def _requests(settings: TargetSettings, prompt: str, file: StoredFile) -> list[ImageRequest]:
     from ..sampling.batch_sampler import ImageRequest, LoraUse
     from ..sampling.image_metadata import seed_of
 
-    lora = LoraUse(Path(asked.lora), asked.strength) if asked.lora else None
-    # The seed hangs on the target too: of two with one caption, each gets rejected pictures of its own.
+    lora = LoraUse(Path(settings.lora), settings.strength) if settings.lora else None
+    # The seed depends on the target too: of two with one caption, each gets rejected images of its own.
     return [
-        ImageRequest(prompt, seed_of(f"{prompt} {file.sha256}", number, asked.first_seed), lora)
-        for number in range(asked.rejects)
+        ImageRequest(prompt, seed_of(f"{prompt} {file.sha256}", number, settings.first_seed), lora)
+        for number in range(settings.rejects)
     ]
 
 
 def _sequence(fingerprint: str, file: StoredFile) -> int:
-    """The number that a pair is known by: 63 bits of what was painted and what for."""
+    """The number that a pair is known by: 63 bits of what was generated and what for."""
     return int.from_bytes(hashlib.sha256(f"{fingerprint} {file.sha256}".encode()).digest()[:8], "big") >> 1
 
 

@@ -26,7 +26,7 @@ _WORDS = {
     "finished": "finished",
     "stopped": "stopped",
     "failed": "failed",
-    "crashed": "ended without a word",
+    "crashed": "ended unexpectedly",
 }
 
 
@@ -130,7 +130,7 @@ class GenerateTask:
             raise UserError("choose the base to generate with")
         latest = self._latest()
         if latest and latest.status().is_open:
-            raise UserError("pictures are being painted already: stop that first, or wait until they are there")
+            raise UserError("pictures are being generated already: stop that first, or wait until they are there")
         name = dataset()
         start(self._context.workspace, self._kind, {**given, "dataset": name})
         return self._context.picker(name), *self._state()
