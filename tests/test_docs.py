@@ -25,6 +25,7 @@ PLAN_FLAGS = ("--preset", "--family", "--memory")
 EVIDENCE_FLAGS = ("--lora", "--prompts", "--no-with-base", "--standing", "--scorer")
 TARGETS_FLAGS = ("--into", "--lora", "--rejects")
 COMMAND = re.compile(r"(?:\./mapo\.sh|mapo\.bat) ([a-z-]+)([^`\n#]*)")
+FLAG = re.compile(r"`(--[a-z][a-z-]*)[^`]*`")
 
 
 def flags(model=RunConfig):
@@ -44,13 +45,25 @@ def test_commands_and_flags_exist(document):
     for verb, rest in COMMAND.findall(document.read_text(encoding="utf-8")):
         assert verb in {*VERBS, "test"}
         assert verb == "test" or set(re.findall(r"--[a-z][a-z-]*", rest)) <= known
-    flags_in_text = re.findall(r"`(--[a-z][a-z-]*)[^`]*`", document.read_text(encoding="utf-8"))
+    flags_in_text = FLAG.findall(document.read_text(encoding="utf-8"))
     assert set(flags_in_text) <= known
+
+
+def links_in(document):
+    return re.findall(r"\]\((?!https?:)([^)#]+)", document.read_text(encoding="utf-8"))
+
+
+def test_commands_flags_and_links_are_found_where_there_are_some():
+    """Else the two tests around this one would pass on any document."""
+    texts = [document.read_text(encoding="utf-8") for document in DOCUMENTS]
+    assert sum(bool(COMMAND.search(text)) for text in texts) >= 5
+    assert sum(bool(FLAG.search(text)) for text in texts) >= 5
+    assert {"README.md", "recipe.md", "evidence.md"} <= {document.name for document in DOCUMENTS if links_in(document)}
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
 def test_links_lead_to_files(document):
-    links = re.findall(r"\]\((?!https?:)([^)#]+)", document.read_text(encoding="utf-8"))
+    links = links_in(document)
     assert [link for link in links if not (document.parent / link).exists()] == []
 
 
