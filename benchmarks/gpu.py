@@ -71,7 +71,6 @@ class Row:
     quantize: str = "none"
     gradient_checkpointing: str = "on"
     compile: str = "off"
-    channels_last: str = "off"
     split_pair: bool = False
 
     def __str__(self) -> str:
@@ -79,7 +78,7 @@ class Row:
             return f"{self.pairs} x, preset {self.preset}"
         stored = "whole weights" if self.quantize == "none" else self.quantize
         kept = {"on": "recomputed", "off": "kept", "offload": "offloaded"}[self.gradient_checkpointing]
-        more = [name for name in ("compile", "channels_last") if getattr(self, name) == "on"]
+        more = ["compile"] if self.compile == "on" else []
         return ", ".join([f"{self.pairs} x", stored, kept, *more, *(["split"] if self.split_pair else [])])
 
 
@@ -226,7 +225,6 @@ def rows(small: bool) -> Iterator[Row]:
         yield from (Row(pairs, compile=compiled) for pairs in (4, 1))
         yield Row(1, gradient_checkpointing="off", compile=compiled)
     yield from (Row(4, preset.name) for preset in presets())
-    yield Row(4, compile="on", channels_last="on")
     for quantize in ("nf4", "int8", "fp8"):
         yield Row(1, quantize=quantize)
     yield Row(1, quantize="nf4", gradient_checkpointing="offload", split_pair=True)
@@ -234,7 +232,6 @@ def rows(small: bool) -> Iterator[Row]:
         yield Row(4, quantize=quantize, compile="on")
         yield Row(1, quantize=quantize, compile="on")
     yield Row(4, gradient_checkpointing="off")
-    yield Row(4, channels_last="on")
 
 
 def figures_of(row: Row, device: torch.device, precision: str, ceiling: float, small: bool, steps: int) -> Figures:

@@ -21,10 +21,10 @@ from typing import Any
 import torch
 from diffusers import UNet2DConditionModel
 from mapo_studio.trainer.cancellation import StopRequest
+from mapo_studio.trainer.config.presets import tiny_settings
 from mapo_studio.trainer.config.run_config import parse_config
 from mapo_studio.trainer.demo.judge import test_captions, write_pairs
 from mapo_studio.trainer.demo.measure import measure
-from mapo_studio.trainer.demo.recipe import GUIDANCE, SAMPLE_STEPS, STEPS, recipe
 from mapo_studio.trainer.lora import adapter
 from mapo_studio.trainer.models.base_model import BaseModel
 from mapo_studio.trainer.models.memory_saving.quantize import Quantize, fill, shell
@@ -152,7 +152,7 @@ class Unscaled(Rows):
 
 def train_demo(workspace: Path, how: Quantize, seed: int, steps: int) -> tuple[float, float, float]:
     """After the demo's training: shares of pictures as preferred, and with their caption kept; the agreement."""
-    values: dict[str, Any] = recipe()
+    values: dict[str, Any] = tiny_settings()
     values["training"] |= {"seed": seed, "steps": steps, "quantize": how}
     values["watch"] |= {"evaluate_every": steps, "sample_every": 0, "checkpoint_every": steps}
     values["data"] = {"pairs": str(workspace / "pairs"), "held_out": 0.2}
@@ -163,8 +163,10 @@ def train_demo(workspace: Path, how: Quantize, seed: int, steps: int) -> tuple[f
 
 
 def painted(lora: Path | None, seed: int) -> tuple[list[Any], list[str]]:
-    captions = test_captions(seed) * 2
-    return generate(open_base("tiny"), captions[:80], lora, steps=SAMPLE_STEPS, guidance=GUIDANCE), captions[:80]
+    captions, watch = test_captions(seed) * 2, tiny_settings()["watch"]
+    return generate(
+        open_base("tiny"), captions[:80], lora, steps=watch["sample_steps"], guidance=watch["guidance"]
+    ), captions[:80]
 
 
 def trainings(seed: int, steps: int) -> None:
@@ -181,7 +183,7 @@ def trainings(seed: int, steps: int) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--train", action="store_true", help="train the demo, once for each way to store")
-    parser.add_argument("--steps", type=int, default=STEPS, help="of each training")
+    parser.add_argument("--steps", type=int, default=tiny_settings()["training"]["steps"], help="of each training")
     parser.add_argument("--seed", type=int, default=0)
     asked = parser.parse_args()
     if asked.train:

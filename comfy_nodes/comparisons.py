@@ -160,8 +160,8 @@ def _schedule(graph: Graph, lora: str) -> str:
 
 def _training(lora: str) -> tuple[str, str]:
     """(run, dataset) that the LoRA came from, where it is of this workspace and they are still there."""
+    from ..trainer.config.dataset_uri import dataset_named
     from ..trainer.errors import UserError
-    from ..trainer.preferences.pairs import dataset_named
     from ..trainer.runs.run_folder import Run
 
     run = Run(settings.workspace() / "runs" / Path(lora).stem)

@@ -75,7 +75,7 @@ def _ready(trial: Trial, work: Path) -> tuple[Learner, PairBatches]:
             "base": str(world.base(work)),
             "data": {"pairs": "-", "held_out": 0.0},
             "adapter": {"rank": trial.rank},
-            "objective": {"loser_guard": trial.knobs.get("guard")},
+            "objective": {"safeguard": trial.knobs.get("guard")},
             "optimization": {"learning_rate": trial.learning_rate, "schedule": trial.schedule, "warmup_steps": 8},
             "training": {"steps": trial.steps, "batch_size": trial.batch, "accumulation": 1, "seed": trial.seed},
         },

@@ -80,9 +80,9 @@ def page_phase(phase: str) -> str:
 
 
 def _row(run: Run, lora: str | None) -> Row:
+    from ...trainer.config.dataset_uri import dataset_named
     from ...trainer.errors import UserError
     from ...trainer.jobs.job import Job, Status
-    from ...trainer.preferences.pairs import dataset_named
 
     dataset = base = ""
     try:

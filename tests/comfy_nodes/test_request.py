@@ -4,8 +4,8 @@ import pytest
 from mapo_studio.comfy_nodes.training.gpu_sharing import TrainingDevice
 from mapo_studio.comfy_nodes.training.request import AUTOMATIC, ModelPaths, TrainingRequest, config_of
 from mapo_studio.trainer.config import presets
+from mapo_studio.trainer.config.presets import tiny_settings
 from mapo_studio.trainer.config.run_config import RunConfig
-from mapo_studio.trainer.demo.recipe import recipe
 from mapo_studio.trainer.errors import UserError
 from mapo_studio.trainer.preferences.datasets import create_dataset
 from mapo_studio.trainer.preferences.store import open_store
@@ -75,8 +75,8 @@ def test_a_preset_is_taken_by_name_or_by_the_card(store):
 
 def test_the_embedded_base_keeps_its_own_settings(store):
     made = config(store, "tiny", memory=8 * 2**30)
-    assert made.training.batch_size == recipe()["training"]["batch_size"]
-    assert made.optimization.learning_rate == recipe()["optimization"]["learning_rate"]
+    assert made.training.batch_size == tiny_settings()["training"]["batch_size"]
+    assert made.optimization.learning_rate == tiny_settings()["optimization"]["learning_rate"]
     assert config(store, "tiny", steps=5).training.steps == 5
 
 

@@ -46,7 +46,7 @@ def trains(run, stop):
     start = max((event["step"] for event in run.events() if event["event"] == "step"), default=0)
     if start:
         run.log("resumed", step=start)
-    run.log("started", pairs=config.data.most_pairs, held_out=4, steps=config.training.steps)
+    run.log("started", pairs=config.data.max_pairs, held_out=4, steps=config.training.steps)
     for step in range(start + 1, config.training.steps + 1):
         run.log("step", step=step)
         if stop and step < config.training.steps:

@@ -12,9 +12,9 @@ import time
 import pytest
 from mapo_studio.tests.hosts.prompts import painting
 from mapo_studio.tests.hosts.running_comfyui import Failed
+from mapo_studio.trainer.config.presets import tiny_settings
 from mapo_studio.trainer.config.run_config import parse_config
 from mapo_studio.trainer.demo.judge import write_pairs
-from mapo_studio.trainer.demo.recipe import recipe
 from mapo_studio.trainer.jobs.gpu_queue import queued
 from mapo_studio.trainer.preferences.io.importer import import_pairs
 from mapo_studio.trainer.preferences.store import open_store
@@ -241,7 +241,7 @@ def test_a_second_training_says_what_it_waits_for(server, judged):
 
 
 def test_a_run_that_was_begun_elsewhere_in_the_same_workspace_is_told_of(server, judged, tab):
-    settings = {**recipe(), "base": "tiny", "data": {"pairs": f"dataset:{judged}"}}
+    settings = {**tiny_settings(), "base": "tiny", "data": {"pairs": f"dataset:{judged}"}}
     settings["training"] = {**settings["training"], "steps": 2}
     settings["watch"] = {**settings["watch"], "sample_every": 0}
     Run.create(server.workspace, parse_config({**settings, "name": "from-elsewhere"}, "test"))
@@ -253,7 +253,8 @@ def test_a_run_that_was_begun_elsewhere_in_the_same_workspace_is_told_of(server,
 
 
 def test_a_training_that_fails_is_told_of_with_the_reason(server, judged, tab):
-    settings = {**recipe(), "name": "fails", "base": "tiny", "data": {"pairs": str(server.folder / "no such folder")}}
+    missing = {"pairs": str(server.folder / "no such folder")}
+    settings = {**tiny_settings(), "name": "fails", "base": "tiny", "data": missing}
     Run.create(server.workspace, parse_config(settings, "test"))
     server_side = [sys.executable, "-m", "mapo_studio.trainer", "resume", "fails", "--workspace", server.workspace]
     subprocess.run(server_side, capture_output=True)

@@ -6,9 +6,8 @@ import struct
 from collections import namedtuple
 
 import pytest
-from mapo_studio.trainer.config.presets import apply, preset_named
+from mapo_studio.trainer.config.presets import apply, preset_named, tiny_settings
 from mapo_studio.trainer.config.run_config import RunConfig
-from mapo_studio.trainer.demo.recipe import recipe
 from mapo_studio.trainer.errors import UserError
 from mapo_studio.trainer.preferences.datasets import create_dataset
 from mapo_studio.trainer.preferences.pairs import Pair, PairSet, split_hash
@@ -65,7 +64,7 @@ def test_the_tiny_base_is_trained_by_the_recipe_of_the_demo(store, judged):
     config = propose(store, "cats", "tiny")
     assert (config.name, config.base, config.data.pairs) == ("cats-1", "tiny", "dataset:cats")
     assert config.data.held_out == 0.1
-    for part, values in recipe().items():
+    for part, values in tiny_settings().items():
         assert {name: getattr(getattr(config, part), name) for name in values} == values
     assert needs(store, config).problems == ()
 

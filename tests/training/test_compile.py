@@ -77,15 +77,6 @@ def test_waiting_would_be_seen():
     assert waits.seen
 
 
-def test_channels_last_gives_the_same_lora(settings, base, batches):
-    plain_numbers, plain = learned(Learner(settings(), base, CPU), batches)
-    other = Learner(settings(training={"channels_last": "on"}), base, CPU)
-    assert other.unet.conv_in.weight.is_contiguous(memory_format=torch.channels_last)
-    numbers, lora = learned(other, batches)
-    torch.testing.assert_close(numbers, plain_numbers, rtol=1e-4, atol=1e-5)
-    assert apart(lora, plain) < 1e-3
-
-
 def test_where_nothing_compiles_a_sentence_says_so(base, monkeypatch):
     monkeypatch.setattr(speed, "capabilities", lambda device: speed_of(device, compiles=False))
     said = speed.apply(base.load_unet(CPU, torch.float32), TrainingConfig(compile="on"), CPU)

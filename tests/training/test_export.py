@@ -194,7 +194,7 @@ def test_a_run_whose_agreement_is_bought_with_its_pictures_says_so_once_while_it
     (alarm,) = alarms
     assert alarm["step"] == 1
     assert "rose by 30 %" in alarm["text"]
-    assert "--loser-guard" in alarm["text"]
+    assert "--safeguard" in alarm["text"]
     page = write_report(run).read_text()
     assert page.count("getting worse at painting") == 1, "at the end it is said once, as it is then"
     assert "rose by 271 %" in page

@@ -127,4 +127,4 @@ def test_a_hard_push_raises_the_error_on_chosen_pictures_and_the_guard_holds_it(
         return after / before
 
     assert rise("free") > 1.3
-    assert rise("guarded", loser_guard=0.9) < 1.2
+    assert rise("guarded", safeguard=0.9) < 1.2

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable
 from dataclasses import make_dataclass
 from pathlib import Path
@@ -72,10 +73,15 @@ def settings_of(words: list[str], verb: str, description: str) -> tuple[RunConfi
 def asked_of(words: list[str], verb: str, description: str) -> Asked:
     """The same for a verb that knows presets too. Raises UserError naming the wrong value in the file or in a flag."""
     from ..config.presets import deep_update
+    from ..config.renamed_keys import current_flags, current_keys, key_notices
     from ..config.run_config import parse_config, read_toml
 
     file = words.pop(0) if words and not words[0].startswith("-") else ""
     values = read_toml(Path(file)) if file else {}
+    words, notices = current_flags(words)
+    for notice in [*(f"{file}: {notice}" for notice in key_notices(values)), *notices]:
+        sys.stderr.write(f"{notice}\n")
+    values = current_keys(values)
 
     def given(preset: Preset | None) -> RunConfig:
         below = parse_config(values, file)  # alone first: a mistake in the file is the file's

@@ -42,7 +42,7 @@ class Preset:
 @lru_cache(maxsize=1)
 def presets() -> tuple[Preset, ...]:
     """All of them, for the smallest card first."""
-    found = [Preset(**read_toml(file)) for file in _FOLDER.glob("*.toml")]
+    found = [Preset(**read_toml(file)) for file in _FOLDER.glob("*-gb.toml")]
     return tuple(sorted(found, key=lambda preset: preset.card))
 
 
@@ -52,6 +52,11 @@ def preset_named(name: str) -> Preset:
         if preset.name.lower() == name.strip().lower():
             return preset
     raise UserError(f"there is no preset {name!r}: use {', '.join(preset.name for preset in presets())}")
+
+
+def tiny_settings() -> dict[str, Any]:
+    """Parts of a RunConfig with which the embedded base learns a taste in about a minute: presets/tiny.toml."""
+    return read_toml(_FOLDER / "tiny.toml")
 
 
 def apply(config: RunConfig, preset: Preset) -> RunConfig:

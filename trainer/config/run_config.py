@@ -1,4 +1,4 @@
-"""Everything a run can be told: RunConfig and its parts. The command line's flags and run.toml come from here.
+"""Run configuration: all settings of a run. The command line's flags and run.toml come from here.
 
 A misspelt key is an error. Every field says its unit and the reason to change it.
 """
@@ -15,8 +15,9 @@ import tyro
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ..errors import UserError
-from ..preferences.pairs import dataset_named
 from . import optimizers
+from .dataset_uri import whole_path
+from .renamed_keys import current_keys
 from .validation import validation_sentence
 
 if sys.version_info >= (3, 11):
@@ -41,7 +42,7 @@ class DataConfig(_Part):
     """A pair that cannot be trained on (missing picture, empty caption ...): stop, or skip and list it."""
     held_out: float = Field(0.1, ge=0, lt=1)
     """Share of prompts kept aside to measure agreement on."""
-    most_pairs: int | None = Field(None, ge=1)
+    max_pairs: int | None = Field(None, ge=1)
     """Train on so many pairs at most, drawn so that fewer are part of more: to see what more pairs bring."""
     resolution: int | None = Field(None, ge=16)
     """Side in px of the square whose area the pictures get; by default what the base was trained for."""
@@ -100,7 +101,7 @@ class ObjectiveConfig(_Part):
     and raises the error on chosen pictures (docs/recipe.md); the released code comes to 50."""
     error_scale: float = Field(1.0, gt=0)
     """mapo: multiplies the errors inside the link."""
-    loser_guard: float | None = Field(None, ge=0, lt=1)
+    safeguard: float | None = Field(None, ge=0, lt=1)
     """Let a rejected picture push only as far as the chosen one is not pushed away too; this share of the chosen one's
     pull is left at least. Try 0.6 for SDXL, 0.9 for SD 1.5; by default off."""
     beta: float = Field(2000.0, gt=0)
@@ -192,11 +193,8 @@ class TrainingConfig(_Part):
     compile: Literal["auto", "on", "off"] = "auto"
     """Compile the base's repeated blocks at the first step: minutes of waiting, then shorter steps.
     auto: on a CPU where a long training wins the wait back; on a card off, until it is measured to pay."""
-    channels_last: Literal["auto", "on", "off"] = "auto"
-    """Keep pictures with their channels side by side, as a card's matrix units want them. auto: off, until it is
-    measured to pay."""
     tf32: Literal["auto", "on", "off"] = "auto"
-    """Multiply float32 matrices in 19 bits; only --precision float32 has any. auto: on for an NVIDIA card."""
+    """Allow TF32 (19-bit) matrix products; only --precision float32 has any. auto: on for an NVIDIA card."""
     auto: bool = False
     """Where the device's memory is full, go on from the last step with settings that need less and learn the same."""
     seed: int = Field(0, ge=0, lt=2**31)
@@ -205,7 +203,7 @@ class TrainingConfig(_Part):
     """auto, cpu, cuda, cuda:1, mps or xpu."""
 
 
-class WatchConfig(_Part):
+class EvaluationConfig(_Part):
     """What is measured, shown and kept while training. Intervals are in steps; 0 switches a thing off."""
 
     evaluate_every: int = Field(50, ge=0)
@@ -250,7 +248,7 @@ class RunConfig(_Part):
     objective: ObjectiveConfig = ObjectiveConfig()
     optimization: OptimizerConfig = OptimizerConfig()
     training: TrainingConfig = TrainingConfig()
-    watch: WatchConfig = WatchConfig()
+    watch: EvaluationConfig = EvaluationConfig()
 
     def checked(self) -> RunConfig:
         """Itself, where everything that has no default was given. Raises UserError naming what is missing."""
@@ -264,12 +262,13 @@ class RunConfig(_Part):
 
     def with_whole_paths(self) -> RunConfig:
         """Itself with every path made absolute, so that the run can be resumed from any folder."""
+        tokenizers, lora = self.tokenizers, self.adapter.continue_from
         return self.model_copy(
             update={
-                "base": _whole(self.base),
-                "tokenizers": _whole(self.tokenizers),
-                "data": self.data.model_copy(update={"pairs": _whole(self.data.pairs)}),
-                "adapter": self.adapter.model_copy(update={"continue_from": _whole(self.adapter.continue_from)}),
+                "base": whole_path(self.base),
+                "tokenizers": tokenizers and whole_path(tokenizers),
+                "data": self.data.model_copy(update={"pairs": whole_path(self.data.pairs)}),
+                "adapter": self.adapter.model_copy(update={"continue_from": lora and whole_path(lora)}),
             }
         )
 
@@ -290,9 +289,9 @@ def read_toml(path: Path) -> dict[str, Any]:
 
 
 def parse_config(values: dict[str, Any], source: str) -> RunConfig:
-    """A RunConfig from nested plain values; `source` names them in the UserError of a wrong one."""
+    """A RunConfig from nested plain values; former keys are taken too. `source`: for the UserError of a wrong one."""
     try:
-        return RunConfig.model_validate(values)
+        return RunConfig.model_validate(current_keys(values))
     except ValidationError as error:
         raise UserError(f"{source}: {validation_sentence(error, RunConfig)}") from None
 
@@ -300,11 +299,3 @@ def parse_config(values: dict[str, Any], source: str) -> RunConfig:
 def write_config(config: RunConfig) -> str:
     """The config as TOML text that `read_config` gives back exactly."""
     return tomli_w.dumps(config.model_dump(mode="json", exclude_none=True))
-
-
-def _whole(text: str | None) -> str | None:
-    """An existing path made absolute; anything else (a hub id, "tiny", a mistake to be named as typed) as it is."""
-    if not text or dataset_named(text) is not None:
-        return text
-    path = Path(text).expanduser()
-    return str(path.resolve()) if path.exists() else text

@@ -13,6 +13,7 @@ from PIL import Image
 
 from ..atomic_files import atomic_write
 from ..cancellation import Cancelled, StopRequest
+from ..config.presets import tiny_settings
 from ..config.run_config import RunConfig, parse_config
 from ..images.contact_sheet import grid
 from ..intervals import format_interval
@@ -25,7 +26,6 @@ from ..text import format_duration
 from ..training.loop import train
 from .judge import test_captions, write_pairs
 from .measure import Measurement, measure
-from .recipe import GUIDANCE, SAMPLE_STEPS, recipe
 
 PAIRS = 200
 PICTURES = 80
@@ -109,7 +109,7 @@ def show(workspace: Path, seed: int, watching: Callable[[], AbstractContextManag
 
 
 def _config(name: str, pairs: Path, seed: int) -> RunConfig:
-    values = recipe()
+    values = tiny_settings()
     values["training"]["seed"] = seed
     return parse_config({**values, "name": name, "base": TINY, "data": {"pairs": str(pairs), "held_out": 0.2}}, "demo")
 
@@ -126,8 +126,9 @@ def _paint(captions: Sequence[str], lora: Path | None, listen: Listener) -> list
         what = "painting after" if lora else "painting before"
         listen({"event": "progress", "what": what, "done": done, "total": total})
 
+    watch = tiny_settings()["watch"]
     base = open_base(TINY)
-    return generate(base, captions, lora, steps=SAMPLE_STEPS, guidance=GUIDANCE, progress=tell)
+    return generate(base, captions, lora, steps=watch["sample_steps"], guidance=watch["guidance"], progress=tell)
 
 
 def _table(was: Measurement, now: Measurement) -> list[tuple[str, str, str]]:

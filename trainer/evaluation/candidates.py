@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Any
 from pydantic import Field
 from sqlalchemy import select
 
+from ..config.dataset_uri import whole_path
 from ..errors import UserError
 from ..jobs.kind import JobContext, JobKind
 from ..preferences.datasets import add_candidates, add_prompt, find_dataset, make_pairs
 from ..preferences.images import ImageMetadata, StoredFile, image_record, store_image
 from ..preferences.schema import Candidate, Dataset, ImageRecord, Prompt
 from ..preferences.store import Store, open_store
-from ..sampling.task_settings import GenerateSettings, cleaned, lora_file, whole_path
+from ..sampling.task_settings import GenerateSettings, cleaned, lora_file
 from ..text import format_count
 
 if TYPE_CHECKING:

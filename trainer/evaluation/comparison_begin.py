@@ -8,10 +8,10 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
+from ..config.dataset_uri import dataset_named
 from ..errors import UserError
 from ..jobs.job import Job, all_jobs
 from ..jobs.kind import start
-from ..preferences.pairs import dataset_named
 from ..preferences.store import open_store
 from ..runs.run_folder import Run
 from ..sampling.task_settings import cleaned

@@ -10,14 +10,15 @@ from typing import TYPE_CHECKING, Any
 from pydantic import Field
 from sqlalchemy import select
 
+from ..config.dataset_uri import dataset_named, whole_path
 from ..errors import UserError
 from ..jobs.kind import JobContext, JobKind
 from ..preferences.datasets import find_dataset, slices
 from ..preferences.images import image_path, image_record
-from ..preferences.pairs import dataset_named, normalize_prompt, split_hash
+from ..preferences.pairs import normalize_prompt, split_hash
 from ..preferences.schema import Dataset, ImageRecord, Prompt
 from ..preferences.store import Store, open_store
-from ..sampling.task_settings import GenerateSettings, cleaned, lora_file, whole_path
+from ..sampling.task_settings import GenerateSettings, cleaned, lora_file
 from ..text import format_count
 from .candidates import store_images
 from .comparison import About

@@ -236,7 +236,7 @@ def _part_config(run: Run, config: RunConfig, pairs: int, steps: int) -> RunConf
     return config.model_copy(
         update={
             "name": f"{run.name}.{pairs}",
-            "data": config.data.model_copy(update={"most_pairs": pairs}),
+            "data": config.data.model_copy(update={"max_pairs": pairs}),
             "training": config.training.model_copy(update={"steps": steps}),
             "watch": config.watch.model_copy(update={"evaluate_every": steps, "sample_every": 0}),
         }
@@ -259,7 +259,7 @@ def _train_on_part(run: Run, config: RunConfig, stop: StopRequest, listen: Calla
     """Train what `config` says, or resume it, and return which held-out pairs agree at the end."""
     from ..training.loop import train_locked
 
-    folder = _part_folder(run, config.data.most_pairs or 0)
+    folder = _part_folder(run, config.data.max_pairs or 0)
     digest = training_digest(run.workspace, config)
     part = Run(folder)
     if read_digest(part) != digest:

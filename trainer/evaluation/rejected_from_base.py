@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import Field
 from sqlalchemy import select
 
+from ..config.dataset_uri import whole_path
 from ..errors import UserError
 from ..images.aspect_buckets import bucket_for, buckets
 from ..jobs.kind import JobContext, JobKind
@@ -27,7 +28,7 @@ from ..preferences.io.jsonl import json_lines, named_image, parse_line
 from ..preferences.pairs import normalize_prompt
 from ..preferences.schema import Judgement
 from ..preferences.store import Store, open_store
-from ..sampling.task_settings import GenerateSettings, lora_file, whole_path
+from ..sampling.task_settings import GenerateSettings, lora_file
 from ..text import format_count
 from .candidates import store_images
 

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any
 from pydantic import Field
 
 from ..atomic_files import atomic_write
+from ..config.dataset_uri import whole_path
 from ..errors import UserError
 from ..jobs.job import Job
 from ..jobs.kind import JobContext, JobKind
-from ..sampling.task_settings import GenerateSettings, cleaned, lora_file, whole_path
+from ..sampling.task_settings import GenerateSettings, cleaned, lora_file
 
 if TYPE_CHECKING:
     from PIL import Image

@@ -15,6 +15,7 @@ from subprocess import Popen
 from typing import Literal
 
 from ..atomic_files import write_text
+from ..config.renamed_keys import former_keys
 from ..config.run_config import RunConfig
 from ..errors import UserError
 from ..preferences.io.detect_layout import open_pairs
@@ -75,9 +76,10 @@ def training_digest(workspace: Path, config: RunConfig) -> str:
     """
     own = config.data.rejected_captions == "own"
     pairs = open_pairs(config.data.pairs, config.data.bad_pairs, workspace, own_captions=own).load()
+    settings = config.with_whole_paths().model_dump(mode="json", exclude=_NO_PART_OF_IT)  # type: ignore[arg-type]
     facts = {
         "pairs": pairs.fingerprint,
-        "settings": config.with_whole_paths().model_dump(mode="json", exclude=_NO_PART_OF_IT),  # type: ignore[arg-type]
+        "settings": former_keys(settings),
         "files": [list(_files(config.base)), list(_files(config.adapter.continue_from))],
     }
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()

@@ -9,8 +9,6 @@ from typing import Protocol
 
 from ..images.image_ref import ImageRef
 
-_DATASET = "dataset:"
-
 
 @dataclass(frozen=True)
 class Pair:
@@ -100,11 +98,6 @@ def split_hash(prompt: str) -> float:
     """A hash of the prompt in [0, 1): held out where it is below the share to hold out."""
     digest = hashlib.sha256(b"held-out\0" + prompt.encode()).digest()
     return int.from_bytes(digest[:8], "big") / 2**64
-
-
-def dataset_named(source: str) -> str | None:
-    """NAME where `source` is "dataset:NAME", a dataset of the workspace; None where it is a path."""
-    return source.removeprefix(_DATASET).strip() if source.startswith(_DATASET) else None
 
 
 def normalize_prompt(text: str) -> str:

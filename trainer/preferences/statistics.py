@@ -12,11 +12,12 @@ from typing import Any
 from sqlalchemy import func, select, text
 from sqlalchemy.orm import Session, aliased
 
+from ..config.dataset_uri import dataset_named
 from ..intervals import wilson_interval
 from ..text import format_percent
 from .annotator_history import BOTH_BAD, SIDED, SKIP, TIE, History, history_of
 from .datasets import find_dataset
-from .pairs import Split, dataset_named
+from .pairs import Split
 from .schema import HAS_PREFERENCE, Annotator, Dataset, Judgement, Pair, Prompt
 from .store import open_store
 

@@ -75,12 +75,6 @@ def prompts_in(given: Iterable[str]) -> tuple[str, ...]:
     return cleaned(found)
 
 
-def whole_path(text: str) -> str:
-    """An existing path made absolute; anything else (a hub id, "tiny", a mistake to be named as typed) as it is."""
-    path = Path(text).expanduser()
-    return str(path.resolve()) if text and path.exists() else text
-
-
 def lora_file(text: str) -> Path:
     """The path of a LoRA file that is there. Raises UserError where it is not."""
     path = Path(text).expanduser().resolve()

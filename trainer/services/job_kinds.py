@@ -7,6 +7,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from ..config.dataset_uri import dataset_named
 from ..errors import UserError
 from ..evaluation import learning_curve
 from ..evaluation.candidates import GENERATE
@@ -18,7 +19,6 @@ from ..jobs import kind as jobs
 from ..jobs import worker
 from ..jobs.job import Job
 from ..jobs.kind import JobContext, JobKind
-from ..preferences.pairs import dataset_named
 from ..reports.report import write_report
 from ..runs.run_folder import Run
 

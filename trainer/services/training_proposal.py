@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
 
-from ..config.presets import apply
+from ..config.dataset_uri import dataset_named
+from ..config.presets import apply, tiny_settings
 from ..config.run_config import RunConfig, parse_config
-from ..demo.recipe import recipe
 from ..errors import UserError
 from ..models.card_presets import preset_for
 from ..models.hub import looks_like_hub_id
@@ -22,7 +22,7 @@ from ..models.registry import FAMILIES
 from ..models.tokenizer import CLIP_FILES, CLIP_REPO
 from ..preferences.dataset_pairs import DatasetPairs
 from ..preferences.datasets import find_dataset
-from ..preferences.pairs import PairSet, dataset_named, split_by_prompt, split_hash
+from ..preferences.pairs import PairSet, split_by_prompt, split_hash
 from ..preferences.store import Store
 from ..reports.summary import Summary, summarise
 from ..runs.run_folder import Run, all_runs
@@ -60,7 +60,7 @@ def propose(
         share = find_dataset(session, dataset).held_out
     pairs = _pairs(store, dataset)
     share = _share(pairs, share) if pairs else share
-    values = recipe() if base == TINY else {}
+    values = tiny_settings() if base == TINY else {}
     config = parse_config(
         {
             **values,

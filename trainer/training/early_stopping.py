@@ -164,5 +164,5 @@ def _less_push(objective: ObjectiveConfig) -> str:
     if objective.kind != "mapo":
         return _LESS_PUSH[objective.kind]
     weight = "--push" if objective.margin_weight == "auto" else "--margin-weight"
-    guard = "" if objective.loser_guard is not None else ", set `--loser-guard 0.6`"
+    guard = "" if objective.safeguard is not None else ", set `--safeguard 0.6`"
     return f"Lower `{weight}` or `--learning-rate`{guard}, or take fewer `--steps`"

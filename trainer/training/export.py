@@ -102,8 +102,8 @@ def _facts(run: Run, config: RunConfig, data: TrainingData, learner: Learner, re
         "objective": config.objective.kind,
         "objective_knobs": str(learner.objective),
     }
-    if config.objective.loser_guard is not None:
-        facts["loser_guard"] = config.objective.loser_guard
+    if config.objective.safeguard is not None:
+        facts["loser_guard"] = config.objective.safeguard
     if config.training.quantize != "none":
         facts["quantize"] = config.training.quantize
     if result.agreement:

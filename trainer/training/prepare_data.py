@@ -116,7 +116,7 @@ def split_pairs(pair_set: PairSet, config: RunConfig) -> Split:
             f"all {len(pair_set.pairs)} pairs of {pair_set.source or config.data.pairs} have held-out prompts: "
             "collect pairs of more prompts, or lower --held-out"
         )
-    most = config.data.most_pairs
+    most = config.data.max_pairs
     return split if most is None else replace(split, train=sample_pairs(split.train, most))
 
 

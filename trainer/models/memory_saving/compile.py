@@ -1,4 +1,4 @@
-"""Which speed-ups does a UNet train with, beside those that torch takes by itself (attention, fused AdamW)?
+"""torch.compile and TF32: the speed-ups beside those that torch takes by itself (attention, fused AdamW).
 
 None of them changes what is computed beyond the rounding of its arithmetic, and none changes a module's path.
 """
@@ -21,7 +21,7 @@ _MOST_GRAPHS = 32
 """How often the block's code may be compiled: two widths, one size or any, training or measuring, with the LoRA or
 without. torch's own limit of 8 would leave what comes after it uncompiled, in silence."""
 
-_AUTO: dict[str, tuple[str, ...]] = {"compile": (), "channels_last": (), "tf32": ("cuda",)}
+_AUTO: dict[str, tuple[str, ...]] = {"compile": (), "tf32": ("cuda",)}
 """The backends (see DeviceCapabilities) on which "auto" means on: those where it was measured to pay, see
 docs/benchmarks.md, and TF32 where torch lets convolutions compute in it anyway."""
 
@@ -33,7 +33,7 @@ is."""
 
 
 def apply(unet: nn.Module, config: TrainingConfig, device: torch.device) -> str | None:
-    """Switch on for `unet` what `config` asks for. Returns a sentence where something cannot be had.
+    """Switch on for `unet` what `config` asks for. Returns a sentence where something is not supported.
 
     Call it after a LoRA was attached, which replaces layers.
     """
@@ -46,8 +46,6 @@ def apply(unet: nn.Module, config: TrainingConfig, device: torch.device) -> str 
 
     if wanted("tf32"):
         torch.set_float32_matmul_precision("high")
-    if wanted("channels_last"):
-        unet.to(memory_format=torch.channels_last)
     said = _compile(unet, device) if wanted("compile") else None
     return said if config.compile == "on" else None  # who asked for nothing misses nothing
 

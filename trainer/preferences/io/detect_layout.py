@@ -6,8 +6,9 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
+from ...config.dataset_uri import dataset_named
 from ...errors import UserError
-from ..pairs import PairSource, dataset_named
+from ..pairs import PairSource
 from . import onetrainer
 from .aggregate import BAD_CHOICES, AggregatedPairs
 from .captions import images_below, is_image
