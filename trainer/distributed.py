@@ -7,7 +7,8 @@ Tensors on cards cross by NCCL, everything else by gloo. When one process fails,
 what was recorded, as with `torch.distributed.elastic.multiprocessing.errors.record`. Two things are our own, because
 torchrun tells neither the other processes nor the run what went wrong: the sentence of the error is left in the store
 that all processes share, where the main one reads it when a collective of its own breaks, to log and to print it once;
-and the main one ignores torchrun's SIGTERM while it does so.
+and the main one ignores torchrun's SIGTERM while it does so. gloo breaks at once. A process that waits for its card
+instead is ended by torchrun, after 30 seconds, without a word: its run counts as crashed and can be resumed.
 """
 
 from __future__ import annotations
@@ -155,8 +156,9 @@ def init_distributed() -> Iterator[World]:
 
     get_error_handler().initialize()
     if world.is_main:
-        # torchrun ends the others as soon as one is gone; this one has to log and to print why.
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        # torchrun ends the others as soon as one is gone; this one has to log and to print why. Not SIG_IGN, which a
+        # process that is started from here would inherit.
+        signal.signal(signal.SIGTERM, lambda *_: None)
     dist.init_process_group(_backend(), rank=world.rank, world_size=world.size, timeout=_TIMEOUT)
     try:
         yield world
