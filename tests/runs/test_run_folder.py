@@ -15,7 +15,7 @@ def config():
 
 def test_a_taken_name_is_refused_with_both_ways_on(tmp_path, config):
     Run.create(tmp_path, config)
-    with pytest.raises(UserError, match="choose another --name, or go on with it by `mapo resume cats`"):
+    with pytest.raises(UserError, match="choose another --name, or resume it by `mapo resume cats`"):
         Run.create(tmp_path, config)
 
 

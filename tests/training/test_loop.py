@@ -189,7 +189,7 @@ def test_a_signal_finishes_the_step_saves_and_says_how_to_go_on(run, number):
     said, _ = process.communicate(timeout=120)
     step = max_step(endless)
     assert process.returncode == 128 + number
-    assert f"stopped after step {step} of 10000, saved; go on with it by `mapo resume {endless.name}`" in said
+    assert f"stopped after step {step} of 10000, saved; resume it by `mapo resume {endless.name}`" in said
     assert json.loads(said.splitlines()[-1])["finished"] is False
     assert latest_step(endless.state_folder) == step
     assert read_lora(endless.lora_file).metadata["mapo.steps"] == str(step)

@@ -104,7 +104,7 @@ def test_it_goes_on_by_itself_and_learns_what_the_sparing_settings_would_have(ru
     assert max(seen[5:]) == 1
     kept = by_itself.config().training
     assert (kept.pairs_at_once, kept.split_pair, kept.batch_size, kept.accumulation) == (1, True, 2, 2)
-    assert sum("goes on with less" in text for text in warnings(by_itself)) >= 2
+    assert sum("resumed with less" in text for text in warnings(by_itself)) >= 2
     monkeypatch.undo()
     from_the_start = run(split_pair=True, pairs_at_once=1, gradient_checkpointing=kept.gradient_checkpointing)
     go(from_the_start)

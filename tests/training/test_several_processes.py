@@ -104,7 +104,7 @@ def test_ctrl_c_stops_both_at_one_step_and_one_process_goes_on_from_there(worksp
         time.sleep(0.2)
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does: the launcher tells its processes once more
     _, said, complained = ended(process)
-    assert "saved; go on with it" in said, complained
+    assert "saved; resume it by" in said, complained
     step = progress(run)["step"]
     assert progress(run)["batches"] == 2 * step
     text = run.settings_file.read_text()

@@ -353,7 +353,7 @@ def _train_run(run: Run, as_json: bool, world: World) -> int:
         with suppress(Cancelled):
             run_training(replace(run, writes=False), stop, world)
         return 0
-    again = f"go on with it by `mapo resume {run.name}`" + _workspace_flag(run.workspace)
+    again = f"resume it by `mapo resume {run.name}`" + _workspace_flag(run.workspace)
     try:
         with watching() as listen:
             run.listeners.extend([listen, report_at_end(run)])

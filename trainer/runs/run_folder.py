@@ -55,7 +55,7 @@ class Run:
             except FileExistsError:
                 raise UserError(
                     f"a run named {run.name} exists in {run.folder.parent}: "
-                    f"choose another --name, or go on with it by `mapo resume {run.name}`"
+                    f"choose another --name, or resume it by `mapo resume {run.name}`"
                 ) from None
         write_text(run.settings_file, write_config(config.with_whole_paths()))
         return run

@@ -85,7 +85,7 @@ def train_locked(run: Run, stop: StopRequest, world: World = SINGLE) -> Outcome:
         release_memory(world.device(config.training.device))
         config, change = retry
         run.save_config(config)
-        run.log("warning", text=f"the memory of the device was full; it goes on with less: {change}")
+        run.log("warning", text=f"the memory of the device was full; the run is resumed with less: {change}")
 
 
 def _train(run: Run, config: RunConfig, stop: StopRequest, world: World) -> Outcome:

@@ -53,7 +53,7 @@ def oom_message(config: RunConfig, device: torch.device, name: str, step: int | 
     named = f"with the preset {preset}, or " if preset else ""
     return DeviceOutOfMemory(
         f"the memory of the device is full: close what else uses it, or train {named}with less: {less[1]}.{saved} "
-        "With --auto (auto = true in run.toml) a run goes on so by itself."
+        "With --auto (auto = true in run.toml) a run does so by itself."
     )
 
 
