@@ -92,7 +92,7 @@ class Learner:
             mode=self.mode,
             # LoRA dropout draws from the global generators; seeding them makes a batch a function of its number.
             seed=seeded(training.seed, "dropout", batch.index, part).initial_seed(),
-            safeguard=self._config.objective.loser_guard,
+            safeguard=self._config.objective.safeguard,
             max_images=(2 if self.mode == "joint" else 1) * pairs_at_once,
         )
         values = (loss_output.loss, errors.chosen, errors.rejected, loss_output.margin, loss_output.agreement)
