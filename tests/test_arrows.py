@@ -37,7 +37,6 @@ A_FACE_BEGINS_HERE = {("trainer/cli/main.py", "web/app.py")}
 """`mapo studio` is a command like the others."""
 STILL = {
     "trainer/evaluation/scorers/score.py imports trainer/reports/report.py",
-    "trainer/config/run_config.py imports trainer/training/objectives.py",
 }
 
 

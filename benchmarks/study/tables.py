@@ -138,7 +138,7 @@ def _guards(results: Results) -> str:
             (f"{push:g}", line["knobs"].get("guard", "none"), _cell(line), f"{line['caption']:.0%}")
             for line in (*plain, *sorted(guarded, key=lambda one: one["knobs"]["guard"]))
         ]
-    return _markdown(("push", "loser guard", "taste and caption (chosen error)", "caption"), rows)
+    return _markdown(("push", "safeguard", "taste and caption (chosen error)", "caption"), rows)
 
 
 def _amounts(results: Results) -> str:

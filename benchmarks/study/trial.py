@@ -13,14 +13,14 @@ import torch
 from mapo_studio.benchmarks.study.arms import ARMS, SEARCH, objective_of
 from mapo_studio.benchmarks.study.measures import HeldOutErrors, Painter, measured, mismatch
 from mapo_studio.benchmarks.study.worlds import SEARCH_CAPTIONS, TEST_CAPTIONS, World, pairs_folder
-from mapo_studio.trainer.config.run_config import ASSUMED_SPREAD, parse_config
+from mapo_studio.trainer.config.run_config import ASSUMED_MARGIN_SCALE, parse_config
 from mapo_studio.trainer.latents.encode import EncodedPairs, encode, load_text
 from mapo_studio.trainer.models.base_model import BaseModel
 from mapo_studio.trainer.models.open import open_base
 from mapo_studio.trainer.preferences.io.detect_layout import open_pairs
 from mapo_studio.trainer.training.batches import BatchSettings, PairBatches, batches_by_step
 from mapo_studio.trainer.training.learner import Learner
-from mapo_studio.trainer.training.temperature import measure_margins, spread_of
+from mapo_studio.trainer.training.temperature import margin_scale_of, measure_margins
 
 CPU = torch.device("cpu")
 HELD_OUT_PAIRS = 32
@@ -53,7 +53,7 @@ class Trial:
         learner, batches = _ready(self, work)
         held_out = _held_out(work, world)
         margins = measure_margins(learner.base, learner.unet, batches.pairs, 1.0, CPU, batch_size=16)
-        spread = spread_of(margins) or ASSUMED_SPREAD
+        spread = margin_scale_of(margins) or ASSUMED_MARGIN_SCALE
         learner.objective = objective_of(self.arm, self.knobs, spread)
         began = time.process_time()
         for step, ready in enumerate(batches_by_step(batches, 1, 0, self.steps, CPU)):

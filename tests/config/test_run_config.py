@@ -5,6 +5,7 @@ import dataclasses
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from mapo_studio.trainer.cli.arguments import settings_of
 from mapo_studio.trainer.config.cli_flags import checked, unchecked
 from mapo_studio.trainer.config.run_config import (
     ObjectiveConfig,
@@ -15,7 +16,7 @@ from mapo_studio.trainer.config.run_config import (
     write_config,
 )
 from mapo_studio.trainer.errors import UserError
-from mapo_studio.trainer.training.objectives import DPO, SFT, DPOPlusSFT, MaPO
+from mapo_studio.trainer.training.objectives import DPO, SFT, DPOPlusSFT, MaPO, build_objective
 from mapo_studio.trainer.training.optimizer import lr_multiplier
 
 
@@ -67,20 +68,21 @@ def test_paths_are_made_whole_and_other_names_are_left(tmp_path, monkeypatch):
 
 
 def test_each_kind_builds_its_objective():
-    assert ObjectiveConfig(margin_weight=0.1, temperature=1000, error_scale=0.5).build() == MaPO()
-    assert ObjectiveConfig(kind="dpo", beta=7).build() == DPO(7)
-    assert ObjectiveConfig(kind="dpo+sft", beta=7, likelihood_weight=2).build() == DPOPlusSFT(7, 2)
-    assert ObjectiveConfig(kind="sft").build() == SFT()
+    assert build_objective(ObjectiveConfig(margin_weight=0.1, temperature=1000, error_scale=0.5)) == MaPO()
+    assert build_objective(ObjectiveConfig(kind="dpo", beta=7)) == DPO(7)
+    assert build_objective(ObjectiveConfig(kind="dpo+sft", beta=7, likelihood_weight=2)) == DPOPlusSFT(7, 2)
+    assert build_objective(ObjectiveConfig(kind="sft")) == SFT()
+    assert build_objective(ObjectiveConfig(kind="mapo-released", push=1, temperature=3)) == MaPO()
 
 
 def test_knobs_that_are_auto_follow_from_the_spread_of_the_margins():
     auto = ObjectiveConfig(temperature="auto", margin_weight="auto", steepness=2.0, push=0.5, error_scale=0.5)
     assert auto.calibrated
-    assert auto.build(spread=0.01) == MaPO(weight=0.005, temperature=200.0, scale=0.5)
+    assert build_objective(auto, 0.01) == MaPO(weight=0.005, temperature=200.0, scale=0.5)
     given = ObjectiveConfig(temperature=64, margin_weight="auto", push=1.0)
     assert not given.calibrated
-    assert given.build(spread=0.01) == MaPO(1 / 64, 64.0, 1.0)
-    assert ObjectiveConfig().settled().temperature == 64.0  # where nothing could be measured
+    assert build_objective(given, 0.01) == MaPO(1 / 64, 64.0, 1.0)
+    assert ObjectiveConfig().resolved().temperature == 64.0  # where nothing could be measured
     assert not ObjectiveConfig(kind="sft", temperature="auto").calibrated
 
 
@@ -88,9 +90,19 @@ def test_knobs_that_are_auto_follow_from_the_spread_of_the_margins():
 def test_the_push_of_an_automatic_weight_is_the_same_at_every_temperature(spread, steepness, scale, push):
     auto = ObjectiveConfig(
         temperature="auto", margin_weight="auto", steepness=steepness, push=push, error_scale=scale
-    ).settled(spread)
+    ).resolved(spread)
     assert auto.temperature * spread == pytest.approx(steepness)
     assert auto.temperature * auto.margin_weight * scale == pytest.approx(push)
+
+
+def test_what_nobody_sets_every_day_is_not_in_help_and_can_be_set(capsys):
+    with pytest.raises(SystemExit):
+        settings_of(["--help"], "train", "")
+    shown = capsys.readouterr().out
+    assert "--push" in shown
+    assert "--error-scale" not in shown
+    assert "--steepness" not in shown
+    assert settings_of(["--error-scale", "0.5"], "train", "")[0].objective.error_scale == 0.5
 
 
 @pytest.mark.parametrize("value", ["hot", -1, 0])

@@ -24,6 +24,7 @@ from mapo_studio.trainer.preferences.schema import Pair
 from mapo_studio.trainer.runs.run_folder import Run
 from mapo_studio.trainer.services import job_kinds
 from mapo_studio.trainer.training.heldout_eval import HeldOut
+from mapo_studio.trainer.training.objectives import build_objective
 from sqlalchemy import select
 
 pytestmark = pytest.mark.slow
@@ -85,7 +86,7 @@ def test_a_margin_has_the_sign_that_agreement_counts(filled, trained):
     adapter.load_state(unet, lora.state)
     # Many levels: the noise is another where chosen and rejected change places, and so the margin is a little too.
     held_out = HeldOut(encoded, timesteps=base.schedule.timesteps, levels=24, batch_size=24)
-    measured = list(held_out.margins(base, unet.eval(), run.config().objective.build(), CPU))
+    measured = list(held_out.margins(base, unet.eval(), build_objective(run.config().objective), CPU))
     sure = [pair.abs_margin for pair in pairs(there.store)]
     largest = max(range(3), key=sure.__getitem__)
     assert measured[largest] > 0

@@ -7,6 +7,7 @@ import torch
 from hypothesis import assume, given
 from hypothesis import strategies as st
 from mapo_studio.trainer.cancellation import StopRequest
+from mapo_studio.trainer.config.run_config import ObjectiveConfig
 from mapo_studio.trainer.lora import adapter
 from mapo_studio.trainer.lora.file import read_lora
 from mapo_studio.trainer.reports.report import write_report
@@ -15,7 +16,7 @@ from mapo_studio.trainer.training.batches import seeded
 from mapo_studio.trainer.training.learner import Learner
 from mapo_studio.trainer.training.loop import train
 from mapo_studio.trainer.training.objectives import MaPO
-from mapo_studio.trainer.training.temperature import measure_margins, spread_of, temperature_from
+from mapo_studio.trainer.training.temperature import margin_scale_of, measure_margins
 
 pytestmark = pytest.mark.slow
 
@@ -29,37 +30,42 @@ some_margins = st.lists(st.integers(-1000, 1000), min_size=2, max_size=64).map(
 
 @given(some_margins, st.floats(1e-3, 1e3), st.floats(0.1, 10))
 def test_margins_twice_as_wide_want_half_the_temperature(margins, factor, steepness):
-    assume(spread_of(margins))
-    once = temperature_from(margins, steepness)
-    assert temperature_from(factor * margins, steepness) == pytest.approx(once / factor, rel=1e-6)
-    assert temperature_from(margins, 2 * steepness) == pytest.approx(2 * once)
+    assume(margin_scale_of(margins))
+
+    def temperature(margins, steepness):
+        return ObjectiveConfig(steepness=steepness).resolved(margin_scale_of(margins)).temperature
+
+    once = temperature(margins, steepness)
+    assert temperature(factor * margins, steepness) == pytest.approx(once / factor, rel=1e-6)
+    assert temperature(margins, 2 * steepness) == pytest.approx(2 * once)
 
 
 @given(some_margins, st.floats(-1, 1), st.randoms())
 def test_where_the_margins_lie_and_in_which_order_does_not_matter(margins, moved, random):
-    assume(spread_of(margins))
+    assume(margin_scale_of(margins))
     shuffled = margins.tolist()
     random.shuffle(shuffled)
-    assert spread_of(torch.tensor(shuffled, dtype=torch.float64) + moved) == pytest.approx(spread_of(margins), rel=1e-6)
+    again = margin_scale_of(torch.tensor(shuffled, dtype=torch.float64) + moved)
+    assert again == pytest.approx(margin_scale_of(margins), rel=1e-6)
 
 
 def test_the_spread_of_a_bell_curve_is_its_standard_deviation_and_a_few_far_margins_do_not_move_it():
     margins = 0.02 * torch.randn(20_001, generator=seeded("bell"), dtype=torch.float64)
-    assert spread_of(margins) == pytest.approx(0.02, rel=0.03)
+    assert margin_scale_of(margins) == pytest.approx(0.02, rel=0.03)
     margins[:200] = 5.0
-    assert spread_of(margins) == pytest.approx(0.02, rel=0.05)
+    assert margin_scale_of(margins) == pytest.approx(0.02, rel=0.05)
     assert margins.std() > 0.2
 
 
 @pytest.mark.parametrize("margins", [[], [0.3], [0.2] * 9, [float("nan")] * 5, [0.1, float("nan")], [0.0, 1e-12, 0.0]])
-def test_margins_that_say_nothing_give_the_temperature_that_is_given_otherwise(margins):
-    assert spread_of(torch.tensor(margins)) is None
-    assert temperature_from(torch.tensor(margins), steepness=2.0) == 128.0
+def test_margins_that_say_nothing_have_no_scale(margins):
+    assert margin_scale_of(torch.tensor(margins)) is None
+    assert ObjectiveConfig(steepness=2.0).resolved().temperature == 128.0, "an assumed one is used in its place"
 
 
 def test_margins_of_which_most_are_the_same_still_have_a_spread():
     margins = torch.tensor([0.1] * 6 + [0.2, 0.3])
-    assert spread_of(margins) == pytest.approx(margins.std().item())
+    assert margin_scale_of(margins) == pytest.approx(margins.std().item())
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -95,7 +101,7 @@ def test_batches_and_split_pairs_measure_the_same(base, encoded, unet):
     one_by_one = measure_margins(base, unet, encoded.pairs, 1.0, CPU, split=True)
     assert torch.allclose(one_by_one, at_once, rtol=1e-3, atol=1e-6)
     scaled = measure_margins(base, unet, encoded.pairs, 0.5, CPU, batch_size=8)
-    assert spread_of(scaled) < spread_of(at_once)
+    assert margin_scale_of(scaled) < margin_scale_of(at_once)
 
 
 def test_each_draw_has_a_noise_level_of_its_own_and_each_pair_its_share(base, encoded, unet, monkeypatch):

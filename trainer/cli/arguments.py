@@ -113,7 +113,7 @@ def _over(below: RunConfig, words: list[str], verb: str, description: str) -> tu
     """(the settings in `words` over `below`, the verb's own flags)."""
     from ..config.cli_flags import checked, unchecked
 
-    defaults = unchecked(below)
+    defaults = unchecked(below, everyday=not {"--help", "-h"}.isdisjoint(words))
     run_flags = tyro.conf.OmitArgPrefixes[type(defaults)]
     own = [("workspace", Workspace, default_workspace()), ("json", Json, False), *_OWN.get(verb, [])]
     flags = make_dataclass("Flags", [("run", run_flags), *own])

@@ -12,18 +12,23 @@ from typing import Annotated, Any
 import tyro
 from pydantic import BaseModel
 
-from .run_config import RunConfig, parse_config
+from .run_config import RunConfig, is_expert, parse_config
 
 
-def unchecked(config: BaseModel) -> Any:
-    """A dataclass instance with the fields, values and explanations of `config`, for tyro to take as defaults."""
+def unchecked(config: BaseModel, *, everyday: bool = False) -> Any:
+    """A dataclass instance with the fields, values and explanations of `config`, for tyro to take as defaults.
+
+    everyday: without the settings that help does not show.
+    """
     kind = type(config)
     fields: list[Any] = []
     values: dict[str, Any] = {}
     for name, field in kind.model_fields.items():
         value = getattr(config, name)
+        if everyday and is_expert(field):
+            continue
         if isinstance(value, BaseModel):
-            value = unchecked(value)
+            value = unchecked(value, everyday=everyday)
             fields.append((name, type(value)))
         else:
             settings = [one for one in field.metadata if type(one).__module__.startswith("tyro")]

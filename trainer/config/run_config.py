@@ -8,11 +8,12 @@ from __future__ import annotations
 import re
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 import tomli_w
 import tyro
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
+from pydantic.fields import FieldInfo
 
 from ..errors import UserError
 from . import optimizers
@@ -25,8 +26,9 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-if TYPE_CHECKING:
-    from ..training.objectives import Objective
+
+_EXPERT: dict[str, JsonValue] = {"expert": True}
+"""Of a setting without a reason to choose it every day: read from a file and a flag, but not shown."""
 
 
 class _Part(BaseModel):
@@ -77,30 +79,30 @@ class AdapterConfig(_Part):
     """A LoRA file whose weights, rank and alpha this training starts from."""
 
 
-ASSUMED_SPREAD = 1 / 64
+ASSUMED_MARGIN_SCALE = 1 / 64
 """Of the base's margins, where none was or could be measured; a steepness of 1 then means a temperature of 64."""
 
 
 class ObjectiveConfig(_Part):
     """What is optimized, and how hard the rejected picture is pushed away."""
 
-    kind: Annotated[Literal["mapo", "dpo", "sft", "dpo+sft"], tyro.conf.arg(name="objective")] = "mapo"
-    """mapo; the others are there to compare with."""
+    kind: Annotated[Literal["mapo", "mapo-released", "dpo", "sft", "dpo+sft"], tyro.conf.arg(name="objective")] = "mapo"
+    """mapo; the others are there to compare with. mapo-released: with the numbers of the authors' code."""
     margin_weight: Annotated[float, Field(ge=0)] | Literal["auto"] = "auto"
     """mapo: weight of the margin term beside the likelihood term. Higher pushes the rejected picture harder. auto: so
     that its push is the same at every temperature, see push."""
     temperature: Annotated[float, Field(gt=0)] | Literal["auto"] = "auto"
     """mapo: multiplies the margin inside the sigmoid. Higher: only near ties still push. auto: from how far apart the
-    base's errors on your own pairs are, see steepness."""
-    steepness: float = Field(1.0, gt=0)
+    base's errors on your own pairs are."""
+    steepness: float = Field(1.0, gt=0, json_schema_extra=_EXPERT)
     """mapo with temperature auto: the temperature times the spread of the untouched base's margins. Higher: only near
     ties still push. From 1 to 4 it made no difference that could be told (docs/recipe.md)."""
     push: float = Field(8.0, ge=0)
-    """mapo with margin_weight auto: temperature * margin_weight * error_scale. At 1 a pair that is tied pushes its
+    """mapo with margin_weight auto: temperature * margin_weight. At 1 a pair that is tied pushes its
     rejected picture a quarter as hard as the likelihood term pulls its chosen one. More teaches a taste in fewer steps
     and raises the error on chosen pictures (docs/recipe.md); the released code comes to 50."""
-    error_scale: float = Field(1.0, gt=0)
-    """mapo: multiplies the errors inside the link."""
+    error_scale: float = Field(1.0, gt=0, json_schema_extra=_EXPERT)
+    """mapo: multiplies the errors before they are compared."""
     safeguard: float | None = Field(None, ge=0, lt=1)
     """Let a rejected picture push only as far as the chosen one is not pushed away too; this share of the chosen one's
     pull is left at least. Try 0.6 for SDXL, 0.9 for SD 1.5; by default off."""
@@ -114,29 +116,11 @@ class ObjectiveConfig(_Part):
         """Whether knobs that are used follow from the base's margins."""
         return self.kind == "mapo" and self.temperature == "auto"
 
-    def settled(self, spread: float = ASSUMED_SPREAD) -> ObjectiveConfig:
-        """Itself with a number for every knob that is auto. spread: of the base's margins, see calibration.py."""
-        temperature = self.steepness / spread if self.temperature == "auto" else self.temperature
+    def resolved(self, margin_scale: float = ASSUMED_MARGIN_SCALE) -> ObjectiveConfig:
+        """Itself with a number for every knob that is auto. margin_scale: see training/temperature.py."""
+        temperature = self.steepness / margin_scale if self.temperature == "auto" else self.temperature
         weight = self.push / (temperature * self.error_scale) if self.margin_weight == "auto" else self.margin_weight
         return self.model_copy(update={"temperature": temperature, "margin_weight": weight})
-
-    def build(self, spread: float = ASSUMED_SPREAD) -> Objective:
-        """The objective that these knobs describe. Its margins are the same whatever the spread is."""
-        from ..training.objectives import (  # torch, which a face that shows settings does without
-            DPO,
-            SFT,
-            DPOPlusSFT,
-            MaPO,
-        )
-
-        if self.kind == "mapo":
-            knobs = self.settled(spread)
-            return MaPO(knobs.margin_weight, knobs.temperature, knobs.error_scale)
-        if self.kind == "dpo":
-            return DPO(self.beta)
-        if self.kind == "dpo+sft":
-            return DPOPlusSFT(self.beta, self.likelihood_weight)
-        return SFT()
 
 
 class OptimizerConfig(_Part):
@@ -286,6 +270,11 @@ def read_toml(path: Path) -> dict[str, Any]:
         raise UserError(f"there is no settings file {path}") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UserError(f"{path} is not TOML: {error}") from None
+
+
+def is_expert(field: FieldInfo) -> bool:
+    """Whether a setting is left out of help and of the page."""
+    return field.json_schema_extra == _EXPERT
 
 
 def parse_config(values: dict[str, Any], source: str) -> RunConfig:

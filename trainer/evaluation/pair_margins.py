@@ -148,6 +148,7 @@ def margins_of(run: Run, pairs: Sequence[JudgedPair], device: torch.device, repo
     from ..models.open import open_base
     from ..sampling.sampler import lora_for, set_lora
     from ..training.heldout_eval import HeldOut
+    from ..training.objectives import build_objective
 
     config = run.config()
 
@@ -178,7 +179,7 @@ def margins_of(run: Run, pairs: Sequence[JudgedPair], device: torch.device, repo
         levels=config.watch.evaluate_timesteps,
         batch_size=config.training.batch_size,
         split=config.training.split_pair,
-    ).margins(base, unet, config.objective.build(), device)
+    ).margins(base, unet, build_objective(config.objective), device)
 
 
 def _write(store: Store, run: str, pairs: Sequence[int], margins: Sequence[float]) -> None:

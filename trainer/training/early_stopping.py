@@ -30,6 +30,7 @@ _CLEAR_RISE = 1.2
 
 _LESS_PUSH = {
     "dpo": "Lower `--learning-rate`, or use `--objective mapo` or `dpo+sft`, which also hold on to the chosen pictures",
+    "mapo-released": "Lower `--learning-rate`, or use `--objective mapo` with a lower `--push`",
     "sft": "Lower `--learning-rate`, or take fewer `--steps`",
     "dpo+sft": "Raise `--likelihood-weight` or lower `--learning-rate`",
 }

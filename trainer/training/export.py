@@ -103,7 +103,7 @@ def _facts(run: Run, config: RunConfig, data: TrainingData, learner: Learner, re
         "objective_knobs": str(learner.objective),
     }
     if config.objective.safeguard is not None:
-        facts["loser_guard"] = config.objective.safeguard
+        facts["safeguard"] = config.objective.safeguard
     if config.training.quantize != "none":
         facts["quantize"] = config.training.quantize
     if result.agreement:

@@ -19,6 +19,7 @@ from ..models.memory_saving import compile as speed
 from .batches import PairBatch, seeded
 from .checkpoint import LearnerState
 from .gradient import accumulate_gradient, gradient_mode
+from .objectives import build_objective
 from .optimizer import build_optimizer, lr_multiplier
 
 
@@ -34,7 +35,7 @@ class Learner:
         """Load the UNet, freeze it, put a LoRA onto it (the one to continue from, if any) and build the optimizer."""
         training = config.training
         self.base = base
-        self.objective = config.objective.build()
+        self.objective = build_objective(config.objective)
         self.settings, initial = lora_settings(config)
         self.precision = pick_precision(training.precision, device)
         self.mode = gradient_mode(training.split_pair, training.gradient_checkpointing)

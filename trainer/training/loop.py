@@ -24,6 +24,7 @@ from .heldout_eval import EvalResult, HeldOut
 from .hooks import Checkpoint, HeldoutEval, run_due
 from .learner import Learner
 from .metrics import StepMetrics
+from .objectives import build_objective
 from .oom_recovery import is_oom, oom_message, with_less_memory
 from .prepare_data import TrainingData, prepare, split_pairs
 from .temperature import calibrate
@@ -98,8 +99,8 @@ def _train(run: Run, config: RunConfig, stop: StopRequest, world: World) -> Outc
     state = _resume(run, config, data, learner, world)
     if config.objective.calibrated:
         at = (data.train, data.timesteps)
-        spread = calibrate(run, config, learner, *at, device, begun=state.step > 0, world=world)
-        learner.objective = config.objective.build(spread)
+        margin_scale = calibrate(run, config, learner, *at, device, begun=state.step > 0, world=world)
+        learner.objective = build_objective(config.objective, margin_scale)
 
     batches, held_out = _batches(config, data), _held_out(config, data)
     scaled = learner.precision == "float16"

@@ -1,10 +1,11 @@
 """Preference objectives: per-sample errors of judged pairs in, a loss and margins out.
 
 An objective is a pure function of tensors of shape (pairs,). It never sees a model, so every objective can be
-compared on the same errors. Adding one is adding a class here and its name in config.py.
+compared on the same errors. Adding one is adding a class here, its line in `build_objective`, and its name to
+ObjectiveConfig.kind.
 
 Arithmetic is float64 whatever comes in: it is a handful of numbers a step, and in float32 the difference of two
-links of nearly equal errors loses the answer before the temperature multiplies what is left by a thousand.
+phi of nearly equal errors loses the answer before the temperature multiplies what is left by a thousand.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ from typing import ClassVar, Protocol
 import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
+
+from ..config.run_config import ASSUMED_MARGIN_SCALE, ObjectiveConfig
 
 
 @dataclass(frozen=True)
@@ -142,6 +145,20 @@ class DPOPlusSFT:
         margin = dpo_margin(e)
         ranking = _ranking(self.beta / 2 * margin, e.preference)
         return _loss_output(e, ranking + self.weight * e.chosen, margin, likelihood=e.chosen, ranking=ranking)
+
+
+def build_objective(config: ObjectiveConfig, margin_scale: float = ASSUMED_MARGIN_SCALE) -> Objective:
+    """The objective that a run's settings describe. Its margins are the same whatever the scale of the base's is."""
+    if config.kind == "mapo":
+        knobs = config.resolved(margin_scale)
+        return MaPO(knobs.margin_weight, knobs.temperature, knobs.error_scale)
+    objectives = {
+        "mapo-released": MaPO(),
+        "sft": SFT(),
+        "dpo": DPO(config.beta),
+        "dpo+sft": DPOPlusSFT(config.beta, config.likelihood_weight),
+    }
+    return objectives[config.kind]
 
 
 def _ranking(logit: Tensor, preference: Tensor | None) -> Tensor:

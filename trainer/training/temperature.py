@@ -15,7 +15,7 @@ from itertools import groupby
 import torch
 from torch import Tensor, nn
 
-from ..config.run_config import ASSUMED_SPREAD, RunConfig
+from ..config.run_config import ASSUMED_MARGIN_SCALE, RunConfig
 from ..distributed import SINGLE, World
 from ..latents.encode import EncodedPair
 from ..lora import adapter
@@ -89,7 +89,7 @@ def measure_margins(
     return torch.tensor([margin for (margin,) in world.all_gather(found)], dtype=torch.float64)
 
 
-def spread_of(margins: Tensor) -> float | None:
+def margin_scale_of(margins: Tensor) -> float | None:
     """A standard deviation that a few far margins do not move; None where it is 0 or cannot be told.
 
     The median distance from the median, times what makes it a normal distribution's standard deviation. Margins have
@@ -102,14 +102,6 @@ def spread_of(margins: Tensor) -> float | None:
     robust = _DEVIATION_OF_A_NORMAL * (finite - finite.median()).abs().median().item()
     spread = robust if robust > _ROUNDING else finite.std().item()
     return spread if spread > _ROUNDING else None
-
-
-def temperature_from(margins: Tensor, steepness: float = 1.0) -> float:
-    """steepness / spread: where a margin as large as the spread is `steepness` inside the sigmoid.
-
-    Without a spread (identical pictures, a single margin) one is assumed, see config.ASSUMED_SPREAD.
-    """
-    return steepness / (spread_of(margins) or ASSUMED_SPREAD)
 
 
 def calibrate(
@@ -147,11 +139,11 @@ def calibrate(
             split=training.split_pair,
             world=world,
         )
-        spread, draws = spread_of(margins), len(margins)
+        spread, draws = margin_scale_of(margins), len(margins)
         if spread is None:
-            spread, draws = ASSUMED_SPREAD, 0
+            spread, draws = ASSUMED_MARGIN_SCALE, 0
             run.log("warning", text=_NO_SPREAD)
-    settled = asked.settled(spread)
+    settled = asked.resolved(spread)
     found = Calibration(spread, draws, asked.error_scale, settled.temperature, settled.margin_weight)
     run.log("calibrated", **asdict(found))
     return spread

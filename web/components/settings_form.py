@@ -11,7 +11,7 @@ import gradio as gr
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from ...trainer.config.run_config import RunConfig, parse_config
+from ...trainer.config.run_config import RunConfig, is_expert, parse_config
 
 Path = tuple[str, ...]
 """Of a field: ("training", "steps")."""
@@ -27,7 +27,7 @@ class SettingsForm:
         self._fields: dict[Path, FieldInfo] = {}
         self.components: list[gr.components.Component] = []
         for title, part in _parts():
-            fields = [(path, field) for path, field in part if ".".join(path) not in elsewhere]
+            fields = [(path, field) for path, field in part if ".".join(path) not in elsewhere and not is_expert(field)]
             gr.Markdown(f"**{title}**", container=False)
             with gr.Row(elem_classes="settings-part"):
                 for path, field in fields:
