@@ -13,7 +13,7 @@ from .comfy_api.graph import LOADER, Graph, with_loaded_loras
 if TYPE_CHECKING:
     import torch
 
-    from ..trainer.evaluation.comparison import About, Standing
+    from ..trainer.evaluation.comparison import ComparisonInfo, ComparisonResult
 
 _SOURCE = "ComfyUI"
 _STRENGTH = 1.0  # ComfyUI's loaders say theirs; one without applies the file as it is
@@ -26,7 +26,7 @@ class Compared:
     name: str
     pairs: int
     alike: int
-    standing: Standing
+    standing: ComparisonResult
     other: str
 
     @property
@@ -41,8 +41,13 @@ def compare(base: torch.Tensor, lora: torch.Tensor, of_base: Graph, of_lora: Gra
     empty for one named by its LoRA. prompt: what they show; empty: as `of_base` says.
     """
     from ..trainer.errors import UserError
-    from ..trainer.evaluation.comparison import about, standing
-    from ..trainer.evaluation.comparison_filing import add_duel, add_side, go_on
+    from ..trainer.evaluation.comparison import (
+        add_comparison_image,
+        add_comparison_pair,
+        comparison_info,
+        comparison_result,
+        continue_comparison,
+    )
     from ..trainer.preferences.images import image_records, store_image
 
     if len(base) != len(lora):
@@ -63,29 +68,29 @@ def compare(base: torch.Tensor, lora: torch.Tensor, of_base: Graph, of_lora: Gra
         for batch, graph in ((base, of_base), (lora, of_lora))
     ]
     with store.writing() as session:
-        comparison = go_on(session, name, info)
+        comparison = continue_comparison(session, name, info)
         rows = image_records(
             session, [*((one, base_known) for one in files[0]), *((one, lora_known) for one in files[1])]
         )
         shown = prompt.strip() or text
         for other, better in zip(*files, strict=True):
-            add_side(session, comparison, shown, rows[other.sha256], "base")
-            add_side(session, comparison, shown, rows[better.sha256], "lora")
-            add_duel(session, comparison, shown, rows[other.sha256], rows[better.sha256])
-        now = standing(session, comparison)
+            add_comparison_image(session, comparison, shown, rows[other.sha256], "base")
+            add_comparison_image(session, comparison, shown, rows[better.sha256], "lora")
+            add_comparison_pair(session, comparison, shown, rows[other.sha256], rows[better.sha256])
+        now = comparison_result(session, comparison)
         alike = len(base) - len(different)
-        return Compared(comparison.name, len(different), alike, now, about(comparison).other)
+        return Compared(comparison.name, len(different), alike, now, comparison_info(comparison).other)
 
 
 def report(name: str) -> dict[str, Any]:
     """A comparison as the page shows it. Unblinded pictures are in it: the page shows them once it was asked to."""
-    from ..trainer.evaluation.comparison import about, duels, standing
+    from ..trainer.evaluation.comparison import comparison_info, comparison_pairs, comparison_result
     from ..trainer.evaluation.win_rate import FEW
     from ..trainer.preferences.datasets import find_dataset
 
     with settings.store().reading() as session:
         comparison = find_dataset(session, name)
-        info, now = about(comparison), standing(session, comparison)
+        info, now = comparison_info(comparison), comparison_result(session, comparison)
         rate = now.rate
         few = rate.answers < FEW
         return {
@@ -100,7 +105,7 @@ def report(name: str) -> dict[str, Any]:
             "sentence": rate.sentence(info.other),
             "duels": [
                 {"prompt": duel.prompt, "base": duel.other.sha256, "lora": duel.lora.sha256}
-                for duel in duels(session, comparison)
+                for duel in comparison_pairs(session, comparison)
             ],
         }
 
@@ -115,10 +120,10 @@ def newest_answer() -> int:
         return comparison.newest_answer(session)
 
 
-def _comparison_info(of_base: Graph, of_lora: Graph, model: str, name: str) -> About:
+def _comparison_info(of_base: Graph, of_lora: Graph, model: str, name: str) -> ComparisonInfo:
     """What is compared: the LoRAs that only one of the graphs has."""
     from ..trainer.errors import UserError
-    from ..trainer.evaluation.comparison import About
+    from ..trainer.evaluation.comparison import ComparisonInfo
 
     base_loras, lora_loras = _loras(of_base), _loras(of_lora)
     mine = {file: strength for file, strength in lora_loras.items() if base_loras.get(file) != strength}
@@ -127,7 +132,7 @@ def _comparison_info(of_base: Graph, of_lora: Graph, model: str, name: str) -> A
         raise UserError("no LoRA is found in the graph of lora that base has not: write a name for the comparison")
     lora = next(reversed(mine), name.strip())
     run, dataset = _training(lora)
-    return About(
+    return ComparisonInfo(
         run=run,
         base=model.removesuffix(".safetensors"),
         lora=Path(lora).name,

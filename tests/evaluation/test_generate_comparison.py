@@ -7,7 +7,12 @@ import pytest
 from mapo_studio.tests.stored_images import add_image
 from mapo_studio.trainer.config.run_config import parse_config
 from mapo_studio.trainer.errors import UserError
-from mapo_studio.trainer.evaluation.comparison import about, duels, feed_back, standing
+from mapo_studio.trainer.evaluation.comparison import (
+    comparison_info,
+    comparison_pairs,
+    comparison_result,
+    export_to_dataset,
+)
 from mapo_studio.trainer.evaluation.generate_comparison import known_prompts
 from mapo_studio.trainer.jobs import job
 from mapo_studio.trainer.jobs.kind import JobContext
@@ -75,7 +80,7 @@ def judge(store, verdicts, name="duel", annotator="ann", client="page"):
 
 def rate_of(store, name="duel"):
     with store.reading() as session:
-        return standing(session, find_dataset(session, name))
+        return comparison_result(session, find_dataset(session, name))
 
 
 def test_both_arms_are_painted_on_the_same_seeds_and_paired(store, painted, tiny_lora):
@@ -84,8 +89,8 @@ def test_both_arms_are_painted_on_the_same_seeds_and_paired(store, painted, tiny
         comparison = find_dataset(session, "duel")
         assert comparison.kind == "comparison"
         assert [one.name for one in list_datasets(session)] == ["cats"]
-        told = about(comparison)
-        found = duels(session, comparison)
+        told = comparison_info(comparison)
+        found = comparison_pairs(session, comparison)
         rows = session.execute(
             select(Prompt.text, ImageRecord.seed, Candidate.arm, ImageRecord.lora)
             .join_from(Candidate, Prompt)
@@ -109,8 +114,8 @@ def test_two_loras_can_meet_and_the_arms_differ(store, begin, tiny_lora, tmp_pat
     other = write_lora(tmp_path / "other.safetensors", turned, lora.settings, "sdxl")
     job_kinds.run_job(begin(against=str(other), strength=0.5, prompts=PROMPTS[:1]).folder)
     with store.reading() as session:
-        [duel] = duels(session, find_dataset(session, "duel"))
-        assert about(find_dataset(session, "duel")).other == "other"
+        [duel] = comparison_pairs(session, find_dataset(session, "duel"))
+        assert comparison_info(find_dataset(session, "duel")).other == "other"
     assert (duel.other.lora, duel.lora.lora) == ("other (0.5)", "taste (0.5)")
     one, two = (Image.open(image_path(store, picture)) for picture in (duel.other, duel.lora))
     assert max(high for _, high in ImageChops.difference(one, two).getextrema()) > 10
@@ -146,7 +151,14 @@ def test_answers_are_added_up_by_arm_whatever_the_sides(store, painted):
     assert (now.pairs, now.judged) == (6, 5)
     assert (now.rate.wins, now.rate.losses, now.rate.ties, now.rate.neither) == (2, 1, 1, 1)
     with store.reading() as session:
-        assert [duel.votes for duel in duels(session, find_dataset(session, "duel"))] == [1, 1, 0, 0.5, None, None]
+        assert [duel.votes for duel in comparison_pairs(session, find_dataset(session, "duel"))] == [
+            1,
+            1,
+            0,
+            0.5,
+            None,
+            None,
+        ]
 
 
 def test_what_was_taken_back_does_not_count(store, painted):
@@ -164,7 +176,7 @@ def test_several_people_count_each(store, painted):
 
 def fed(store, dataset="cats"):
     with store.writing() as session:
-        return feed_back(session, find_dataset(session, "duel"), find_dataset(session, dataset))
+        return export_to_dataset(session, find_dataset(session, "duel"), find_dataset(session, dataset))
 
 
 def votes_in(store, dataset="cats"):
@@ -183,7 +195,7 @@ def test_judgements_are_fed_back_once_and_marked_with_where_they_are_from(store,
     with store.reading() as session:
         of_duel = select(Pair.votes_first).where(Pair.dataset_id == find_dataset(session, "duel").id).order_by(Pair.id)
         assert [share for _, share, _ in first] == session.scalars(of_duel).all()[:3]
-        assert about(find_dataset(session, "duel")).fed_back == "cats"
+        assert comparison_info(find_dataset(session, "duel")).fed_back == "cats"
         total = session.scalar(select(func.count()).select_from(Judgement))
 
     assert fed(store) == 0
@@ -212,9 +224,9 @@ def test_only_comparisons_are_fed_back_and_only_into_datasets(store, painted):
     with store.writing() as session:
         cats, duel = find_dataset(session, "cats"), find_dataset(session, "duel")
         with pytest.raises(UserError, match="is a comparison itself"):
-            feed_back(session, duel, duel)
+            export_to_dataset(session, duel, duel)
         with pytest.raises(UserError, match="cats is no comparison"):
-            feed_back(session, cats, cats)
+            export_to_dataset(session, cats, cats)
 
 
 @pytest.mark.parametrize(

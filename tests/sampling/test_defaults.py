@@ -80,7 +80,7 @@ def sent(monkeypatch):
 
     monkeypatch.setattr(generate_task, "start", start)
     monkeypatch.setattr(comparison_form, "start", start)
-    monkeypatch.setattr(comparison_form, "begin_comparison", lambda workspace, given: start(workspace, "", given))
+    monkeypatch.setattr(comparison_form, "start_comparison", lambda workspace, given: start(workspace, "", given))
     return started
 
 

@@ -6,8 +6,8 @@ from types import SimpleNamespace
 
 import pytest
 from mapo_studio.trainer.config.run_config import parse_config, write_config
-from mapo_studio.trainer.evaluation.comparison import feed_back
-from mapo_studio.trainer.evaluation.comparison_begin import free_name, known_of, run_of
+from mapo_studio.trainer.evaluation.comparison import export_to_dataset
+from mapo_studio.trainer.evaluation.generate_comparison import free_name, known_settings, run_of
 from mapo_studio.trainer.jobs import job
 from mapo_studio.trainer.preferences.datasets import create_dataset, find_dataset
 from mapo_studio.trainer.preferences.judgements import Answer, answer
@@ -149,13 +149,13 @@ def test_only_a_lora_of_this_workspaces_runs_brings_its_settings(studio, tmp_pat
     (folder / "run.toml").write_text(write_config(config))
     run = run_of(studio.workspace, str(folder / "taste.safetensors"))
     assert run.name == "taste"
-    assert known_of(run, "tiny") == {
+    assert known_settings(run, "tiny") == {
         "run": "taste",
         "dataset": "cats",
         "prediction": "auto",
         "tokenizers": None,
     }
-    assert "prediction" not in known_of(run, "another")
+    assert "prediction" not in known_settings(run, "another")
     for other in ("", "/etc/passwd", str(folder / "other.safetensors"), "../runs/taste/taste.safetensors"):
         assert run_of(studio.workspace, other) is None
 
@@ -204,4 +204,4 @@ def test_a_comparison_is_judged_blind_unveiled_and_fed_back(studio, begin, addre
         cats = find_dataset(session, "cats")
         fed = select(func.count()).where(Pair.dataset_id == cats.id, Pair.source == "comparison: duel")
         assert session.scalar(fed) == 12
-        assert feed_back(session, find_dataset(session, "duel"), cats) == 0
+        assert export_to_dataset(session, find_dataset(session, "duel"), cats) == 0

@@ -86,11 +86,11 @@ def compare(words: list[str]) -> int:
         return _standing(workspace, asked.name, asked.json)
     if not asked.base:
         raise UserError("say which base is painted with: `mapo compare BASE --lora FILE`")
-    from ..evaluation.comparison_begin import begin, contests, held_out_prompts
+    from ..evaluation.generate_comparison import held_out_prompts, pairings, start_comparison
     from ..sampling.task_settings import lora_file, prompts_in
 
     loras = tuple(str(lora_file(one)) for one in dict.fromkeys(asked.lora))
-    meeting = contests(loras, asked.with_base)
+    meeting = pairings(loras, asked.with_base)
     if asked.name and len(meeting) > 1:
         raise UserError("--name is for one comparison, and this makes several: leave it out")
     prompts = prompts_in(asked.prompts) or held_out_prompts(workspace, loras)
@@ -100,7 +100,7 @@ def compare(words: list[str]) -> int:
     settings = {name: getattr(asked, name) for name in same} | {"prompts": prompts}
     names = []
     for lora, against in meeting:
-        begun = begin(workspace, {**settings, "lora": lora, "against": against, "name": asked.name})
+        begun = start_comparison(workspace, {**settings, "lora": lora, "against": against, "name": asked.name})
         if begun.trained_on:
             _say(f"{begun.trained_on} of {len(prompts)} prompts were trained on: there it shows what it remembers")
         if not _wait(begun.job):
@@ -227,7 +227,7 @@ def _told_of(workspace: Path, names: Sequence[str], scorers: Sequence[str], as_j
 
 
 def _standing(workspace: Path, name: str, as_json: bool) -> int:
-    from ..evaluation.comparison import about, standing
+    from ..evaluation.comparison import comparison_info, comparison_result
     from ..preferences.datasets import find_dataset, list_datasets
     from ..preferences.store import open_store
 
@@ -235,7 +235,7 @@ def _standing(workspace: Path, name: str, as_json: bool) -> int:
     with open_store(workspace).reading() as session:
         asked = [find_dataset(session, name)] if name else list_datasets(session, "comparison")
         for comparison in asked:
-            told, now = about(comparison), standing(session, comparison)
+            told, now = comparison_info(comparison), comparison_result(session, comparison)
             found.append({"name": comparison.name, "lora": told.lora, "against": told.other, **asdict(now)})
             judged = f"{now.judged} of {now.pairs} pairs judged"
             _say(f"{comparison.name}: {judged}; {told.lora}: {now.rate.sentence(told.other)}")

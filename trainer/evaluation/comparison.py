@@ -1,26 +1,34 @@
-"""What is a comparison, what was said about it, and how do its judgements get into a dataset?"""
+"""A blind comparison: what it is of, its images and pairs, its result, and its judgements on their way into a dataset.
+
+What adds to one is to be called within `Store.writing`; what is there already is not added again.
+"""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
 
 from sqlalchemy import func, select
 from sqlalchemy.orm import aliased
 
 from ..errors import UserError
-from ..preferences.datasets import add_candidates, add_pair, add_prompt
+from ..preferences.datasets import add_candidates, add_pair, add_prompt, create_dataset
 from ..preferences.judgements import Answer, answer, undo
+from ..preferences.pairs import normalize_prompt
 from ..preferences.schema import Annotator, Candidate, Dataset, ImageRecord, Judgement, Pair, Prompt
 from .win_rate import Outcome, WinRate, win_rate
 
 if TYPE_CHECKING:
     from sqlalchemy.orm import Session
 
+    from ..preferences.schema import ImageRecord, Pair
+
 
 @dataclass(frozen=True)
-class About:
+class ComparisonInfo:
     """What a comparison is of. lora, against: names of the files, against is empty for the base alone.
 
     Hashes are SHA-256. dataset: what the LoRA was trained on, empty where nobody said. task: the name of the task that
@@ -51,7 +59,7 @@ class About:
 
 
 @dataclass(frozen=True)
-class Standing:
+class ComparisonResult:
     """How a comparison stands. pairs: that are painted; judged: those that somebody answered; rate: all answers."""
 
     pairs: int
@@ -60,7 +68,7 @@ class Standing:
 
 
 @dataclass(frozen=True)
-class Duel:
+class ComparisonPair:
     """One pair of a comparison, unblinded. votes: for the LoRA, in [0, 1]; None where there is none."""
 
     prompt: str
@@ -69,17 +77,17 @@ class Duel:
     votes: float | None
 
 
-def about(comparison: Dataset) -> About:
+def comparison_info(comparison: Dataset) -> ComparisonInfo:
     """What `comparison` is of. Raises UserError where it is none."""
     try:
         if comparison.kind != "comparison":
             raise ValueError
-        return About(**json.loads(comparison.about))
+        return ComparisonInfo(**json.loads(comparison.about))
     except (ValueError, TypeError):
         raise UserError(f"{comparison.name} is no comparison: choose one that was painted here") from None
 
 
-def standing(session: Session, comparison: Dataset) -> Standing:
+def comparison_result(session: Session, comparison: Dataset) -> ComparisonResult:
     """What the answers add up to so far. Skips are no answers; those that were taken back are not counted."""
     counts = select(func.count(), func.count().filter(Pair.answers > 0)).where(Pair.dataset_id == comparison.id)
     pairs, judged = session.execute(counts).one()
@@ -96,7 +104,7 @@ def standing(session: Session, comparison: Dataset) -> Standing:
         (prompt, _outcome(given, lora_on_left=on_left == (arm == "lora")))
         for prompt, given, on_left, arm in session.execute(said)
     ]
-    return Standing(pairs, judged, win_rate(outcomes))
+    return ComparisonResult(pairs, judged, win_rate(outcomes))
 
 
 def newest_answer(session: Session) -> int:
@@ -106,7 +114,7 @@ def newest_answer(session: Session) -> int:
     return session.scalar(said) or 0
 
 
-def duels(session: Session, comparison: Dataset) -> list[Duel]:
+def comparison_pairs(session: Session, comparison: Dataset) -> list[ComparisonPair]:
     """Every pair, both pictures by what painted them, in the order of painting."""
     first, second, arm = aliased(ImageRecord), aliased(ImageRecord), aliased(Candidate)
     found = (
@@ -122,13 +130,13 @@ def duels(session: Session, comparison: Dataset) -> list[Duel]:
     for pair, prompt, one, two, arm_of_one in session.execute(found):
         share = pair.votes_first / pair.votes if pair.votes else None
         if arm_of_one == "lora":
-            unblinded.append(Duel(prompt, two, one, share))
+            unblinded.append(ComparisonPair(prompt, two, one, share))
         else:
-            unblinded.append(Duel(prompt, one, two, None if share is None else 1 - share))
+            unblinded.append(ComparisonPair(prompt, one, two, None if share is None else 1 - share))
     return unblinded
 
 
-def feed_back(session: Session, comparison: Dataset, dataset: Dataset) -> int:
+def export_to_dataset(session: Session, comparison: Dataset, dataset: Dataset) -> int:
     """Add the pairs of `comparison` that were judged, and what was said of them, to `dataset` to train on.
 
     Its pairs are marked with where they are from. Doing so again adds only what was said or taken back since; prompts
@@ -136,7 +144,7 @@ def feed_back(session: Session, comparison: Dataset, dataset: Dataset) -> int:
     """
     if dataset.kind != "pairs":
         raise UserError(f"{dataset.name} is a comparison itself: choose a dataset that is trained on")
-    told = about(comparison)
+    told = comparison_info(comparison)
     rows = (
         select(Judgement, Annotator.name)
         .join(Annotator, Annotator.id == Judgement.annotator_id)
@@ -177,3 +185,82 @@ def _outcome(given: str, lora_on_left: bool) -> Outcome:
     if given == "both_bad":
         return "neither"
     return "win" if (given == "left") == lora_on_left else "loss"
+
+
+Side = Literal["base", "lora"]
+"""What the candidates of a comparison have for their `arm`; "base" also where that is another LoRA."""
+
+
+def suggest_names(lora: str, against: str = "") -> Iterator[str]:
+    """What a comparison may be called, best first. lora, against: files; against is empty for the base alone."""
+    wanted = normalize_prompt(f"{Path(lora).stem} or {Path(against).stem if against else 'the base'}")[:190]
+    yield wanted
+    number = 1
+    while True:
+        number += 1
+        yield f"{wanted} {number}"
+
+
+def find_named(session: Session, name: str) -> Dataset | None:
+    """The dataset or comparison of that name."""
+    return session.scalar(select(Dataset).where(Dataset.name == normalize_prompt(name)))
+
+
+def open_comparison(
+    session: Session, name: str, told: ComparisonInfo, is_it: Callable[[ComparisonInfo], bool]
+) -> Dataset:
+    """The comparison of that name, new where there is none. Raises UserError where what is there is another one.
+
+    told: what a new one is of. is_it: whether one of this name that is about something goes on here.
+    """
+    there = find_named(session, name)
+    if there is None:
+        return create_dataset(session, name, held_out=0.0, kind="comparison", about=told.written())
+    if there.kind != "comparison" or not is_it(comparison_info(there)):
+        raise UserError(f"there is a dataset or comparison named {there.name}: start again under another name")
+    return there
+
+
+def continue_comparison(session: Session, name: str, told: ComparisonInfo) -> Dataset:
+    """The comparison in which these two sides, as `told`, have met, or meet first. name: empty for one made for them.
+
+    Raises UserError where `name` is another's: of another LoRA, another strength or schedule of it, or no comparison.
+    """
+
+    def is_same(there: ComparisonInfo) -> bool:
+        return _sides(there) == _sides(told)
+
+    if normalize_prompt(name):
+        there = find_named(session, name)
+        if there is not None and there.kind == "comparison" and not is_same(comparison_info(there)):
+            raise UserError(
+                f"{there.name} compares {_said(comparison_info(there))}, not {_said(told)}: "
+                "give this one another name, or none"
+            )
+        return open_comparison(session, name, told, is_same)
+    for free in suggest_names(told.lora, told.against):
+        there = find_named(session, free)
+        if there is None or (there.kind == "comparison" and is_same(comparison_info(there))):
+            return open_comparison(session, free, told, is_same)
+    raise AssertionError("names never ends")
+
+
+def add_comparison_image(session: Session, comparison: Dataset, prompt: str, picture: ImageRecord, side: Side) -> None:
+    """Add a picture that was painted for a prompt."""
+    add_candidates(session, add_prompt(session, comparison, prompt), [picture], side)
+
+
+def add_comparison_pair(
+    session: Session, comparison: Dataset, prompt: str, other: ImageRecord, lora: ImageRecord
+) -> Pair:
+    """Pair two pictures of the same prompt and seed, both added before."""
+    return add_pair(session, comparison, add_prompt(session, comparison, prompt), other, lora)
+
+
+def _sides(one: ComparisonInfo) -> tuple[str, str, str, float, str]:
+    """What two comparisons have in common that are of the same. A file is known by its content, not by its name."""
+    return (one.base, one.lora_sha256 or one.lora, one.against_sha256 or one.against, one.strength, one.schedule)
+
+
+def _said(one: ComparisonInfo) -> str:
+    return f"{Path(one.lora).stem} at {one.strength:g}{one.schedule and f', {one.schedule},'} with {one.other}"

@@ -13,7 +13,7 @@ from ..images.contact_sheet import grid
 from ..preferences.datasets import find_dataset
 from ..preferences.images import image_path
 from ..preferences.store import Store
-from .comparison import about, duels
+from .comparison import comparison_info, comparison_pairs
 
 if TYPE_CHECKING:
     from sqlalchemy.orm import Session
@@ -32,11 +32,11 @@ def grid_of(session: Session, store: Store, names: Sequence[str]) -> Image.Image
     columns: dict[str, str] = {}
     for name in names:
         comparison = find_dataset(session, name)
-        told = about(comparison)
+        told = comparison_info(comparison)
         # Two files may have one name: they are known by their content.
         other, lora = told.against_sha256 or told.other, told.lora_sha256 or told.lora
         columns |= {other: told.other, lora: told.lora.removesuffix(".safetensors")}
-        for duel in duels(session, comparison):
+        for duel in comparison_pairs(session, comparison):
             row = rows.setdefault((duel.prompt, duel.lora.seed or ""), {})
             row[other], row[lora] = (image_path(store, one) for one in (duel.other, duel.lora))
     shown = list(rows.items())[:MOST_ROWS]

@@ -1,9 +1,11 @@
-"""Is a LoRA better, blind? Both sides of a comparison are painted on the same seeds, for prompts not trained on."""
+"""Start a blind comparison and generate its images: both sides on the same seeds, for prompts not trained on."""
 
 from __future__ import annotations
 
 import filecmp
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,17 +14,26 @@ from sqlalchemy import select
 
 from ..config.dataset_uri import dataset_named, whole_path
 from ..errors import UserError
-from ..jobs.kind import JobContext, JobKind
+from ..jobs.job import Job, all_jobs
+from ..jobs.kind import JobContext, JobKind, start
 from ..preferences.datasets import find_dataset, slices
 from ..preferences.images import image_path, image_record
 from ..preferences.pairs import normalize_prompt, split_hash
 from ..preferences.schema import Dataset, ImageRecord, Prompt
 from ..preferences.store import Store, open_store
+from ..runs.run_folder import Run
 from ..sampling.task_settings import GenerateSettings, cleaned, lora_file
 from ..text import format_count
 from .candidates import store_images
-from .comparison import About
-from .comparison_filing import Side, add_duel, add_side, open_comparison
+from .comparison import (
+    ComparisonInfo,
+    Side,
+    add_comparison_image,
+    add_comparison_pair,
+    find_named,
+    open_comparison,
+    suggest_names,
+)
 
 if TYPE_CHECKING:
     from sqlalchemy.orm import Session
@@ -87,7 +98,7 @@ def run(context: JobContext) -> str:
         # Of other comparisons and of candidates too: the base is painted once for all LoRAs that meet it.
         there = _painted_before(session, store, {provenance.fingerprint(request) for request in requests})
         for duel in duels:
-            _file(session, comparison, duel, [there.get(provenance.fingerprint(request)) for request in duel])
+            _add_pair(session, comparison, duel, [there.get(provenance.fingerprint(request)) for request in duel])
     left = [request for request in requests if provenance.fingerprint(request) not in there]
     done = len(requests) - len(left)
     context.report_progress(done, len(requests), "loading the base" if left else f"painting {asked.name}")
@@ -99,7 +110,7 @@ def run(context: JobContext) -> str:
             for request, file, known in files:
                 there[provenance.fingerprint(request)] = image_record(session, file, known)
             for duel in dict.fromkeys(duel_of[request] for request, _ in pictures):
-                _file(session, comparison, duel, [there.get(provenance.fingerprint(request)) for request in duel])
+                _add_pair(session, comparison, duel, [there.get(provenance.fingerprint(request)) for request in duel])
         done += len(pictures)
         context.report_progress(done, len(requests), f"painting {asked.name}")
     return f"{asked.name} is painted: {format_count(len(duels), 'pair')} to judge"
@@ -148,7 +159,7 @@ def _duels(asked: ComparisonSettings, prompt: str) -> list[tuple[ImageRequest, I
 
 def _opened_comparison(session: Session, asked: ComparisonSettings, provenance: Provenance, task: str) -> Dataset:
     """The task's own comparison, made if it is not there. Raises UserError where another's has its name."""
-    told = About(
+    told = ComparisonInfo(
         run=asked.run,
         base=provenance.model,
         lora=Path(asked.lora).name,
@@ -162,17 +173,17 @@ def _opened_comparison(session: Session, asked: ComparisonSettings, provenance: 
     return open_comparison(session, asked.name, told, lambda there: there.task == task)
 
 
-def _file(
+def _add_pair(
     session: Session, comparison: Dataset, duel: tuple[ImageRequest, ImageRequest], pictures: list[ImageRecord | None]
 ) -> None:
     """Add what is painted of a duel, each picture on its side; a pair once both are there."""
     sides: tuple[Side, Side] = ("base", "lora")
     for request, picture, side in zip(duel, pictures, sides, strict=True):
         if picture is not None:
-            add_side(session, comparison, request.prompt, picture, side)
+            add_comparison_image(session, comparison, request.prompt, picture, side)
     other, lora = pictures
     if other is not None and lora is not None:
-        add_duel(session, comparison, duel[0].prompt, other, lora)
+        add_comparison_pair(session, comparison, duel[0].prompt, other, lora)
 
 
 def _painted_before(session: Session, store: Store, marks: set[str]) -> dict[str, ImageRecord]:
@@ -183,3 +194,94 @@ def _painted_before(session: Session, store: Store, marks: set[str]) -> dict[str
             if picture.source and image_path(store, picture).is_file():
                 found[picture.source] = picture
     return found
+
+
+MOST_PROMPTS = 24
+"""Of those held out, where nobody names any: half an hour of judging would be too much to begin with."""
+
+
+@dataclass(frozen=True)
+class StartedComparison:
+    """A comparison that is being generated. trained_on: how many of its prompts its LoRA was trained on."""
+
+    name: str
+    job: Job
+    trained_on: int
+
+
+def start_comparison(workspace: Path, settings: Mapping[str, Any]) -> StartedComparison:
+    """Start, or resume, the job that generates a comparison: see `ComparisonSettings`.
+
+    What a LoRA's run knows is filled in: its dataset, and how its base is to be read. Without a name it gets a free
+    one; one of the same name and settings that was stopped goes on. Raises UserError for what cannot be.
+    """
+    lora, against = str(settings.get("lora") or ""), str(settings.get("against") or "")
+    if not lora:
+        raise UserError("choose the LoRA to compare")
+    run = run_of(workspace, lora)
+    wanted = cleaned(settings.get("prompts") or ())
+    given = {**settings, "prompts": wanted, **known_settings(run, settings.get("base"))}
+    trained_on = len(known_prompts(run).trained & set(wanted)) if run else 0
+    if stopped := _stopped(workspace, given):
+        stopped.resume()
+        return StartedComparison(str(given["name"]), stopped, trained_on)
+    given["name"] = given.get("name") or free_name(workspace, lora, against)
+    return StartedComparison(given["name"], start(workspace, COMPARE, given), trained_on)
+
+
+def pairings(loras: Sequence[str], with_base: bool = True) -> list[tuple[str, str | None]]:
+    """Who meets whom: (LoRA, what it is compared with), None for the base alone. Raises UserError where nobody does."""
+    found: list[tuple[str, str | None]] = [(lora, None) for lora in loras] if with_base else []
+    found += [(second, first) for first, second in combinations(loras, 2)]
+    if not found:
+        raise UserError("give at least one LoRA to compare with the base, or two to compare with each other")
+    return found
+
+
+def held_out_prompts(workspace: Path, loras: Sequence[str]) -> tuple[str, ...]:
+    """Prompts that the first LoRA's run kept aside and no other's was trained on; () where nobody knows any."""
+    runs = [run for lora in loras if (run := run_of(workspace, lora)) is not None]
+    if not runs:
+        return ()
+    trained = {prompt for run in runs for prompt in known_prompts(run).trained}
+    return tuple(prompt for prompt in known_prompts(runs[0]).held_out if prompt not in trained)[:MOST_PROMPTS]
+
+
+def run_of(workspace: Path, lora: str) -> Run | None:
+    """The run of this workspace that a LoRA file is of."""
+    folder = Path(lora or ".").parent
+    if folder.parent != workspace / "runs" or Path(lora).stem != folder.name:
+        return None
+    run = Run(folder)
+    return run if run.settings_file.is_file() else None
+
+
+def known_settings(run: Run | None, base: str | None) -> dict[str, Any]:
+    """What the settings of a LoRA's run say of how to paint with it; of its base only where that is the one used."""
+    if run is None:
+        return {}
+    config = run.config()
+    facts: dict[str, Any] = {"run": run.name, "dataset": dataset_named(config.data.pairs) or ""}
+    if base == config.base:
+        facts |= {"prediction": config.prediction, "tokenizers": config.tokenizers}
+    return facts
+
+
+def free_name(workspace: Path, lora: str, against: str = "") -> str:
+    """A name that no dataset or comparison has."""
+    with open_store(workspace).reading() as session:
+        return next(name for name in suggest_names(lora, against) if find_named(session, name) is None)
+
+
+def _stopped(workspace: Path, given: Mapping[str, Any]) -> Job | None:
+    """The job that was asked for the very same and did not come to its end."""
+    if not given.get("name"):
+        return None
+    for job in all_jobs(workspace, COMPARE.name):
+        if job.status().can_resume and _same(job.settings(), given):
+            return job
+    return None
+
+
+def _same(there: Mapping[str, Any], given: Mapping[str, Any]) -> bool:
+    return all(there.get(name) == (list(value) if isinstance(value, tuple) else value) for name, value in given.items())

@@ -9,9 +9,13 @@ from typing import Any
 import gradio as gr
 
 from ...trainer.errors import UserError
-from ...trainer.evaluation.comparison_begin import MOST_PROMPTS, known_of, run_of
-from ...trainer.evaluation.comparison_begin import begin as begin_comparison
-from ...trainer.evaluation.generate_comparison import known_prompts
+from ...trainer.evaluation.generate_comparison import (
+    MOST_PROMPTS,
+    known_prompts,
+    known_settings,
+    run_of,
+    start_comparison,
+)
 from ...trainer.sampling.task_settings import cleaned
 from ...trainer.services.job_kinds import start
 from ..context import PageContext
@@ -89,7 +93,7 @@ def comparison_form(context: PageContext) -> ComparisonForm:
     def begin(chosen: str, typed: str, *given: Any):
         wanted = cleaned(typed.splitlines())
         settings = _given({**painting, **only_comparing}, given)
-        begun = begin_comparison(context.workspace, {**settings, "lora": chosen, "prompts": wanted})
+        begun = start_comparison(context.workspace, {**settings, "lora": chosen, "prompts": wanted})
         if begun.trained_on:
             gr.Warning(
                 f"{begun.trained_on} of {len(wanted)} prompts were trained on: there the LoRA shows what it remembers."
@@ -101,7 +105,7 @@ def comparison_form(context: PageContext) -> ComparisonForm:
         if not chosen:
             raise UserError("choose the LoRA to try")
         settings = _given(painting, given)
-        known = known_of(run_of(context.workspace, chosen), settings.get("base"))
+        known = known_settings(run_of(context.workspace, chosen), settings.get("base"))
         settings |= {one: known[one] for one in ("prediction", "tokenizers") if one in known}
         rows = cleaned(typed.splitlines())[:_SHEET_ROWS]
         return start(context.workspace, "sweep", {**settings, "lora": chosen, "prompts": rows}).name

@@ -9,7 +9,7 @@ import gradio as gr
 from PIL import Image
 
 from ...trainer.errors import UserError
-from ...trainer.evaluation.comparison import Duel, about, duels
+from ...trainer.evaluation.comparison import ComparisonPair, comparison_info, comparison_pairs
 from ...trainer.preferences.datasets import find_dataset
 from ...trainer.preferences.images import image_path
 from ..context import PageContext
@@ -48,7 +48,7 @@ def comparison_viewer(context: PageContext) -> ComparisonViewer:
             return gr.Slider(value=1), "", None
         with context.store.reading() as session:
             comparison = find_dataset(session, name)
-            other, pairs = about(comparison).other, duels(session, comparison)
+            other, pairs = comparison_info(comparison).other, comparison_pairs(session, comparison)
         if not pairs:
             raise UserError(f"no pair of {name} is generated yet")
         index = min(max(int(number), 1), len(pairs))
@@ -63,7 +63,7 @@ def comparison_viewer(context: PageContext) -> ComparisonViewer:
     return ComparisonViewer(panel, of)
 
 
-def _caption(duel: Duel, other: str) -> str:
+def _caption(duel: ComparisonPair, other: str) -> str:
     if duel.votes is None:
         chosen = "not decided"
     elif duel.votes == 0.5:

@@ -11,7 +11,7 @@ import gradio as gr
 from PIL import Image
 
 from ...trainer.errors import UserError
-from ...trainer.evaluation.comparison import Standing, about, feed_back, standing
+from ...trainer.evaluation.comparison import ComparisonResult, comparison_info, comparison_result, export_to_dataset
 from ...trainer.evaluation.strength_sweep import sheet_of
 from ...trainer.evaluation.win_rate import FEW
 from ...trainer.jobs.job import Job, Status, all_jobs
@@ -101,7 +101,7 @@ def compare_tab(context: PageContext) -> None:
         with context.store.reading() as session:
             datasets = [one.name for one in list_datasets(session)]
             there = {one.name: one for one in list_datasets(session, "comparison")}
-        trained = about(there[name]).dataset if name in there else ""
+        trained = comparison_info(there[name]).dataset if name in there else ""
         default = trained if trained in datasets else None
         targets = gr.Dropdown(choices=datasets, value=default)
         return gr.Column(visible=not name), gr.Column(visible=bool(datasets)), targets
@@ -141,7 +141,7 @@ def compare_tab(context: PageContext) -> None:
         if not dataset:
             raise UserError("choose the dataset that they are added to")
         with context.store.writing() as session:
-            added = feed_back(session, find_dataset(session, name), find_dataset(session, dataset))
+            added = export_to_dataset(session, find_dataset(session, name), find_dataset(session, dataset))
         gr.Info(f"{added} judgements added to {html.escape(dataset)}." if added else "They were there already.")
 
     seen = [chosen, revealed]
@@ -186,11 +186,11 @@ def _watched(context: PageContext, name: str, uncovered: str) -> tuple[Any, ...]
     )
 
 
-def _result(context: PageContext, name: str, now: Standing | None, status: Status | None) -> str:
+def _result(context: PageContext, name: str, now: ComparisonResult | None, status: Status | None) -> str:
     if now is None or not now.pairs:
         return ""
     with context.store.reading() as session:
-        told = about(find_dataset(session, name))
+        told = comparison_info(find_dataset(session, name))
     lora = told.lora.removesuffix(".safetensors")
     lines = [f"<p>{now.judged} of {now.pairs} pairs judged</p>"]
     if now.rate.answers < FEW:
@@ -212,11 +212,11 @@ def _result(context: PageContext, name: str, now: Standing | None, status: Statu
     return "".join(lines)
 
 
-def _standing(context: PageContext, name: str) -> Standing | None:
+def _standing(context: PageContext, name: str) -> ComparisonResult | None:
     """None while nothing of the comparison is painted."""
     with context.store.reading() as session:
         there = {one.name: one for one in list_datasets(session, "comparison")}
-        return standing(session, there[name]) if name in there else None
+        return comparison_result(session, there[name]) if name in there else None
 
 
 def _choices(context: PageContext, name: str) -> gr.Dropdown:

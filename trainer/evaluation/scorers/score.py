@@ -12,8 +12,8 @@ from ...atomic_files import atomic_write
 from ...errors import UserError
 from ...preferences.datasets import find_dataset
 from ...preferences.images import image_path
-from ..comparison import duels
-from ..comparison_begin import held_out_prompts
+from ..comparison import comparison_pairs
+from ..generate_comparison import held_out_prompts
 from .models import open_scorer, why_absent
 from .report_scores import Row, Scores, keep_scores, read_scores, row_of
 
@@ -62,7 +62,7 @@ def score_run(
 def score_comparison(store: Store, name: str, scorers: Sequence[str], tell: Tell = lambda *_: None) -> Scores:
     """Score the pictures of a comparison, its LoRA's against the other's. Raises UserError where there is none."""
     with store.reading() as session:
-        found = duels(session, find_dataset(session, name))
+        found = comparison_pairs(session, find_dataset(session, name))
         painted = [(duel.prompt, *(image_path(store, one) for one in (duel.other, duel.lora))) for duel in found]
     if not painted:
         raise UserError(f"nothing of {name} is painted yet")

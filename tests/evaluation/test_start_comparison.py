@@ -8,9 +8,14 @@ import pytest
 from mapo_studio.trainer.cli import main
 from mapo_studio.trainer.config.run_config import parse_config
 from mapo_studio.trainer.errors import UserError
-from mapo_studio.trainer.evaluation.comparison_begin import begin, contests, held_out_prompts, run_of
 from mapo_studio.trainer.evaluation.comparison_sheet import grid_of
-from mapo_studio.trainer.evaluation.generate_comparison import known_prompts
+from mapo_studio.trainer.evaluation.generate_comparison import (
+    held_out_prompts,
+    known_prompts,
+    pairings,
+    run_of,
+    start_comparison,
+)
 from mapo_studio.trainer.jobs import job
 from mapo_studio.trainer.lora.file import read_lora, write_lora
 from mapo_studio.trainer.preferences.store import open_store
@@ -54,12 +59,12 @@ def quick(monkeypatch):
 
 
 def test_every_two_meet_and_the_base_may_stay_out():
-    assert contests(["a", "b"]) == [("a", None), ("b", None), ("b", "a")]
-    assert contests(["a", "b"], with_base=False) == [("b", "a")]
-    assert contests(["a"]) == [("a", None)]
+    assert pairings(["a", "b"]) == [("a", None), ("b", None), ("b", "a")]
+    assert pairings(["a", "b"], with_base=False) == [("b", "a")]
+    assert pairings(["a"]) == [("a", None)]
     for nobody in ([], ["a"]):
         with pytest.raises(UserError, match="give at least one LoRA"):
-            contests(nobody, with_base=False)
+            pairings(nobody, with_base=False)
 
 
 def test_two_loras_and_the_base_are_compared_from_the_command_line(tmp_path, loras, quick, capsys):
@@ -82,9 +87,9 @@ def test_a_comparison_that_was_stopped_goes_on_under_its_name(tmp_path, loras, m
     started = []
     monkeypatch.setattr(job, "launch", lambda words, _: started.append(words[1]))
     settings = {"base": "tiny", "lora": loras[0], "prompts": PROMPTS, "steps": 2, "name": "duel"}
-    first = begin(tmp_path, settings)
+    first = start_comparison(tmp_path, settings)
     first.job.log("stopped")
-    again = begin(tmp_path, settings)
+    again = start_comparison(tmp_path, settings)
     assert (again.job.name, len(started)) == (first.job.name, 2)
 
 
@@ -96,7 +101,9 @@ def test_prompts_that_a_run_kept_aside_are_taken_and_trained_ones_told_of(tmp_pa
     assert run_of(tmp_path, str(run.lora_file)) == run
     known = known_prompts(run)
     assert held_out_prompts(tmp_path, [str(run.lora_file)]) == known.held_out != ()
-    begun = begin(tmp_path, {"base": "tiny", "lora": str(run.lora_file), "prompts": [*known.held_out, *known.trained]})
+    begun = start_comparison(
+        tmp_path, {"base": "tiny", "lora": str(run.lora_file), "prompts": [*known.held_out, *known.trained]}
+    )
     assert begun.trained_on == len(known.trained) > 0
     assert begun.job.settings()["run"] == "taste"
 
