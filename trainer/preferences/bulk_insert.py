@@ -193,7 +193,7 @@ def _add_prompts(session: Session, dataset: Dataset, texts: Iterable[str], known
 
 def _add_candidates(session: Session, rows: Sequence[PairRow], known: _Known, now: float) -> None:
     wanted = dict.fromkeys(
-        (known.prompts[row.prompt][1], picture.id) for row in rows for picture in (row.image_0, row.image_1)
+        (known.prompts[row.prompt][1], image.id) for row in rows for image in (row.image_0, row.image_1)
     )
     insert_of: Callable[..., Any] = {"sqlite": sqlite.insert, "postgresql": postgresql.insert}[
         session.get_bind().dialect.name
@@ -203,8 +203,8 @@ def _add_candidates(session: Session, rows: Sequence[PairRow], known: _Known, no
         [{"prompt_id": prompt, "picture_id": picture, "created": now} for prompt, picture in wanted],
     )
     captions = {(known.prompts[row.prompt][1], row.caption[0].id): row.caption[1] for row in rows if row.caption}
-    for (prompt, picture), caption in captions.items():
-        here = (Candidate.prompt_id == prompt, Candidate.picture_id == picture)
+    for (prompt, image), caption in captions.items():
+        here = (Candidate.prompt_id == prompt, Candidate.picture_id == image)
         session.execute(update(Candidate).where(*here).values(caption=caption))
 
 

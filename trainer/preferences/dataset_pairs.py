@@ -112,7 +112,7 @@ def captions_of(session: Session, dataset: int) -> dict[tuple[int, int], str]:
     columns = (Candidate.prompt_id, Candidate.picture_id, Candidate.caption)
     here = (Prompt.dataset_id == dataset, Candidate.caption.is_not(None))
     rows = session.execute(select(*columns).join(Prompt, Prompt.id == Candidate.prompt_id).where(*here))
-    return {(prompt, picture): caption for prompt, picture, caption in rows}
+    return {(prompt, image): caption for prompt, image, caption in rows}
 
 
 def rankings_of(session: Session, dataset: int) -> dict[int, str]:

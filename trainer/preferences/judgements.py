@@ -174,9 +174,9 @@ def rank(
 ) -> int:
     """Append a ranking of a prompt's images, best tier first: one judgement for any two of different tiers.
 
-    tiers: SHA-256 of the pictures; [[best], the others] says only which is best. Of k pictures each judgement weighs
+    tiers: SHA-256 of the images; [[best], the others] says only which is best. Of k images each judgement weighs
     2 / k: k (k - 1) / 2 of them tell what k - 1 comparisons do. Returns how many were appended, 0 where it is there
-    already. Raises UserError for what is no ranking of this prompt's pictures.
+    already. Raises UserError for what is no ranking of this prompt's images.
     """
     check_submission(client, sequence)
     if _is_stored(session, client, sequence):
@@ -189,11 +189,11 @@ def rank(
         raise UserError("a picture is in the ranking twice: rank each once")
     if sum(1 for tier in tiers if tier) < 2:
         raise UserError("a ranking needs pictures on two levels at least")
-    pictures = _candidates(session, prompt, names)
+    images = _candidates(session, prompt, names)
     better = [
-        (pictures[one], pictures[other])
+        (images[preferred], images[other])
         for above, below in itertools.combinations(tiers, 2)
-        for one, other in itertools.product(above, below)
+        for preferred, other in itertools.product(above, below)
     ]
     pairs = pairs_between(session, prompt, better)
     annotator_id = annotator_named(session, annotator).id

@@ -30,7 +30,7 @@ def gain_weighted(pairs: Sequence[Pair]) -> tuple[Pair, ...]:
         of_ranking = [pairs[position] for position in positions]
         gains = pair_gains([(pair.chosen.sha256, pair.rejected.sha256) for pair in of_ranking])
         total = sum(gain * pair.weight for gain, pair in zip(gains, of_ranking, strict=True))
-        # Where other judgements went against the ranking, two of its pictures may have the same score. Their pair was
+        # Where other judgements went against the ranking, two of its images may have the same score. Their pair was
         # judged all the same, and is not thrown away.
         if min(gains) > 0 and total > 0:
             scale = sum(pair.weight for pair in of_ranking) / total

@@ -69,7 +69,7 @@ def find_reader(
     """What reads the rows at `path`; nothing is read yet.
 
     layout: a key of LAYOUTS, or None: by what lies there. The patterns are those of onetrainer.py and go together.
-    absolute: whether a metadata.jsonl may name pictures outside its folder. own_captions: see `open_pairs`. Raises
+    absolute: whether a metadata.jsonl may name images outside its folder. own_captions: see `open_pairs`. Raises
     UserError as `open_pairs` does.
     """
     path = Path(path).expanduser()

@@ -69,7 +69,7 @@ def export_pairs(
     """Write a dataset in a layout, a key of `detect_layout.LAYOUTS`, into `folder`, which must be new or empty.
 
     tell("exporting", done=, total=): progress in pairs (of "outputs": in images). stop: true once it is to end, as
-    `cancellation.StopRequest`; then Cancelled is raised. Raises UserError where there is nothing to write, a picture
+    `cancellation.StopRequest`; then Cancelled is raised. Raises UserError where there is nothing to write, an image
     is missing or the disk is full; nothing is left behind then.
     """
     if layout not in LAYOUTS:

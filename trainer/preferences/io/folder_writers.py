@@ -25,8 +25,8 @@ class KohyaWriter:
     def write(self, pair: ExportedPair) -> None:
         weight = pair.preference.weight if pair.preference else 1.0
         concept = f"{max(1, round(weight))}_{self._name}"
-        for side, picture in zip("wl", pair.chosen_first, strict=True):
-            write_file(self._folder, f"{concept}/{side}/{pair.name}{picture.ending}", picture.read())
+        for side, image in zip("wl", pair.chosen_first, strict=True):
+            write_file(self._folder, f"{concept}/{side}/{pair.name}{image.ending}", image.read())
             write_file(self._folder, f"{concept}/{side}/{pair.name}.txt", _caption(pair, side == "l").encode())
 
     def finish(self) -> None:
@@ -42,9 +42,9 @@ class OneTrainerWriter:
         self._folder = folder
 
     def write(self, pair: ExportedPair) -> None:
-        for pattern, picture in zip((CHOSEN, REJECTED), pair.chosen_first, strict=True):
+        for pattern, image in zip((CHOSEN, REJECTED), pair.chosen_first, strict=True):
             name = pattern.format(pair.name)
-            write_file(self._folder, name + picture.ending, picture.read())
+            write_file(self._folder, name + image.ending, image.read())
             write_file(self._folder, name + ".txt", _caption(pair, pattern == REJECTED).encode())
 
     def finish(self) -> None:
@@ -87,7 +87,7 @@ class RankedWriter:
         self._rankings: dict[tuple[str, str], list[tuple[str, str]]] = {}
 
     def write(self, pair: ExportedPair) -> None:
-        chosen, rejected = (self._images.put(picture) for picture in pair.chosen_first)
+        chosen, rejected = (self._images.put(image) for image in pair.chosen_first)
         self._rankings.setdefault((pair.prompt, pair.ranking or f"pair {pair.name}"), []).append((chosen, rejected))
 
     def finish(self) -> None:

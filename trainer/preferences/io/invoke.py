@@ -51,14 +51,14 @@ class InvokeJsonl:
     def _row(self, row: dict[str, Any], where: str) -> SourceRow:
         scores = row.get("prefer_0"), row.get("prefer_1")
         share_0 = share(*scores)
-        pictures = [SourceImage(named_image(row[name], self._folder, self.absolute)) for name in ("image_0", "image_1")]
+        images = [SourceImage(named_image(row[name], self._folder, self.absolute)) for name in ("image_0", "image_1")]
         own = row.get("rejected_prompt")
         if own is not None and not isinstance(own, str):
             raise UserError("its rejected_prompt is no text")
         return SourceRow(
             row["prompt"],
-            pictures[0],
-            pictures[1],
+            images[0],
+            images[1],
             share_0,
             where,
             votes(*scores),

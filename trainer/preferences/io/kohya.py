@@ -1,11 +1,11 @@
 """kohya's preference folders: reading judged pairs.
 
-    set/1_name/w/x.png     the chosen picture      set/1_name/w/x.caption or x.txt    its prompt
+    set/1_name/w/x.png     the chosen image        set/1_name/w/x.caption or x.txt    its prompt
     set/1_name/l/x.png     the rejected one        set/1_name/l/x.caption or x.txt    the same prompt
 
-Pictures belong together by name, whatever their extensions. The number before the underscore is kohya's repeat count:
+Images belong together by name, whatever their extensions. The number before the underscore is kohya's repeat count:
 it becomes the pair's weight. A prompt beside only one of the two is the prompt of both; two that differ are an error,
-unless each picture may have a caption of its own (`own_captions`).
+unless each image may have a caption of its own (`own_captions`).
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _REPEATS = re.compile(r"(\d{1,9})_")
 @dataclass(frozen=True)
 class KohyaFolders:
     """The Reader of a folder of `<repeats>_<name>` folders, or of one such folder. own_captions: whether a rejected
-    picture may have one."""
+    image may have one."""
 
     path: Path
     own_captions: bool = False
@@ -37,7 +37,7 @@ class KohyaFolders:
         return str(self.path)
 
     def count(self) -> int:
-        return sum(len(_pictures(folder / "w")) for folder in concept_folders(self.path))
+        return sum(len(_images_by_name(folder / "w")) for folder in concept_folders(self.path))
 
     def rows(self) -> Iterator[SourceRow | Unusable]:
         folders = concept_folders(self.path)
@@ -52,7 +52,7 @@ def concept_folders(path: Path) -> list[Path]:
 
 
 def _rows(folder: Path, shown_as: Path, weight: float, own: bool) -> Iterator[SourceRow | Unusable]:
-    sides = [_pictures(folder / side) for side in ("w", "l")]
+    sides = [_images_by_name(folder / side) for side in ("w", "l")]
     for name in sorted({*sides[0], *sides[1]}):
         where = f"{shown_as.as_posix()}/*/{name}"
         try:
@@ -76,7 +76,7 @@ def _weight(folder: Path) -> float:
     return float(found[1])
 
 
-def _pictures(side: Path) -> dict[str, list[Path]]:
+def _images_by_name(side: Path) -> dict[str, list[Path]]:
     by_name: dict[str, list[Path]] = {}
     for path in sorted(side.iterdir()):
         if is_image(path):

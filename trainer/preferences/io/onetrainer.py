@@ -4,8 +4,8 @@
     cats/001_rejected.png    matched by the rejected pattern   {}_rejected.png
     cats/001_chosen.txt, 001_rejected.txt or 001.txt           the prompt; one is enough
 
-A pattern has one {}: what both pictures of a pair have in common. It is matched against the path below the folder, so
-{} may take in subfolders; without an ending, any picture file's will do. What both patterns match belongs to the one
+A pattern has one {}: what both images of a pair have in common. It is matched against the path below the folder, so
+{} may take in subfolders; without an ending, any image file's will do. What both patterns match belongs to the one
 that says more: `{}.png` and `{}_rejected.png` go together.
 """
 

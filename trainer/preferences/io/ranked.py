@@ -1,7 +1,7 @@
 """ranking.jsonl: reading ranked images as pairs.
 
 One JSON object a line: {"prompt": text, "ranking": ["best.png", ["second.png", "as-good.png"], "worst.png"]}. The best
-is first; pictures that were not told apart are a list of their own. Any two images of different places are a pair.
+is first; images that were ranked equal are a list of their own. Any two images of different places are a pair.
 Of k images each pair weighs 2 / k: k (k - 1) / 2 of them tell what k - 1 comparisons do.
 """
 
@@ -54,10 +54,10 @@ class RankedJsonl:
     def _pairs(self, prompt: str, tiers: list[list[str]], ranking: str, where: str) -> Iterator[SourceRow]:
         folder = self.path.parent.resolve()
         names = [name for tier in tiers for name in tier]
-        pictures = {name: SourceImage(named_image(name, folder, self.absolute)) for name in names}
+        images = {name: SourceImage(named_image(name, folder, self.absolute)) for name in names}
         for above, below in itertools.combinations(tiers, 2):
             for better, worse in itertools.product(above, below):
-                two = pictures[better], pictures[worse]
+                two = images[better], images[worse]
                 yield SourceRow(prompt, *two, 1.0, where, weight=2 / len(names), ranking=ranking)
 
 
