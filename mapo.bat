@@ -1,5 +1,5 @@
 @echo off
-rem From a fresh clone to a running mapo, on Windows: finds a Python, trainer\bootstrap.py does the rest.
+rem From a fresh clone to a running mapo, on Windows: finds a Python, trainer\installer\bootstrap.py does the rest.
 setlocal
 set "FITS=import sys; sys.exit(not (3, 10) <= sys.version_info[:2] < (3, 14))"
 rem A name on PATH is not proof (Windows has a "python" that only opens the Store), so each one is asked.
@@ -15,5 +15,5 @@ exit /b 1
 
 :found
 rem -I: the folder of bootstrap.py must not be searched for modules, its neighbours' names are their own.
-%PYTHON% -I "%~dp0trainer\bootstrap.py" %*
+%PYTHON% -I "%~dp0trainer\installer\bootstrap.py" %*
 exit /b %ERRORLEVEL%

@@ -18,7 +18,7 @@ fits='import sys; sys.exit(not (3, 10) <= sys.version_info[:2] < (3, 14))'
 for python in "$here/.venv/bin/python" python3 python3.13 python3.12 python3.11 python3.10; do
     if "$python" -I -S -c "$fits" >/dev/null 2>&1; then
         # -I: the folder of bootstrap.py must not be searched for modules, its neighbours' names are their own.
-        exec "$python" -I "$here/trainer/bootstrap.py" "$@"
+        exec "$python" -I "$here/trainer/installer/bootstrap.py" "$@"
     fi
 done
 

@@ -51,10 +51,10 @@ def script(path: Path, body: str) -> Path:
 def clone(tmp_path: Path) -> Path:
     """mapo.sh in a folder with a space, before a bootstrap.py that only tells how it was called."""
     root = tmp_path / "my clone"
-    (root / "trainer").mkdir(parents=True)
+    (root / "trainer/installer").mkdir(parents=True)
     shutil.copy(ROOT / "mapo.sh", root)
     tell = "print(json.dumps([sys.executable, sys.argv, os.getcwd(), sys.path[0]]))"
-    (root / "trainer" / "bootstrap.py").write_text(f"import json, os, sys\n{tell}\nsys.exit(7)\n")
+    (root / "trainer/installer/bootstrap.py").write_text(f"import json, os, sys\n{tell}\nsys.exit(7)\n")
     return root
 
 
@@ -80,9 +80,9 @@ def test_the_first_python_that_answers_and_fits_is_taken(clone: Path, tmp_path: 
     executable, words, cwd, first_on_path = json.loads(ran.stdout)
     assert ran.returncode == 7
     assert Path(executable) == Path(sys.executable)
-    assert words == [str(clone / "trainer" / "bootstrap.py"), "demo", "two words", "*"]
+    assert words == [str(clone / "trainer/installer/bootstrap.py"), "demo", "two words", "*"]
     assert Path(cwd) == tmp_path
-    assert first_on_path != str(clone / "trainer")
+    assert first_on_path != str(clone / "trainer/installer")
 
 
 @POSIX
@@ -349,3 +349,10 @@ def test_lock_is_free_once_its_holder_is_killed(tmp_path: Path):
         holder.wait()
         assert bootstrap.take_lock(file)
     holder.stdout.close()
+
+
+@pytest.mark.parametrize("starter", ["mapo.sh", "mapo.bat"])
+def test_what_the_starters_run_is_there(starter):
+    text = (ROOT / starter).read_text(encoding="utf-8")
+    [started] = re.findall(r"(?:\$here/|%~dp0)(trainer[\w/\\]*\.py)", text)
+    assert (ROOT / started.replace("\\", "/")).is_file()
