@@ -57,13 +57,12 @@ def make_torch_wheel(folder: Path, version: str, cuda: str | None) -> None:
     wheel(folder, "torch", version, {"torch/version.py": about, "torch/__init__.py": code})
 
 
-@pytest.fixture
-def tiny(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A clone with the real way in, which installs from a folder of wheels and can reach nothing else."""
-    root = tmp_path / "tiny clone"
+def make_clone(folder: Path) -> Path:
+    """A clone with the real way in, and beside it a folder of wheels and programs; nothing is installed yet."""
+    root, wheels = folder / "tiny clone", folder / "wheels"
     (root / "trainer").mkdir(parents=True)
-    wheels = tmp_path / "wheels"
     wheels.mkdir()
+    (root / "trainer/installer").mkdir()
     for file in (
         "mapo.sh",
         "trainer/installer/bootstrap.py",
@@ -81,15 +80,47 @@ def tiny(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     tell = "import os, sys\ndef main():\n    print('pytest', sys.argv[1:], os.getcwd())\n"
     points = "[console_scripts]\npytest = tiny_pytest:main\n"
     wheel(wheels, "pytest", "9.0", {"tiny_pytest.py": tell, "pytest-9.0.dist-info/entry_points.txt": points})
-    for name in [name for name in os.environ if name.startswith("PIP_")]:
-        monkeypatch.delenv(name)
-    monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
-    monkeypatch.setenv("PIP_NO_INDEX", "1")
-    monkeypatch.setenv("PIP_FIND_LINKS", str(wheels))
-    monkeypatch.setenv("HTTPS_PROXY", "http://127.0.0.1:9")  # PyTorch's index: not reachable
-    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{Path(sys.executable).parent}:/usr/bin:/bin")
-    script(tmp_path / "bin/nvidia-smi", "echo 'No devices were found'")
+    script(folder / "bin/nvidia-smi", "echo 'No devices were found'")
     return root
+
+
+def reach_only(folder: Path, patch: pytest.MonkeyPatch) -> None:
+    """Let pip install from that folder's wheels alone, and find its programs."""
+    for name in [name for name in os.environ if name.startswith("PIP_")]:
+        patch.delenv(name)
+    patch.setenv("PIP_CONFIG_FILE", os.devnull)
+    patch.setenv("PIP_NO_INDEX", "1")
+    patch.setenv("PIP_FIND_LINKS", str(folder / "wheels"))
+    patch.setenv("HTTPS_PROXY", "http://127.0.0.1:9")  # PyTorch's index: not reachable
+    patch.setenv("PATH", f"{folder / 'bin'}:{Path(sys.executable).parent}:/usr/bin:/bin")
+
+
+@pytest.fixture
+def tiny(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A clone into which nothing is installed yet."""
+    reach_only(tmp_path, monkeypatch)
+    return make_clone(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def installed_once(tmp_path_factory) -> tuple[Path, Path]:
+    """The folder of a clone after its first start, and a copy of it."""
+    folder = tmp_path_factory.mktemp("installed")
+    with pytest.MonkeyPatch.context() as patch:
+        reach_only(folder, patch)
+        first = run(make_clone(folder), "demo")
+    assert first.returncode == 5, first.stderr
+    return folder, shutil.copytree(folder, folder.with_name("pristine"), symlinks=True)
+
+
+@pytest.fixture
+def installed(installed_once, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A clone after its first start, as new for each test, and always in the same place: it holds its own path."""
+    folder, pristine = installed_once
+    shutil.rmtree(folder)
+    shutil.copytree(pristine, folder, symlinks=True)
+    reach_only(folder, monkeypatch)
+    return folder / "tiny clone"
 
 
 def run(root: Path, *words: str, cwd: Path | None = None) -> subprocess.CompletedProcess:
@@ -122,34 +153,32 @@ def test_clone_becomes_a_running_command_and_the_second_start_installs_nothing(t
 
 @POSIX
 @pytest.mark.slow
-def test_without_a_word_the_studio_starts_with_what_it_needs(tiny: Path, tmp_path: Path):
-    run(tiny, "demo")
-    started = run(tiny, cwd=tmp_path)
+def test_without_a_word_the_studio_starts_with_what_it_needs(installed: Path, tmp_path: Path):
+    started = run(installed, cwd=tmp_path)
     assert started.stdout == f"mapo ['studio'] {tmp_path}\n", started.stderr
     assert "[3/4] mapo[web]" in started.stderr
-    assert json.loads(stamp_of(tiny).read_text())["extras"] == ["web"]
-    assert run(tiny, "studio", "--port", "8000").stderr == ""
+    assert json.loads(stamp_of(installed).read_text())["extras"] == ["web"]
+    assert run(installed, "studio", "--port", "8000").stderr == ""
 
 
 @POSIX
 @pytest.mark.slow
-def test_the_word_test_adds_the_dev_extra_and_runs_pytest_in_the_root(tiny: Path, tmp_path: Path):
-    run(tiny, "demo")
+def test_the_word_test_adds_the_dev_extra_and_runs_pytest_in_the_root(installed: Path, tmp_path: Path):
     (tmp_path / "test_mine.py").touch()
-    tested = run(tiny, "test", "-q", "test_mine.py::test_it", "tests", cwd=tmp_path)
-    assert tested.stdout == f"pytest ['-q', '{tmp_path}/test_mine.py::test_it', 'tests'] {tiny}\n", tested.stderr
+    tested = run(installed, "test", "-q", "test_mine.py::test_it", "tests", cwd=tmp_path)
+    assert tested.stdout == f"pytest ['-q', '{tmp_path}/test_mine.py::test_it', 'tests'] {installed}\n", tested.stderr
     assert "[2/4] PyTorch 2.13.0+cpu is there" in tested.stderr
-    assert run(tiny, "demo").stderr == ""  # the environment with more is complete for less
+    assert run(installed, "demo").stderr == ""  # the environment with more is complete for less
 
 
 @POSIX
 @pytest.mark.slow
-def test_all_tests_run_side_by_side_and_the_timed_ones_alone_afterwards(tiny: Path, tmp_path: Path):
-    together, alone = run(tiny, "test", cwd=tmp_path).stdout.splitlines()
+def test_all_tests_run_side_by_side_and_the_timed_ones_alone_afterwards(installed: Path, tmp_path: Path):
+    together, alone = run(installed, "test", cwd=tmp_path).stdout.splitlines()
     assert "'-n', 'auto'" in together
     assert "'-m', 'not timed'" in together
     assert "'-m', 'timed', '--reruns', '1'" in alone
-    assert alone.endswith(str(tiny))
+    assert alone.endswith(str(installed))
 
 
 @POSIX
@@ -173,49 +202,46 @@ def test_failed_step_is_named_with_pips_last_words_and_leaves_no_stamp(tiny: Pat
 
 @POSIX
 @pytest.mark.slow
-def test_torch_follows_the_card(tiny: Path, tmp_path: Path):
-    run(tiny, "demo")
-    script(tmp_path / "bin/nvidia-smi", "echo 'NVIDIA GeForce RTX 3060, 580.65.06, 8.6'")
-    without = run(tiny, "demo")
+def test_torch_follows_the_card(installed: Path):
+    script(installed.parent / "bin/nvidia-smi", "echo 'NVIDIA GeForce RTX 3060, 580.65.06, 8.6'")
+    without = run(installed, "demo")
     assert without.returncode == 5
     assert "no CUDA build of PyTorch could be had" in without.stderr
-    assert run(tiny, "demo").stderr == ""  # it is not tried again at every start
-    make_torch_wheel(tmp_path / "wheels", "2.13.0+cu130", "13.0")
-    stamp_of(tiny).unlink()
-    assert run(tiny, "demo").returncode == 5
-    assert torch_wheel.installed_torch(site_of(tiny)) == ("2.13.0+cu130", "cuda")
-    script(tmp_path / "bin/nvidia-smi", "echo 'Failed to initialize NVML'; exit 18")
-    stamp_of(tiny).unlink()
-    assert "nvidia-smi is there but fails: Failed to initialize NVML" in run(tiny, "demo").stderr
-    assert torch_wheel.installed_torch(site_of(tiny)).kind == "cuda"
+    assert run(installed, "demo").stderr == ""  # it is not tried again at every start
+    make_torch_wheel(installed.parent / "wheels", "2.13.0+cu130", "13.0")
+    stamp_of(installed).unlink()
+    assert run(installed, "demo").returncode == 5
+    assert torch_wheel.installed_torch(site_of(installed)) == ("2.13.0+cu130", "cuda")
+    script(installed.parent / "bin/nvidia-smi", "echo 'Failed to initialize NVML'; exit 18")
+    stamp_of(installed).unlink()
+    assert "nvidia-smi is there but fails: Failed to initialize NVML" in run(installed, "demo").stderr
+    assert torch_wheel.installed_torch(site_of(installed)).kind == "cuda"
 
 
 @POSIX
 @pytest.mark.slow
-def test_what_was_cut_off_is_repaired_or_made_anew(tiny: Path):
-    run(tiny, "demo")
+def test_what_was_cut_off_is_repaired_or_made_anew(installed: Path):
     # pip killed while it unpacks torch: no RECORD yet, and pip itself refuses to replace such a package.
-    stamp_of(tiny).unlink()
-    (info,) = site_of(tiny).glob("torch-*.dist-info")
+    stamp_of(installed).unlink()
+    (info,) = site_of(installed).glob("torch-*.dist-info")
     (info / "RECORD").unlink()
-    (site_of(tiny) / "torch/version.py").unlink()
-    repaired = run(tiny, "demo")
+    (site_of(installed) / "torch/version.py").unlink()
+    repaired = run(installed, "demo")
     assert repaired.returncode == 5, repaired.stderr
     assert "[1/4] .venv is there" in repaired.stderr
     # pip killed while it replaces torch: its old files lie aside, any of them may be gone.
-    stamp_of(tiny).unlink()
-    (site_of(tiny) / "~orch").mkdir()
-    anew = run(tiny, "demo")
+    stamp_of(installed).unlink()
+    (site_of(installed) / "~orch").mkdir()
+    anew = run(installed, "demo")
     assert anew.returncode == 5, anew.stderr
     assert "making it anew" in anew.stderr
-    assert not list(tiny.glob(".venv.old-*"))
+    assert not list(installed.glob(".venv.old-*"))
 
 
 @POSIX
 @pytest.mark.slow
-def test_moved_clone_is_installed_anew(tiny: Path):
-    run(tiny, "demo")
-    moved = tiny.rename(tiny.with_name("elsewhere"))
+def test_moved_clone_is_installed_anew(installed: Path):
+    moved = installed.rename(installed.with_name("elsewhere"))
     ran = run(moved, "demo")
     assert "making it anew" in ran.stderr
     assert ran.returncode == 5
@@ -224,21 +250,20 @@ def test_moved_clone_is_installed_anew(tiny: Path):
 
 @POSIX
 @pytest.mark.slow
-def test_second_start_waits_for_the_first_even_after_it_was_killed(tiny: Path, tmp_path: Path):
+def test_second_start_waits_for_the_first_even_after_it_was_killed(installed: Path):
     """pip outlives a start that is killed; installing beside it would spoil the environment."""
-    run(tiny, "demo")
-    stamp_of(tiny).unlink()
-    building, go = tiny / "building", tiny / "go"
+    stamp_of(installed).unlink()
+    building, go = installed / "building", installed / "go"
     wait = f"open({str(building)!r}, 'w'), [time.sleep(0.1) for _ in range(600) if not os.path.exists({str(go)!r})]"
     hook = "metadata_directory=None):"
-    (tiny / "backend.py").write_text(BACKEND.replace(hook, f"{hook}\n    import os, time; {wait}"))
-    first = subprocess.Popen([tiny / "mapo.sh", "one"], stderr=subprocess.DEVNULL)
+    (installed / "backend.py").write_text(BACKEND.replace(hook, f"{hook}\n    import os, time; {wait}"))
+    first = subprocess.Popen([installed / "mapo.sh", "one"], stderr=subprocess.DEVNULL)
     while not building.exists():
         assert first.poll() is None
         time.sleep(0.1)
     first.kill()
     first.wait()
-    second = subprocess.Popen([tiny / "mapo.sh", "two"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    second = subprocess.Popen([installed / "mapo.sh", "two"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert second.stderr.readline() == "Another start is installing; waiting for it.\n"
     go.touch()
     said, told = second.communicate(timeout=300)
