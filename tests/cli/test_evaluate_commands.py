@@ -10,7 +10,7 @@ from mapo_studio.trainer.cancellation import StopRequest
 from mapo_studio.trainer.cli.main import main
 from mapo_studio.trainer.config.run_config import parse_config
 from mapo_studio.trainer.evaluation import learning_curve
-from mapo_studio.trainer.evaluation.scorers.report_scores import read_scores
+from mapo_studio.trainer.evaluation.scorers.score import read_scores
 from mapo_studio.trainer.runs.run_folder import Run
 from mapo_studio.trainer.training.loop import train
 from PIL import Image

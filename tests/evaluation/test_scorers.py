@@ -9,10 +9,8 @@ import torch
 from mapo_studio.tests.tiny_models import write_clip
 from mapo_studio.trainer.errors import UserError
 from mapo_studio.trainer.evaluation.scorers import models
-from mapo_studio.trainer.evaluation.scorers.clip_images import PictureInput, picture_input
-from mapo_studio.trainer.evaluation.scorers.models import open_scorer, why_absent
-from mapo_studio.trainer.evaluation.scorers.report_scores import Scores, row_of
-from mapo_studio.trainer.evaluation.scorers.score import score_pairs
+from mapo_studio.trainer.evaluation.scorers.models import PictureInput, open_scorer, picture_input, why_absent
+from mapo_studio.trainer.evaluation.scorers.score import Scores, row_of, score_pairs
 from PIL import Image
 from safetensors.torch import save_file
 from transformers import CLIPModel, CLIPTokenizer

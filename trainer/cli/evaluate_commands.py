@@ -18,7 +18,7 @@ from .arguments import Guidance, Json, Steps, Workspace, default_workspace, pars
 
 if TYPE_CHECKING:
     from ..cancellation import StopRequest
-    from ..evaluation.scorers.report_scores import Scores
+    from ..evaluation.scorers.score import Scores
     from ..jobs.job import Job, Status
     from ..runs.event_log import Listener
     from ..runs.run_folder import Run
@@ -129,6 +129,7 @@ def score(words: list[str]) -> int:
     asked = parse(Score, words, "score", Score(tyro.MISSING, default_workspace()))
     if not asked.scorer:
         raise UserError("name at least one --scorer, such as pickscore=PATH: none comes with the program")
+    from ..reports.report import write_report
     from ..runs.run_folder import Run
     from ..sampling.task_settings import prompts_in
 
@@ -141,6 +142,7 @@ def score(words: list[str]) -> int:
         return score_run(run, asked.scorer, prompts, asked.seeds, partial(_tell, listen), stop.check)
 
     scores = _in_turn(run, rate)
+    write_report(run)
     _say(scores.text(), *([f"written into {run.report_file}"] if scores.rows else []))
     if asked.json:
         _say(json.dumps(asdict(scores)))

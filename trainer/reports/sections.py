@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from ..evaluation.learning_curve import LearningCurve, read_curve
-from ..evaluation.scorers.report_scores import Scores, read_scores
+from ..evaluation.scorers.score import Scores, read_scores
 from ..intervals import format_interval, wilson_interval
 from ..runs.run_folder import Run
 from ..text import finite_number, format_duration

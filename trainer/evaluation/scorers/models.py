@@ -1,4 +1,4 @@
-"""Which models say how good a picture is, and how are they asked? PickScore, HPS v2.1 and an aesthetic predictor.
+"""Scorers, models that rate images: PickScore, HPS v2.1 and an aesthetic predictor; and how CLIP sees an image.
 
 None of them comes with the program: each is a path or a hub id that somebody names, `KIND=WEIGHTS`:
 
@@ -10,6 +10,7 @@ None of them comes with the program: each is a path or a hub id that somebody na
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
+import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor, nn
@@ -24,10 +26,10 @@ from torch.nn import functional
 
 from ...device import pick_device, release_memory
 from ...errors import UserError
-from .clip_images import PictureInput, picture_input
 
 if TYPE_CHECKING:
     from transformers import CLIPModel, CLIPTokenizer
+
 
 KINDS = {"pickscore": "PickScore", "hps": "HPS v2.1", "aesthetic": "Aesthetic"}
 _AESTHETIC_CLIP = "openai/clip-vit-large-patch14"
@@ -221,3 +223,48 @@ def _head(file: Path) -> nn.Sequential:
     if sizes[-1][1] != 1 or any(one[1] != other[0] for one, other in pairwise(sizes)):
         raise UserError(f"{file} holds layers of {sizes}, which do not follow each other to one number")
     return nn.Sequential(*layers).requires_grad_(False)
+
+
+_MEAN, _DEVIATION = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
+
+
+@dataclass(frozen=True)
+class PictureInput:
+    """shortest: what the shorter side becomes; side: of the square that is cut from the middle; both in pixels."""
+
+    shortest: int
+    side: int
+    mean: tuple[float, ...] = _MEAN
+    deviation: tuple[float, ...] = _DEVIATION
+    resample: int = int(Image.Resampling.BICUBIC)
+
+    def batch(self, pictures: Sequence[Image.Image]) -> np.ndarray:
+        """(pictures, 3, side, side) float32."""
+        return np.stack([self._one(picture) for picture in pictures])
+
+    def _one(self, picture: Image.Image) -> np.ndarray:
+        picture = picture.convert("RGB")
+        short, long = sorted(picture.size)
+        longer = int(self.shortest * long / short)
+        size = (self.shortest, longer) if picture.width <= picture.height else (longer, self.shortest)
+        pixels = np.asarray(picture.resize(size, Image.Resampling(self.resample)), dtype=np.float32)
+        top, left = (size[1] - self.side) // 2, (size[0] - self.side) // 2
+        pixels = pixels[top : top + self.side, left : left + self.side] / np.float32(255)
+        scaled = (pixels - np.array(self.mean, np.float32)) / np.array(self.deviation, np.float32)
+        return scaled.transpose(2, 0, 1)
+
+
+def picture_input(folder: Path | None, side: int) -> PictureInput:
+    """As the preprocessor_config.json in `folder` says; as every published CLIP of `side` pixels has it otherwise."""
+    file = folder / "preprocessor_config.json" if folder else None
+    if file is None or not file.is_file():
+        return PictureInput(side, side)
+    told = json.loads(file.read_text(encoding="utf-8"))
+    size, cut = told.get("size", side), told.get("crop_size", side)
+    return PictureInput(
+        size if isinstance(size, int) else size["shortest_edge"],
+        cut if isinstance(cut, int) else cut["height"],
+        tuple(told.get("image_mean", _MEAN)),
+        tuple(told.get("image_std", _DEVIATION)),
+        told.get("resample", int(Image.Resampling.BICUBIC)),
+    )

@@ -1,25 +1,30 @@
-"""How are pictures scored: a run's, before and after, on prompts it was not trained on; those of a comparison?"""
+"""Score images: of a run, before and after, on prompts it was not trained on; or of a comparison. Kept as a table."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 from PIL import Image
 
-from ...atomic_files import atomic_write
+from ...atomic_files import atomic_write, write_text
 from ...errors import UserError
+from ...intervals import format_interval, wilson_interval
 from ...preferences.datasets import find_dataset
 from ...preferences.images import image_path
+from ...runs.run_folder import Run
 from ..comparison import comparison_pairs
 from ..generate_comparison import held_out_prompts
-from .models import open_scorer, why_absent
-from .report_scores import Row, Scores, keep_scores, read_scores, row_of
 
 if TYPE_CHECKING:
     from ...preferences.store import Store
     from ...runs.run_folder import Run
+
 
 Tell = Callable[[int, int, str], None]
 Painted = Sequence[tuple[str, Path, Path]]
@@ -34,7 +39,7 @@ def score_run(
     tell: Tell = lambda *_: None,
     check: Callable[[], None] = lambda: None,
 ) -> Scores:
-    """Paint base and LoRA on the same noise, score both, keep the table with the run and write it into its report.
+    """Paint base and LoRA on the same noise, score both, and keep the table with the run, for its report.
 
     scorers: see scorers.py. prompts: by default those that the run kept aside. What was painted before is kept in the
     run's folder and not painted again; nothing is, where no scorer's weights are there. tell: (done, total, what);
@@ -42,20 +47,19 @@ def score_run(
 
     Raises UserError where the run has no LoRA, or nobody named prompts that were not trained on.
     """
-    from ...reports.report import write_report
-
     if not run.lora_file.is_file():
         raise UserError(f"{run.name} has no LoRA yet: let it finish its training first")
     wanted = tuple(prompts) or held_out_prompts(run.workspace, [str(run.lora_file)])
     if not wanted:
         raise UserError(f"{run.name} kept no prompts aside: name some with --prompts that it was not trained on")
+    from .models import why_absent
+
     there = any(why_absent(asked) is None for asked in scorers)
     painted = _painted(run, wanted, seeds, tell, check) if there else []
     rows, absent = score_pairs(scorers, painted, tell)
     scores = Scores(len(wanted), len(painted), tuple(rows), tuple(absent))
     if rows or read_scores(run) is None:  # a mistyped path must not cost what was scored before
         keep_scores(run, scores)
-        write_report(run)
     return scores
 
 
@@ -72,6 +76,8 @@ def score_comparison(store: Store, name: str, scorers: Sequence[str], tell: Tell
 
 def score_pairs(scorers: Sequence[str], painted: Painted, tell: Tell = lambda *_: None) -> tuple[list[Row], list[str]]:
     """A row for each scorer whose weights are there, and why not for each other one. One is in memory at a time."""
+    from .models import open_scorer  # torch, which a report does without
+
     prompts = [prompt for prompt, *_ in painted]
     rows, absent = [], []
     for number, asked in enumerate(scorers):
@@ -132,3 +138,93 @@ def _opened(file: Path) -> Image.Image:
             return picture.convert("RGB")
     except OSError as error:
         raise UserError(f"{file} cannot be read as a picture: paint it again") from error
+
+
+_DRAWS = 4000
+
+
+@dataclass(frozen=True)
+class Row:
+    """One scorer. before, after: mean scores without and with the LoRA; change: their mean difference, with its 95 %
+    interval low to high; higher: how many of `pairs` pictures scored higher with the LoRA."""
+
+    scorer: str
+    before: float
+    after: float
+    change: float
+    low: float
+    high: float
+    higher: int
+    pairs: int
+
+    @staticmethod
+    def shown(value: float) -> str:
+        return f"{value:.2f}"
+
+    @property
+    def difference(self) -> str:
+        sure = "" if self.low > 0 or self.high < 0 else ": may be chance"
+        return f"{self.change:+.2f} ({self.low:+.2f} to {self.high:+.2f}){sure}"
+
+    @property
+    def share(self) -> str:
+        return format_interval(self.higher / self.pairs, *wilson_interval(self.higher, self.pairs))
+
+
+@dataclass(frozen=True)
+class Scores:
+    """prompts, pairs: on how many pictures were painted; rows: of the scorers that were there; absent: sentences
+    without a full stop, why another one was not."""
+
+    prompts: int
+    pairs: int
+    rows: tuple[Row, ...]
+    absent: tuple[str, ...] = ()
+
+    def sentence(self) -> str:
+        """What was scored, and what that is worth."""
+        return (
+            f"Pictures for {self.prompts} prompts that were not trained on, {self.pairs} each of the base and of the "
+            "LoRA, with the same noise. A scorer knows what many people like on average, not what you like: where it "
+            "differs from your own blind judgements, trust those."
+        )
+
+    def text(self) -> str:
+        """The table for a terminal."""
+        wide = max((len(row.scorer) for row in self.rows), default=0)
+        lines = [
+            f"{row.scorer:{wide}}  {row.shown(row.before)} -> {row.shown(row.after)}   {row.difference}   "
+            f"higher on {row.share} of {row.pairs}"
+            for row in self.rows
+        ]
+        return "\n".join([*lines, *(f"{one}." for one in self.absent)])
+
+
+def row_of(scorer: str, prompts: Sequence[str], before: Sequence[float], after: Sequence[float]) -> Row:
+    """Add up the scores of pairs of pictures. The interval is drawn by prompt: pictures of one prompt are alike."""
+    change = np.asarray(after, dtype=np.float64) - np.asarray(before, dtype=np.float64)
+    names = sorted(set(prompts))
+    sums = np.array([sum(one for one, of in zip(change, prompts, strict=True) if of == name) for name in names])
+    counts = np.array([list(prompts).count(name) for name in names])
+    rows = np.random.default_rng(0).integers(0, len(names), (_DRAWS, len(names)))
+    low, high = np.percentile(sums[rows].sum(axis=1) / counts[rows].sum(axis=1), (2.5, 97.5))
+    higher = int((change > 0).sum())
+    means = (float(np.mean(before)), float(np.mean(after)), float(change.mean()))
+    return Row(scorer, *means, float(low), float(high), higher, len(change))
+
+
+def read_scores(run: Run) -> Scores | None:
+    """What was kept for a run; None where nothing was, or its file is damaged."""
+    with suppress(OSError, ValueError, KeyError, TypeError):
+        told = json.loads(scores_file(run).read_text(encoding="utf-8"))
+        rows = tuple(Row(**row) for row in told["rows"])
+        return Scores(int(told["prompts"]), int(told["pairs"]), rows, tuple(map(str, told["absent"])))
+    return None
+
+
+def keep_scores(run: Run, scores: Scores) -> None:
+    write_text(scores_file(run), json.dumps(asdict(scores), indent=1))
+
+
+def scores_file(run: Run) -> Path:
+    return run.folder / "scores.json"
