@@ -1,4 +1,4 @@
-"""How well the model agrees with judgements that it was not trained on."""
+"""Held-out evaluation: how well the model agrees with judgements that it was not trained on."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from ..distributed import SINGLE, World
 from ..intervals import wilson_interval
 from ..latents.encode import EncodedPair
 from ..models.base_model import BaseModel
-from .batches import PairBatch, draw_pair, stack
+from .batches import draw_pair
 from .objectives import Objective
-from .pair_errors import pair_errors
+from .pair_errors import measure_pairs
 
 
 @dataclass(frozen=True)
 class EvalResult:
-    """Measured on held-out pairs at fixed noise and noise levels, so that two moments of a run can be compared.
+    """Measured on held-out pairs at fixed noise and noise levels, so that two steps of a run can be compared.
 
     agreement: share of pairs whose margin, averaged over the noise levels, is positive; low, high: its 95 % interval.
     chosen_error, rejected_error: mean squared errors on the chosen and on the rejected images; margin: the mean margin.
@@ -50,7 +50,7 @@ class HeldOut:
         split: bool = False,
     ):
         """timesteps: that are trained at (a number: all below it); levels: how many of them are measured at most;
-        batch_size: forwards at once; split: the two pictures of a pair one after the other, see `pair_errors`."""
+        batch_size: forwards at once; split: the two images of a pair one after the other, see `pair_errors`."""
         self._pairs = pairs
         self._batch_size = batch_size
         self._split = split
@@ -99,13 +99,14 @@ class HeldOut:
         self, encoded: EncodedPair, base: BaseModel, unet: nn.Module, objective: Objective, device: torch.device
     ) -> Tensor:
         """(3,): chosen error, rejected error and margin, averaged over the noise levels."""
-        seen = []
-        for batch in self._batches(encoded):
-            errors = pair_errors(base, unet, batch.to(device), reference=objective.needs_reference, split=self._split)
-            seen.append(torch.stack([errors.chosen, errors.rejected, objective(errors).margin.to(errors.chosen)]))
-        return torch.cat(seen, dim=1).mean(dim=1)
-
-    def _batches(self, encoded: EncodedPair) -> list[PairBatch]:
-        rows = [draw_pair(encoded, level, "held-out") for level in self._levels]
-        most = self._batch_size
-        return [stack(rows[i : i + most]) for i in range(0, len(rows), most)]
+        errors = measure_pairs(
+            base,
+            unet,
+            [draw_pair(encoded, level, "held-out") for level in self._levels],
+            device,
+            batch_size=self._batch_size,
+            reference=objective.needs_reference,
+            split=self._split,
+        )
+        margin = objective(errors).margin.to(errors.chosen)
+        return torch.stack([errors.chosen, errors.rejected, margin]).mean(dim=1)

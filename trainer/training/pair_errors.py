@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import fields
+
 import torch
 from torch import Tensor, nn
 
 from ..lora import adapter
 from ..models.base_model import BaseModel
-from .batches import ImageBatch, PairBatch
+from .batches import ImageBatch, PairBatch, stack
 from .objectives import PairErrors
 
 
@@ -25,6 +28,24 @@ def pair_errors(
     errors = torch.cat([mean_square(residuals(base, unet, part)) for part in parts])
     chosen, rejected = errors[on_device(batch.pair_index, errors.device)]
     return PairErrors(chosen, rejected, *references, preference=batch.preference, weight=batch.weight)
+
+
+@torch.no_grad()
+def measure_pairs(
+    base: BaseModel,
+    unet: nn.Module,
+    draws: Sequence[PairBatch],
+    device: torch.device,
+    *,
+    batch_size: int,
+    reference: bool = False,
+    split: bool = False,
+) -> PairErrors:
+    """`pair_errors` of draws of pairs of one size, on `device`, in batches of at most `batch_size`, to measure only."""
+    batches = [stack(draws[start : start + batch_size]) for start in range(0, len(draws), batch_size)]
+    errors = [pair_errors(base, unet, one.to(device), reference=reference, split=split) for one in batches]
+    names = [field.name for field in fields(PairErrors) if getattr(errors[0], field.name) is not None]
+    return PairErrors(**{name: torch.cat([getattr(one, name) for one in errors]) for name in names})
 
 
 @torch.no_grad()

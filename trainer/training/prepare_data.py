@@ -1,4 +1,4 @@
-"""What must be there before the first step: the base opened, the pairs read and split, everything encoded."""
+"""Data preparation, before the first step: the base opened, the pairs read and split, everything encoded."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ from ..preferences.pairs import PairSet, Split, sample_pairs, split_by_prompt
 from ..preferences.ranking_weights import gain_weighted
 from .checkpoint import RunFingerprint
 
-_SAMPLES = 4
-_SECONDS_BETWEEN = 0.5
+_SAMPLE_PROMPTS = 4
+_REPORT_SECONDS = 0.5
 
 
 @dataclass(frozen=True)
@@ -49,11 +49,11 @@ def prepare(
     config: RunConfig,
     workspace: Path,
     device: torch.device,
-    tell: Callable[..., None],
+    log: Callable[..., None],
     stop: StopRequest,
     world: World = SINGLE,
 ) -> TrainingData:
-    """Open, read, split and encode, each of `world` its share. `tell` is called as Run.log is, with the progress.
+    """Open, read, split and encode, each of `world` its share. log: Run.log, called with the progress.
 
     Raises UserError for whatever a person can mend, Cancelled when asked to stop; what was encoded stays cached.
     """
@@ -64,15 +64,15 @@ def prepare(
     split = split_pairs(pair_set, config)
     prompts = config.watch.sample_prompts or _some_prompts(split)
 
-    told = 0.0
+    reported_at = 0.0
 
     def report(progress: EncodeProgress) -> None:
-        nonlocal told
+        nonlocal reported_at
         stop.check()
-        # Ten thousand pictures must not become ten thousand lines of the run's events.
-        if progress.done == progress.total or time.monotonic() - told > _SECONDS_BETWEEN:
-            told = time.monotonic()
-            tell("encoding", **asdict(progress))
+        # Ten thousand images must not become ten thousand lines of the run's events.
+        if progress.done == progress.total or time.monotonic() - reported_at > _REPORT_SECONDS:
+            reported_at = time.monotonic()
+            log("encoding", **asdict(progress))
 
     held_out = split.held_out[: config.watch.evaluate_pairs]
     encoded = encode(
@@ -122,7 +122,7 @@ def split_pairs(pair_set: PairSet, config: RunConfig) -> Split:
 
 def _some_prompts(split: Split) -> tuple[str, ...]:
     """A few prompts to paint: held-out ones where there are any, since they show what was understood."""
-    return tuple(dict.fromkeys(pair.prompt for pair in (*split.held_out, *split.train)))[:_SAMPLES]
+    return tuple(dict.fromkeys(pair.prompt for pair in (*split.held_out, *split.train)))[:_SAMPLE_PROMPTS]
 
 
 def _path(text: str | None) -> Path | None:
