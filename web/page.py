@@ -1,4 +1,4 @@
-"""What is on the page? A header that all tabs share, and the five tabs."""
+"""The page: a header that all tabs share, and the five tabs."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def build_page(store: Store, settings: SettingsFile, allowed_roots: tuple[Path, 
                 choices=[], label="Dataset", show_label=False, container=False, elem_id="dataset", interactive=True
             )
             # Gradio refuses what is not among the choices that it sent, of which it knows nothing after a new start.
-            # Whether there is such a dataset is asked where it is used.
+            # Whether there is such a dataset is checked where it is used.
             dataset.preprocess = lambda name: name or None
             new = gr.Button("New dataset", size="sm")
             gear = gr.Button("Settings", size="sm")
@@ -70,13 +70,13 @@ def _new_dataset(context: PageContext, button: gr.Button) -> None:
         make = gr.Button("Create", variant="primary", scale=0, min_width=100)
 
     @show_errors
-    def create(given: str):
-        given = " ".join(given.split())
-        if not given:
+    def create(name: str):
+        name = " ".join(name.split())
+        if not name:
             raise UserError("give the dataset a name")
         with context.store.writing() as session:
-            create_dataset(session, given)
-        return context.picker(given), gr.Row(visible=False), False, ""
+            create_dataset(session, name)
+        return context.picker(name), gr.Row(visible=False), False, ""
 
     button.click(lambda is_shown: (gr.Row(visible=not is_shown), not is_shown), shown, [row, shown], queue=False)
     gr.on([make.click, name.submit], create, name, [context.dataset, row, shown, name], show_progress="hidden")
@@ -101,12 +101,12 @@ def _settings(context: PageContext, gear: gr.Button, has_login: bool) -> None:
         return gr.Column(visible=not is_shown), not is_shown, *(getattr(now, name) for name in fields)
 
     @show_errors
-    def keep(*given: str):
-        context.settings.change(**{name: value or "" for name, value in zip(fields, given, strict=True)})
+    def save_settings(*values: str):
+        context.settings.change(**{name: value or "" for name, value in zip(fields, values, strict=True)})
         gr.Info("Kept.", duration=2)
         return gr.Column(visible=False), False
 
     gear.click(toggle, shown, [panel, shown, *fields.values()], queue=False, show_progress="hidden")
-    save.click(keep, list(fields.values()), [panel, shown], show_progress="hidden").success(
+    save.click(save_settings, list(fields.values()), [panel, shown], show_progress="hidden").success(
         None, look, js="(look) => { if (!location.search.includes('__theme=' + look)) location.search = '' }"
     )

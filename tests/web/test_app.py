@@ -109,7 +109,7 @@ def fire(client: TestClient, function: str, data: list[Any]) -> dict[str, Any]:
 
 def bring(client: TestClient, files: list[Any] | None, folder: str = "", prompt: str = "") -> str:
     """The text that the Collect tab shows after adding, or the error."""
-    told = fire(client, "bring", [CATS, files, folder, prompt])
+    told = fire(client, "upload_files", [CATS, files, folder, prompt])
     return told["output"]["data"][1] if told["success"] else told["output"]["error"]
 
 
@@ -187,7 +187,7 @@ def test_an_event_cannot_name_a_file_that_was_not_uploaded(client, workspace, pa
     inside = workspace / "a picture.png"
     inside.write_bytes(painted("blue", "a secret"))
     for path in (secret, inside, "/etc/passwd", workspace / "preferences.db"):
-        told = fire(client, "bring", [CATS, [named(path)], "", "a cat"])
+        told = fire(client, "upload_files", [CATS, [named(path)], "", "a cat"])
         assert not told["success"]
     assert not [path for path in passing.rglob("*") if path.is_file()]
     assert "no dataset" in statistics(client)["error"]

@@ -6,7 +6,7 @@ from mapo_studio.trainer.config.run_config import RunConfig
 from mapo_studio.trainer.jobs.job import Job, Status
 from mapo_studio.trainer.reports.summary import summarise
 from mapo_studio.trainer.runs.run_folder import Run
-from mapo_studio.web.components.model_choices import copy_to_hosts, places
+from mapo_studio.web.components.model_choices import copy_folders, copy_to_hosts
 from mapo_studio.web.components.run_panel import agreement_html, curves_html, log_html, progress_html, strip_html
 from mapo_studio.web.server.preferences_file import Settings
 from mapo_studio.web.server.run_files import address, run_files
@@ -103,6 +103,6 @@ def test_a_lora_is_copied_to_every_host_once(run, tmp_path):
     (hosts["comfyui"] / "models" / "loras").mkdir(parents=True)
     (hosts["webui"] / "models" / "Lora").mkdir(parents=True)
     settings = Settings(**{k: str(v) for k, v in hosts.items()}, loras=str(hosts["comfyui"] / "models" / "loras"))
-    assert len(places(settings)) == 2
+    assert len(copy_folders(settings)) == 2
     copy_to_hosts(run, settings)
     assert sorted(file.parent.name for file in tmp_path.glob("*/models/*/my cats.safetensors")) == ["Lora", "loras"]

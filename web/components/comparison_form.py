@@ -1,4 +1,4 @@
-"""How is a comparison begun from the page, or a LoRA tried at several strengths?"""
+"""Comparison form: which LoRA is compared with what on which prompts, or tried at several strengths."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ _QUIET = {"show_progress": "hidden"}
 
 @dataclass(frozen=True)
 class ComparisonForm:
-    """The parts that the tab listens to. Both buttons begin a task; `begun` then holds its name."""
+    """The parts that the tab listens to. Both buttons start a job; `started` then holds its name."""
 
-    begun: gr.State
+    started: gr.State
     lora: gr.Dropdown
     refresh: Callable[[], tuple[Any, ...]]
     """New choices for `choices`, as a page is opened."""
@@ -39,7 +39,7 @@ class ComparisonForm:
 
 def comparison_form(context: PageContext) -> ComparisonForm:
     """Which LoRA, against what, on which prompts; the rest is what the run was trained with."""
-    begun = gr.State("")
+    started = gr.State("")
     lora = gr.Dropdown(_loras(context), value="", label="LoRA", allow_custom_value=True)
     against = gr.Dropdown(_others(context), value="", label="Compared with", allow_custom_value=True)
     base = gr.Dropdown(context.bases(), value="tiny", label="Painted with the base", allow_custom_value=True)
@@ -60,7 +60,7 @@ def comparison_form(context: PageContext) -> ComparisonForm:
         compare = gr.Button("Compare", variant="primary", min_width=140)
         sweep = gr.Button("Try strengths", min_width=110)
 
-    painting = {
+    sampling = {
         "base": base,
         "steps": steps,
         "guidance": guidance,
@@ -90,36 +90,37 @@ def comparison_form(context: PageContext) -> ComparisonForm:
         return gr.Button(f"Compare ({pairs} pairs)" if pairs > 1 else "Compare")
 
     @show_errors
-    def begin(chosen: str, typed: str, *given: Any):
-        wanted = cleaned(typed.splitlines())
-        settings = _given({**painting, **only_comparing}, given)
-        begun = start_comparison(context.workspace, {**settings, "lora": chosen, "prompts": wanted})
-        if begun.trained_on:
+    def compare_loras(chosen: str, typed: str, *values: Any):
+        prompt_list = cleaned(typed.splitlines())
+        settings = _non_empty({**sampling, **only_comparing}, values)
+        comparison = start_comparison(context.workspace, {**settings, "lora": chosen, "prompts": prompt_list})
+        if comparison.trained_on:
             gr.Warning(
-                f"{begun.trained_on} of {len(wanted)} prompts were trained on: there the LoRA shows what it remembers."
+                f"{comparison.trained_on} of {len(prompt_list)} prompts were trained on: "
+                "there the LoRA shows what it remembers."
             )
-        return begun.job.name
+        return comparison.job.name
 
     @show_errors
-    def try_strengths(chosen: str, typed: str, *given: Any):
+    def try_strengths(chosen: str, typed: str, *values: Any):
         if not chosen:
             raise UserError("choose the LoRA to try")
-        settings = _given(painting, given)
+        settings = _non_empty(sampling, values)
         known = known_settings(run_of(context.workspace, chosen), settings.get("base"))
-        settings |= {one: known[one] for one in ("prediction", "tokenizers") if one in known}
+        settings |= {key: known[key] for key in ("prediction", "tokenizers") if key in known}
         rows = cleaned(typed.splitlines())[:_SHEET_ROWS]
         return start(context.workspace, "sweep", {**settings, "lora": chosen, "prompts": rows}).name
 
     lora.change(picked, [lora, prompts], [base, prompts, note])
     gr.on([prompts.change, seeds.change], count, [prompts, seeds], compare, queue=False, **_QUIET)
-    compare.click(begin, [lora, prompts, *painting.values(), *only_comparing.values()], begun)
-    sweep.click(try_strengths, [lora, prompts, *painting.values()], begun)
+    compare.click(compare_loras, [lora, prompts, *sampling.values(), *only_comparing.values()], started)
+    sweep.click(try_strengths, [lora, prompts, *sampling.values()], started)
 
     def refresh() -> tuple[Any, ...]:
         choices = (_loras(context), _others(context), context.bases())
         return tuple(gr.Dropdown(choices=some) for some in choices)
 
-    return ComparisonForm(begun, lora, refresh, [lora, against, base])
+    return ComparisonForm(started, lora, refresh, [lora, against, base])
 
 
 def _loras(context: PageContext) -> list[tuple[str, str]]:
@@ -130,5 +131,5 @@ def _others(context: PageContext) -> list[tuple[str, str]]:
     return [("the base alone", ""), *context.loras()]
 
 
-def _given(fields: dict[str, Any], values: tuple[Any, ...]) -> dict[str, Any]:
+def _non_empty(fields: dict[str, Any], values: tuple[Any, ...]) -> dict[str, Any]:
     return {name: value for name, value in zip(fields, values, strict=True) if value not in (None, "")}

@@ -59,15 +59,15 @@ def generate_panel(context: PageContext, dataset_for: Callable[[str | None], str
     }
 
     @show_errors
-    def begin(chosen: str | None, text: str, *given: Any):
-        settings = dict(zip(fields, given, strict=True)) | {"prompts": text.splitlines()}
+    def start(chosen: str | None, text: str, *values: Any):
+        settings = dict(zip(fields, values, strict=True)) | {"prompts": text.splitlines()}
         if not settings["lora"]:
             settings.pop("mixed")
         return task.begin(settings, lambda: dataset_for(chosen))
 
     quiet = {"show_progress": "hidden"}
     examples.click(lambda: ("\n".join(_examples()), "tiny"), None, [prompts, base], queue=False, **quiet)
-    generate.click(begin, [context.dataset, prompts, *fields.values()], [context.dataset, *task.view], **quiet)
+    generate.click(start, [context.dataset, prompts, *fields.values()], [context.dataset, *task.view], **quiet)
 
 
 def _examples() -> list[str]:

@@ -114,8 +114,8 @@ class GenerateTask:
         quiet = {"show_progress": "hidden"}
         for button, ask in ((self._pause, Job.pause), (self._go_on, Job.resume), (self._stop, Job.stop)):
             if button:
-                button.click(self._told(ask), None, self.view, **quiet)
-        look = self._told(lambda _: None)
+                button.click(self._updating(ask), None, self.view, **quiet)
+        look = self._updating(lambda _: None)
         timer.tick(look, None, self.view, **quiet)
         gr.on([self._context.page.load, self._context.tabs.change], look, None, self.view, **quiet)
 
@@ -125,24 +125,24 @@ class GenerateTask:
         settings: empty ones are left out. dataset: its name; asked only once nothing stands in the way, as it may be
         made by that. Raises UserError where no base is chosen or such a task is at work.
         """
-        given = {name: value for name, value in settings.items() if value not in (None, "")}
-        if not given.get("base"):
+        chosen = {name: value for name, value in settings.items() if value not in (None, "")}
+        if not chosen.get("base"):
             raise UserError("choose the base to generate with")
         latest = self._latest()
         if latest and latest.status().is_open:
             raise UserError("pictures are being generated already: stop that first, or wait until they are there")
         name = dataset()
-        start(self._context.workspace, self._kind, {**given, "dataset": name})
+        start(self._context.workspace, self._kind, {**chosen, "dataset": name})
         return self._context.picker(name), *self._state()
 
-    def _told(self, ask: Callable[[Job], object]) -> Callable[[], tuple[Any, ...]]:
+    def _updating(self, ask: Callable[[Job], object]) -> Callable[[], tuple[Any, ...]]:
         @show_errors
-        def tell():
+        def update():
             if latest := self._latest():
                 ask(latest)
             return self._state()
 
-        return tell
+        return update
 
     def _latest(self) -> Job | None:
         return next(iter(all_jobs(self._context.workspace, self._kind)), None)
@@ -166,17 +166,17 @@ def task_html(status: Status | None) -> str:
     """A line about a task and its bar, as HTML; empty for none. Everything in it is escaped."""
     if status is None:
         return ""
-    said = [_WORDS[status.phase]]
+    parts = [_WORDS[status.phase]]
     if status.total:
-        said.append(f"{status.done} of {status.total}")
+        parts.append(f"{status.done} of {status.total}")
     if status.phase == "running" and status.seconds_left is not None:
-        said.append(f"{format_duration(status.seconds_left)} left")
+        parts.append(f"{format_duration(status.seconds_left)} left")
     if status.waiting_for:
-        said.append(f"{status.waiting_for} has the device")
+        parts.append(f"{status.waiting_for} has the device")
     if status.message:
-        said.append(status.message)
+        parts.append(status.message)
     share = 100 * status.done / status.total if status.total else 0
     return (
         f'<div class="task {status.phase}"><div class="task-bar"><div style="width:{share:.1f}%"></div></div>'
-        f"<p>{escape_text(' · '.join(said))}</p></div>"
+        f"<p>{escape_text(' · '.join(parts))}</p></div>"
     )

@@ -1,4 +1,4 @@
-"""How does an import tell the page how far it is? It runs in a thread, and is asked to stop when nobody waits."""
+"""Import progress: an import in a thread, its progress as lines for the page; it stops when nobody reads them."""
 
 from __future__ import annotations
 
@@ -12,27 +12,27 @@ _SECONDS = 0.4
 
 
 class _Stop:
-    """Becomes true; `import_pairs` asks it after every row."""
+    """Becomes true; `import_pairs` checks it after every row."""
 
     def __init__(self) -> None:
-        self.asked = False
+        self.requested = False
 
     def __bool__(self) -> bool:
-        return self.asked
+        return self.requested
 
 
-def watched(run: Callable[..., ImportReport]) -> Generator[str, None, ImportReport]:
+def import_with_progress(run: Callable[..., ImportReport]) -> Generator[str, None, ImportReport]:
     """Lines about how far `run(tell=, stop=)` is; returns its report, and raises what it raised.
 
-    Where the lines are not asked for any more (the page was closed), it stops after its current row.
+    Where nobody reads the lines any more (the page was closed), it stops after its current row.
     """
     stop = _Stop()
-    told: dict[str, Any] = {}
+    progress: dict[str, Any] = {}
     ended: list[ImportReport | BaseException] = []
 
     def work() -> None:
         try:
-            ended.append(run(tell=lambda event, **values: told.update(values), stop=stop))
+            ended.append(run(tell=lambda event, **values: progress.update(values), stop=stop))
         except BaseException as error:
             ended.append(error)
 
@@ -40,11 +40,11 @@ def watched(run: Callable[..., ImportReport]) -> Generator[str, None, ImportRepo
     thread.start()
     try:
         while thread.is_alive():
-            total = f" of {told['total']}" if told.get("total") else ""
-            yield f"Reading … {told['done']}{total}" if told.get("done") else "Reading …"
+            total = f" of {progress['total']}" if progress.get("total") else ""
+            yield f"Reading … {progress['done']}{total}" if progress.get("done") else "Reading …"
             thread.join(_SECONDS)
     finally:
-        stop.asked = True
+        stop.requested = True
         thread.join()
     [result] = ended
     if isinstance(result, BaseException):

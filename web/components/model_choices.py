@@ -41,23 +41,23 @@ def lora_choices(workspace: Path, settings: Settings) -> list[Choice]:
     return [*own, *{value: (shown, value) for shown, value in others}.values()][:_MOST]
 
 
-def places(settings: Settings) -> dict[str, Path]:
+def copy_folders(settings: Settings) -> dict[str, Path]:
     """The folders for LoRAs of the hosts that are named in the settings, by the host's name."""
-    found: dict[str, Path] = {}
-    for key, (words, inside) in _HOSTS.items():
+    folders: dict[str, Path] = {}
+    for key, (title, inside) in _HOSTS.items():
         root = getattr(settings, key)
-        if root and Path(root, inside) not in found.values():  # the folder for LoRAs may be the one of a host
-            found[words] = Path(root, inside)
-    return found
+        if root and Path(root, inside) not in folders.values():  # the folder for LoRAs may be the one of a host
+            folders[title] = Path(root, inside)
+    return folders
 
 
 def copy_label(settings: Settings) -> str:
-    return f"Copy to {' and '.join(places(settings)) or 'ComfyUI / A1111'}"
+    return f"Copy to {' and '.join(copy_folders(settings)) or 'ComfyUI / A1111'}"
 
 
 def copy_to_hosts(run: Run, settings: Settings) -> str:
     """Copy the LoRA of `run` to all of them. Returns a sentence. Raises UserError where one cannot take it."""
-    folders = places(settings)
+    folders = copy_folders(settings)
     if not folders:
         raise UserError("say in the settings (top right) in which folder ComfyUI, A1111 or your LoRAs are")
     copies = [copy_to(run, folder) for folder in folders.values()]
@@ -74,11 +74,11 @@ def _files(settings: Settings, places: dict[str, tuple[str, ...]]) -> Iterator[C
 
 def _below(folder: Path) -> list[Path]:
     """Its .safetensors, by name. Links are followed: people keep models on another drive."""
-    found: list[Path] = []
-    for parent, folders, names in os.walk(folder, followlinks=True):
+    files: list[Path] = []
+    for parent, subfolders, names in os.walk(folder, followlinks=True):
         # A link may lead in a circle; nobody keeps models that deep.
-        folders[:] = sorted(folders) if len(Path(parent).relative_to(folder).parts) < 6 else []
-        found += [Path(parent, name) for name in sorted(names, key=str.lower) if name.endswith(".safetensors")]
-        if len(found) >= _MOST:
+        subfolders[:] = sorted(subfolders) if len(Path(parent).relative_to(folder).parts) < 6 else []
+        files += [Path(parent, name) for name in sorted(names, key=str.lower) if name.endswith(".safetensors")]
+        if len(files) >= _MOST:
             break
-    return found[:_MOST]
+    return files[:_MOST]

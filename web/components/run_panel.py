@@ -107,15 +107,15 @@ class RunPanel:
                 *[_html("")] * 3,
                 *_log(run),
             ]
-        stirs, has_lora = status.is_open, run.lora_file.is_file()
+        is_open, has_lora = status.is_open, run.lora_file.is_file()
         return [
             progress_html(run, status, events),
             _html(agreement_html(summary)),
-            gr.Button(visible=stirs),
+            gr.Button(visible=is_open),
             gr.Button(visible=status.can_resume),
-            gr.Button(visible=status.phase == "finished" and not is_asked(run)),
-            gr.Button(copy_label(settings), visible=has_lora and not stirs),
-            links_html(run) if not stirs else "",
+            gr.Button(visible=status.phase == "finished" and not is_measuring_curve(run)),
+            gr.Button(copy_label(settings), visible=has_lora and not is_open),
+            links_html(run) if not is_open else "",
             _html(strip_html(run, events)),
             _html(curves_html(summary)),
             _html(more_pairs_html(run)),
@@ -148,10 +148,11 @@ def agreement_html(summary: Summary) -> str:
     if not measured:
         # The course of a run that has only begun says nothing yet; one that has ended says why.
         return "" if summary.ending == "open" else f'<p class="quiet">{escape_text(headline(summary))}.</p>'
-    told = newest(summary) or {}
-    step, share, low, high = next((one for one in reversed(measured) if one[0] == told.get("step")), measured[-1])
+    newest_eval = newest(summary) or {}
+    last_step = newest_eval.get("step")
+    step, share, low, high = next((point for point in reversed(measured) if point[0] == last_step), measured[-1])
     sure = format_interval(share, low, high)
-    pairs = finite_number(told, "pairs") or 0
+    pairs = finite_number(newest_eval, "pairs") or 0
     when = f"after step {step:.0f}" if step else "before training"
     if len(measured) > 1 and measured[0][0] == 0:
         when += f"; {format_percent(measured[0][1])} before training"
@@ -163,12 +164,12 @@ def agreement_html(summary: Summary) -> str:
 
 
 def strip_html(run: Run, events: list[Event]) -> str:
-    """What the base paints beside what the LoRA paints, a prompt each, in one strip."""
-    painted = next((event for event in reversed(events) if event.get("event") == "sample"), None)
-    if painted is None:
+    """The base's image beside the LoRA's, for each prompt, in one strip."""
+    sample = next((event for event in reversed(events) if event.get("event") == "sample"), None)
+    if sample is None:
         return ""
-    prompts = [str(prompt) for prompt in painted.get("prompts") or ()]
-    step = int(painted.get("step") or 0)
+    prompts = [str(prompt) for prompt in sample.get("prompts") or ()]
+    step = int(sample.get("step") or 0)
     cells = []
     for index, prompt in enumerate(prompts):
         base, newest = (f"{kind}-{index}.png" for kind in ("base", "newest"))
@@ -185,7 +186,7 @@ def strip_html(run: Run, events: list[Event]) -> str:
         )
     if cells:
         return f'<div class="sample-strip">{"".join(cells)}</div>'
-    sheet = str(painted.get("file") or "")
+    sheet = str(sample.get("file") or "")
     if Path(sheet).name != sheet or not (run.samples_folder / sheet).is_file():
         return ""
     return f'<div class="sample-sheet"><img src="{address(run, f"samples/{sheet}")}" alt="sample pictures"></div>'
@@ -231,8 +232,8 @@ def ask_for_more(run: Run) -> None:
         start(run.workspace, "curve", {"run": run.name})
 
 
-def is_asked(run: Run) -> bool:
-    """Whether it is being found out now."""
+def is_measuring_curve(run: Run) -> bool:
+    """Whether trainings on parts of its pairs go on now."""
     status = curve_status(run)
     return status is not None and status.is_open
 
@@ -250,7 +251,7 @@ def more_pairs_html(run: Run) -> str:
     curve = read_curve(run)
     if curve is None:
         return shown
-    sentences = "".join(f"<p>{escape_text(one)}</p>" for one in curve.sentences())
+    sentences = "".join(f"<p>{escape_text(sentence)}</p>" for sentence in curve.sentences())
     chart = learning_chart(curve)
     drawn = draw(chart, curve.measured[-1].pairs)
     return (

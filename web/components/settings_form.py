@@ -1,4 +1,4 @@
-"""How does every setting of a training become a field of the page? From the config itself: nothing is listed here."""
+"""Settings form: every setting of a training as a field of the page, read from the config itself."""
 
 from __future__ import annotations
 
@@ -38,27 +38,27 @@ class SettingsForm:
         """The values of `components` for a config."""
         return [_shown(_value(config, path), field) for path, field in self._fields.items()]
 
-    def config(self, config: RunConfig, given: Sequence[Any]) -> RunConfig:
+    def config(self, config: RunConfig, values: Sequence[Any]) -> RunConfig:
         """`config` with what stands in `components`. Raises UserError naming the wrong field."""
-        values = config.model_dump()
-        for (path, field), value in zip(self._fields.items(), given, strict=True):
-            place = values
+        settings = config.model_dump()
+        for (path, field), value in zip(self._fields.items(), values, strict=True):
+            part = settings
             for name in path[:-1]:
-                place = place[name]
-            place[path[-1]] = _meant(value, field, _value(config, path))
-        return parse_config(values, "Details")
+                part = part[name]
+            part[path[-1]] = _parsed(value, field, _value(config, path))
+        return parse_config(settings, "Details")
 
-    def with_edits(self, proposed: RunConfig, before: RunConfig, given: Sequence[Any]) -> RunConfig:
+    def with_edits(self, proposed: RunConfig, before: RunConfig, values: Sequence[Any]) -> RunConfig:
         """`proposed` with what the person changed against an earlier proposal; `proposed` where that is no config."""
-        values = proposed.model_dump()
-        for (path, field), value, was in zip(self._fields.items(), given, self.shown(before), strict=True):
+        settings = proposed.model_dump()
+        for (path, field), value, was in zip(self._fields.items(), values, self.shown(before), strict=True):
             if value == was:
                 continue
-            place = values
+            part = settings
             for name in path[:-1]:
-                place = place[name]
-            place[path[-1]] = _meant(value, field, _value(before, path))
-        return parse_config(values, "Details")
+                part = part[name]
+            part[path[-1]] = _parsed(value, field, _value(before, path))
+        return parse_config(settings, "Details")
 
 
 def _parts() -> Iterator[tuple[str, list[tuple[Path, FieldInfo]]]]:
@@ -68,7 +68,7 @@ def _parts() -> Iterator[tuple[str, list[tuple[Path, FieldInfo]]]]:
     for name, field in RunConfig.model_fields.items():
         if _is_part(field):
             part: type[BaseModel] = field.annotation  # type: ignore[assignment]
-            yield (part.__doc__ or name).rstrip("."), [((name, one), inner) for one, inner in part.model_fields.items()]
+            yield (part.__doc__ or name).rstrip("."), [((name, key), inner) for key, inner in part.model_fields.items()]
 
 
 def _is_part(field: FieldInfo) -> bool:
@@ -101,7 +101,7 @@ def _kind(field: FieldInfo) -> tuple[Any, bool]:
     """The type of a field without None, and whether it may be None."""
     annotation = field.annotation
     if get_origin(annotation) in (Union, UnionType):
-        others = [one for one in get_args(annotation) if one is not type(None)]
+        others = [kind for kind in get_args(annotation) if kind is not type(None)]
         # A number or a word ("auto") is typed as text; the config itself reads it.
         return others[0] if len(others) == 1 else str, len(others) < len(get_args(annotation))
     return annotation, False
@@ -123,16 +123,16 @@ def _shown(value: Any, field: FieldInfo) -> Any:
     return value
 
 
-def _meant(given: Any, field: FieldInfo, now: Any) -> Any:
-    """What a person meant by what stands in a component: nothing typed is None where that may be."""
+def _parsed(value: Any, field: FieldInfo, now: Any) -> Any:
+    """The setting for what stands in a component: nothing typed is None where that may be."""
     kind, may_be_none = _kind(field)
     if kind == _TEXTS:
-        return [line.strip() for line in re.split(r"\n+", given or "") if line.strip()]
-    if isinstance(given, str):
-        given = given.strip()
-    if given in (None, "") and may_be_none:
+        return [line.strip() for line in re.split(r"\n+", value or "") if line.strip()]
+    if isinstance(value, str):
+        value = value.strip()
+    if value in (None, "") and may_be_none:
         return None
     # The page hands numbers over as JSON does: 1/64 comes back as it was shown.
-    if kind is int and isinstance(given, float) and given.is_integer():
-        return int(given)
-    return now if given is None and kind is not str else "" if given is None else given
+    if kind is int and isinstance(value, float) and value.is_integer():
+        return int(value)
+    return now if value is None and kind is not str else "" if value is None else value

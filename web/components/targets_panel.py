@@ -45,12 +45,12 @@ def targets_panel(context: PageContext, dataset_for: Callable[[str | None], str]
     fields = {"base": base, "lora": lora, "rejects": rejects, "steps": steps, "guidance": guidance}
 
     @show_errors
-    def begin(chosen: str | None, typed: str, *given: Any):
+    def start(chosen: str | None, typed: str, *values: Any):
         if not typed.strip():
             raise UserError("say in which folder the pictures are")
         wanted = folder_below(context.allowed_roots, typed)
-        settings = dict(zip(fields, given, strict=True)) | {"folder": str(wanted)}
+        settings = dict(zip(fields, values, strict=True)) | {"folder": str(wanted)}
         return task.begin(settings, lambda: dataset_for(chosen))
 
     inputs = [context.dataset, folder, *fields.values()]
-    generate.click(begin, inputs, [context.dataset, *task.view], show_progress="hidden")
+    generate.click(start, inputs, [context.dataset, *task.view], show_progress="hidden")

@@ -1,4 +1,4 @@
-"""How does the judging element reach its contract over HTTP, and from where does the page get the element?"""
+"""Routes of the judging element: its API over HTTP, and its own files."""
 
 from __future__ import annotations
 
@@ -33,25 +33,25 @@ def judging_router(store: Store, annotator_of: Callable[[Request], str]) -> APIR
     """
     router = APIRouter(prefix="/mapo/api")
 
-    def add_reading(name: str, asked: type[BaseModel], function: Callable[..., BaseModel]) -> None:
+    def add_reading(name: str, model: type[BaseModel], function: Callable[..., BaseModel]) -> None:
         def read(request: Request) -> Response:
-            return _reply(lambda: function(store, api.from_query(asked, request.query_params), annotator_of(request)))
+            return _reply(lambda: function(store, api.from_query(model, request.query_params), annotator_of(request)))
 
         router.add_api_route(f"/{name}", read, methods=["GET"], name=name)
 
-    def add_writing(name: str, asked: type[BaseModel], function: Callable[..., BaseModel]) -> None:
+    def add_writing(name: str, model: type[BaseModel], function: Callable[..., BaseModel]) -> None:
         def write(request: Request, body: Annotated[bytes, Depends(_body)]) -> Response:
             # A form of a foreign page can send text, but not say that it is JSON.
             if request.headers.get("content-type", "").partition(";")[0].strip() != "application/json":
                 return _error(415, "send this as application/json")
-            return _reply(lambda: function(store, asked.model_validate_json(body), annotator_of(request)))
+            return _reply(lambda: function(store, model.model_validate_json(body), annotator_of(request)))
 
         router.add_api_route(f"/{name}", write, methods=["POST"], name=name)
 
-    for name, (asked, function) in api.READ.items():
-        add_reading(name, asked, function)
-    for name, (asked, function) in api.WRITE.items():
-        add_writing(name, asked, function)
+    for name, (model, function) in api.READ.items():
+        add_reading(name, model, function)
+    for name, (model, function) in api.WRITE.items():
+        add_writing(name, model, function)
 
     @router.get("/picture/{sha256}")
     def picture(sha256: str) -> Response:

@@ -1,4 +1,4 @@
-"""Who is at the other end, where the studio is open to a network?"""
+"""Login with a password and a cookie, where the studio is open to a network."""
 
 from __future__ import annotations
 
@@ -52,17 +52,17 @@ def read_passwords(path: Path) -> Passwords:
         raise UserError(f"the passwords in {path} cannot be read: {error}") from error
     if os.name != "nt" and mode & (stat.S_IRWXG | stat.S_IRWXO):
         raise UserError(f"{path} can be read by others on this machine: run `chmod 600 {path}`")
-    found: dict[str, str] = {}
+    passwords: dict[str, str] = {}
     for number, line in enumerate(lines, start=1):
         if not line.strip() or line.startswith("#"):
             continue
         name, colon, password = line.partition(":")
         if not colon or not name.strip() or not password.strip():
             raise UserError(f"line {number} of {path} must be name:password")
-        found[name.strip()] = password.strip()
-    if not found:
+        passwords[name.strip()] = password.strip()
+    if not passwords:
         raise UserError(f"{path} holds no line name:password")
-    return Passwords(found)
+    return Passwords(passwords)
 
 
 def hashed(password: str) -> str:
@@ -144,11 +144,11 @@ class Login:
         for name, value in scope["headers"]:
             if name.lower() == b"cookie":
                 try:
-                    found = SimpleCookie(value.decode("latin-1")).get(self.cookie)
+                    cookie = SimpleCookie(value.decode("latin-1")).get(self.cookie)
                 except CookieError:
                     continue
-                if found:
-                    return found.value
+                if cookie:
+                    return cookie.value
         return ""
 
 
@@ -164,9 +164,9 @@ async def _form(receive: Receive) -> dict[str, list[str]] | None:
 
 
 def _page(trouble: str = "", name: str = "", status: int = 200) -> HTMLResponse:
-    said = f"<p role=alert>{html.escape(trouble)}</p>" if trouble else ""
+    alert = f"<p role=alert>{html.escape(trouble)}</p>" if trouble else ""
     return HTMLResponse(
-        _HTML.replace("{said}", said).replace("{name}", html.escape(name, quote=True)),
+        _HTML.replace("{alert}", alert).replace("{name}", html.escape(name, quote=True)),
         status,
         {"Cache-Control": "no-store"},
     )
@@ -185,7 +185,7 @@ input { background: #1c1c21; border: 1px solid #34343c; border-radius: 6px; colo
 button { background: #e8a33d; border: 0; border-radius: 6px; color: #17130b; font: inherit; font-weight: 600;
          padding: 10px; cursor: pointer }
 p { color: #f08a7c; margin: 0 }
-</style></head><body><form method="post" action="/login"><h1>MaPO Studio</h1>{said}
+</style></head><body><form method="post" action="/login"><h1>MaPO Studio</h1>{alert}
 <label>Your name<input name="name" value="{name}" autocomplete="username" required autofocus></label>
 <label>Password<input name="password" type="password" autocomplete="current-password" required></label>
 <button>Log in</button></form></body></html>

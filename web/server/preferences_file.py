@@ -1,4 +1,4 @@
-"""What does the studio remember of its person, from one start to the next?"""
+"""Preferences file: what the studio remembers of its person, from one start to the next, in settings.json."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from ...trainer.errors import UserError
 from ...trainer.preferences.datasets import default_annotator
 
 
-def _folder(given: str) -> str:
+def _folder(typed: str) -> str:
     """Empty, or an absolute path of a folder. A person may type quotes around it, or ~."""
-    given = str(given).strip().strip("\"'")
-    if not given:
+    typed = str(typed).strip().strip("\"'")
+    if not typed:
         return ""
-    path = Path(given).expanduser()
+    path = Path(typed).expanduser()
     if not path.is_absolute():
         raise ValueError("say the whole path of the folder, from the root")
     if not path.is_dir():
@@ -47,7 +47,7 @@ class Settings(BaseModel):
     look: Literal["dark", "light"] = "dark"
 
 
-class _Given(Settings):
+class _TypedSettings(Settings):
     """As a person gives them: folders must be there. A stored one may be on a drive that is not plugged in today."""
 
     comfyui: Annotated[str, BeforeValidator(_folder)] = ""
@@ -76,10 +76,10 @@ class SettingsFile:
                 f"{self.path} cannot be read ({validation_sentence(error, whole='the file')}); mend or delete it"
             ) from None
 
-    def change(self, **given: str) -> Settings:
-        """Keep `given` over what is there. Raises UserError that names the field, and keeps nothing."""
+    def change(self, **values: str) -> Settings:
+        """Store `values` over what is there. Raises UserError that names the field, and keeps nothing."""
         try:
-            checked = _Given(**given).model_dump(include=set(given))
+            checked = _TypedSettings(**values).model_dump(include=set(values))
         except ValidationError as error:
             raise UserError(validation_sentence(error)) from None
         kept = self.read().model_copy(update=checked)

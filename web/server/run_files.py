@@ -1,4 +1,4 @@
-"""How does the page get at a run's pictures, its report and its LoRA?"""
+"""Routes of a run's files: its images, its report and its LoRA."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from fastapi.responses import FileResponse, JSONResponse, Response
 from ...trainer.errors import UserError
 from ...trainer.runs.run_folder import Run
 
-_PICTURE = re.compile(r"(?:(?:base|newest)-\d{1,6}|step-\d{1,12})\.png")
+_IMAGE = re.compile(r"(?:(?:base|newest)-\d{1,6}|step-\d{1,12})\.png")
 # A report needs nothing but itself, so nothing else is allowed to it.
 _ALONE = {
     "Content-Security-Policy": "default-src 'none'; img-src data:; style-src 'unsafe-inline'; sandbox",
@@ -35,7 +35,7 @@ def run_files(workspace: Path) -> APIRouter:
 
     @router.get("/{name}/samples/{file}")
     def sample(name: str, file: str) -> Response:
-        if not _PICTURE.fullmatch(file):
+        if not _IMAGE.fullmatch(file):
             return _missing("there is no such picture")
         return _file(lambda: _run(workspace, name).samples_folder / file, "image/png", _FRESH)
 
@@ -54,9 +54,9 @@ def _run(workspace: Path, name: str) -> Run:
     return Run.open(workspace, name)
 
 
-def _file(find, kind: str, headers: dict[str, str], download: bool = False) -> Response:
+def _file(locate, kind: str, headers: dict[str, str], download: bool = False) -> Response:
     try:
-        path = find()
+        path = locate()
     except UserError as error:
         return _missing(str(error))
     if not path.is_file():

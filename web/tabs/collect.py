@@ -1,4 +1,4 @@
-"""How do pictures get into a dataset? Dropped, read from a folder, imported with their judgements, or painted."""
+"""Collect tab: images get into a dataset by upload, from a folder, imported with their judgements, or generated."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ...trainer.preferences.datasets import create_dataset, find_dataset, list_d
 from ...trainer.preferences.io.importer import ImportReport, import_pairs
 from ...trainer.preferences.io.output_folders import NO_PROMPT
 from ..components.generate_panel import generate_panel
-from ..components.import_progress import watched
+from ..components.import_progress import import_with_progress
 from ..components.targets_panel import targets_panel
 from ..context import PageContext
 from ..server.errors import show_errors
@@ -27,7 +27,7 @@ _FIRST = "my taste"
 
 
 def collect_tab(context: PageContext) -> None:
-    """Two ways side by side, bringing pictures and painting them, below what the dataset holds so far."""
+    """Uploading and generating images side by side, below what the dataset holds so far."""
     changed = gr.State("")
     with gr.Row(elem_id="collected"):
         counts = gr.Markdown("", elem_classes="counts")
@@ -66,42 +66,42 @@ def _upload_panel(context: PageContext, changed: gr.State) -> None:
     report = gr.Markdown("", elem_classes="quiet", container=False)
 
     @show_errors
-    def bring(
-        chosen: str | None, dropped: Sequence[str] | None, typed: str, said: str, request: gr.Request
+    def upload_files(
+        chosen: str | None, dropped: Sequence[str] | None, typed: str, prompt_text: str, request: gr.Request
     ) -> Iterator[tuple[Any, ...]]:
         paths = [Path(path) for path in dropped or ()]
         if len(paths) > MAX_FILES:
             raise UserError(f"these are {len(paths)} files; drop {MAX_FILES} at most, or one zip of them")
         if not paths and not typed.strip():
             raise UserError("drop some pictures first, or say in which folder they are")
-        place = folder_below(context.allowed_roots, typed) if typed.strip() else None
+        source = folder_below(context.allowed_roots, typed) if typed.strip() else None
         name, annotator = chosen or _first(context), context.annotator_of(request)
-        told: list[str] = []
+        notes: list[str] = []
         waits_for_prompt = False
-        with stage_uploads(paths, said) as (staged, useless):
-            told += [f"{_plain(file)}: no picture, caption, zip or parquet, so it was left out" for file in useless]
-            for one in [*staged, *([StagedUpload(place, str(place))] if place else [])]:
-                lines = watched(partial(import_pairs, context.store, name, one.path, annotator=annotator))
-                for line in (report := _Returned(lines)):
-                    yield gr.skip(), _paragraphs([*told, line]), gr.skip(), gr.skip()
-                told.append(f"**{_plain(one.name)}**: {_plain(str(report.value))}")
+        with stage_uploads(paths, prompt_text) as (staged, useless):
+            notes += [f"{_plain(file)}: no picture, caption, zip or parquet, so it was left out" for file in useless]
+            for upload in [*staged, *([StagedUpload(source, str(source))] if source else [])]:
+                importing = partial(import_pairs, context.store, name, upload.path, annotator=annotator)
+                for line in (report := _WithResult(import_with_progress(importing))):
+                    yield gr.skip(), _paragraphs([*notes, line]), gr.skip(), gr.skip()
+                notes.append(f"**{_plain(upload.name)}**: {_plain(str(report.value))}")
                 waits_for_prompt |= any(left.reason == NO_PROMPT for left in report.value.left)
         if waits_for_prompt:
-            told.append("Type the prompt of those that carry none and add them again: nothing is counted twice.")
+            notes.append("Type the prompt of those that carry none and add them again: nothing is counted twice.")
         else:
             discard(paths)
         kept = gr.skip() if waits_for_prompt else None
-        yield context.picker(name), _paragraphs(told), kept, f"brought {time.time()}"
+        yield context.picker(name), _paragraphs(notes), kept, f"brought {time.time()}"
 
     add.click(lambda: gr.Button(interactive=False), None, add, queue=False, show_progress="hidden").then(
-        bring,
+        upload_files,
         [context.dataset, files, folder, prompt],
         [context.dataset, report, files, changed],
         show_progress="hidden",
     ).then(lambda: gr.Button(interactive=True), None, add, queue=False, show_progress="hidden")
 
 
-class _Returned:
+class _WithResult:
     """The lines of a generator, and then what it returned."""
 
     def __init__(self, lines: Generator[str, None, ImportReport]) -> None:
@@ -121,7 +121,7 @@ def _first(context: PageContext) -> str:
 
 
 def _dataset_for(context: PageContext, chosen: str | None) -> str:
-    """The dataset to paint for, which is there afterwards."""
+    """The dataset to generate for, which is there afterwards."""
     name = chosen or _first(context)
     with context.store.writing() as session:
         return (find_dataset if chosen else create_dataset)(session, name).name
@@ -135,11 +135,11 @@ def _counted(context: PageContext, chosen: str | None, annotator: str) -> tuple[
     """What the dataset holds, in a sentence; and whether there is something to judge."""
     if not chosen:
         return "Bring pictures or paint some: two or more for each prompt make pairs to judge.", False
-    found = statistics(context.store, StatisticsRequest(dataset=chosen), annotator)
-    if not found.pairs:
+    counts = statistics(context.store, StatisticsRequest(dataset=chosen), annotator)
+    if not counts.pairs:
         return "There are no pairs yet. Two or more pictures of the same prompt make one.", False
-    prompts = "prompt" if found.prompts == 1 else "prompts"
-    return f"**{found.pairs}** pairs of {found.prompts} {prompts}. {_plain(found.sentence)}", found.waiting > 0
+    prompts = "prompt" if counts.prompts == 1 else "prompts"
+    return f"**{counts.pairs}** pairs of {counts.prompts} {prompts}. {_plain(counts.sentence)}", counts.waiting > 0
 
 
 def _folder_hint(roots: Sequence[Path]) -> str:

@@ -1,4 +1,4 @@
-"""Is the LoRA better? Begin a comparison, judge it blind, read what the answers say, and look at which was which."""
+"""Compare tab: start a comparison of a LoRA, judge it blind, read its win rate, then see which image was which."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ from ..server.errors import show_errors
 
 _NEW = ("New comparison", "")
 _QUIET = {"show_progress": "hidden"}
-_TELL = """
+_SET_DATASET = """
 const judge = element.querySelector("mapo-judge");
-const tell = () => {
+const update = () => {
   if (judge.getAttribute("dataset") !== props.value) judge.setAttribute("dataset", props.value || "");
 };
-tell();
-watch("value", tell);
+update();
+watch("value", update);
 """
 _ELEMENT = """
 <mapo-judge api="/mapo/api" dataset="">
@@ -84,7 +84,7 @@ def compare_tab(context: PageContext) -> None:
                 visible="hidden",
                 elem_id="compare-pane",
                 html_template=_ELEMENT,
-                js_on_load=_TELL,
+                js_on_load=_SET_DATASET,
                 apply_default_css=False,
             )
             viewer = comparison_viewer(context)
@@ -99,8 +99,8 @@ def compare_tab(context: PageContext) -> None:
     def choose(name: str):
         """What a comparison shows once, when it is chosen."""
         with context.store.reading() as session:
-            datasets = [one.name for one in list_datasets(session)]
-            there = {one.name: one for one in list_datasets(session, "comparison")}
+            datasets = [dataset.name for dataset in list_datasets(session)]
+            there = {dataset.name: dataset for dataset in list_datasets(session, "comparison")}
         trained = comparison_info(there[name]).dataset if name in there else ""
         default = trained if trained in datasets else None
         targets = gr.Dropdown(choices=datasets, value=default)
@@ -108,7 +108,7 @@ def compare_tab(context: PageContext) -> None:
 
     @show_errors
     def arrange(now: tuple[str, str]):
-        """Which pictures are on the right."""
+        """Which images are on the right."""
         kind, what = now
         return (
             gr.HTML(_INTRODUCTION if kind == "new" else _WAITING, visible=kind in ("new", "waiting")),
@@ -119,22 +119,22 @@ def compare_tab(context: PageContext) -> None:
         )
 
     @show_errors
-    def started(task: str):
+    def started(name: str):
         """A comparison is shown as soon as it is begun; a sheet of strengths fills beside the form."""
-        if not task:
+        if not name:
             return gr.skip()
-        begun = Job.open(context.workspace, task)
-        return _choices(context, begun.settings()["name"] if begun.kind == "compare" else "")
+        job = Job.open(context.workspace, name)
+        return _choices(context, job.settings()["name"] if job.kind == "compare" else "")
 
-    def told(ask: Callable[[Job], object]) -> Callable[..., Any]:
+    def job_action(ask: Callable[[Job], object]) -> Callable[..., Any]:
         @show_errors
-        def tell(name: str, uncovered: str):
+        def update(name: str, uncovered: str):
             task = _task(context, name or "")
             if task:
                 ask(task)
             return _watched(context, name or "", uncovered)
 
-        return tell
+        return update
 
     @show_errors
     def add(name: str, dataset: str | None):
@@ -150,13 +150,13 @@ def compare_tab(context: PageContext) -> None:
     )
     gr.on([context.page.load, context.tabs.change], show_errors(form.refresh), None, form.choices, **_QUIET)
     gr.on([context.page.load, context.tabs.change, timer.tick, revealed.change], watch, seen, watched, **_QUIET)
-    form.begun.change(started, form.begun, chosen, **_QUIET).then(watch, seen, watched, **_QUIET)
+    form.started.change(started, form.started, chosen, **_QUIET).then(watch, seen, watched, **_QUIET)
     chosen.change(choose, chosen, [new, feeding, target], **_QUIET).then(watch, seen, watched, **_QUIET)
     scene.change(arrange, scene, [introduction, sheet, pane, viewer.panel, viewer.of], **_QUIET)
     reveal.click(lambda name, uncovered: "" if uncovered == name else name, seen, revealed, queue=False, **_QUIET)
-    pause.click(told(Job.pause), seen, watched, **_QUIET)
-    go_on.click(told(Job.resume), seen, watched, **_QUIET)
-    stop.click(told(Job.stop), seen, watched, **_QUIET)
+    pause.click(job_action(Job.pause), seen, watched, **_QUIET)
+    go_on.click(job_action(Job.resume), seen, watched, **_QUIET)
+    stop.click(job_action(Job.stop), seen, watched, **_QUIET)
     feed.click(add, [chosen, target], None, **_QUIET)
 
 
@@ -190,16 +190,16 @@ def _result(context: PageContext, name: str, now: ComparisonResult | None, statu
     if now is None or not now.pairs:
         return ""
     with context.store.reading() as session:
-        told = comparison_info(find_dataset(session, name))
-    lora = told.lora.removesuffix(".safetensors")
+        info = comparison_info(find_dataset(session, name))
+    lora = info.lora.removesuffix(".safetensors")
     lines = [f"<p>{now.judged} of {now.pairs} pairs judged</p>"]
     if now.rate.answers < FEW:
         lines.append(
             f"<p class='quiet'>What your answers say is shown from {FEW} on, so that it does not sway you.</p>"
         )
     else:
-        said = now.rate.sentence(told.other)
-        sentence = said[:1].upper() + said[1:] if now.rate.verdict == "open" else f"{lora} is {said}"
+        verdict = now.rate.sentence(info.other)
+        sentence = verdict[:1].upper() + verdict[1:] if now.rate.verdict == "open" else f"{lora} is {verdict}"
         lines.append(f"<p class='verdict {now.rate.verdict}'>{html.escape(sentence).replace(' %', '&nbsp;%')}.</p>")
         times = "once" if now.rate.neither == 1 else f"{now.rate.neither} times"
         neither = f" Both were bad {times}: that counts for neither." if now.rate.neither else ""
@@ -207,15 +207,15 @@ def _result(context: PageContext, name: str, now: ComparisonResult | None, statu
             f"<p class='quiet'>The share of answers for {html.escape(lora)}, ties counting half, and where it lies "
             f"with 95 % certainty.{neither}</p>"
         )
-    if told.fed_back:
-        lines.append(f"<p class='quiet'>Added to {html.escape(told.fed_back)}.</p>")
+    if info.fed_back:
+        lines.append(f"<p class='quiet'>Added to {html.escape(info.fed_back)}.</p>")
     return "".join(lines)
 
 
 def _standing(context: PageContext, name: str) -> ComparisonResult | None:
-    """None while nothing of the comparison is painted."""
+    """None while nothing of the comparison is generated."""
     with context.store.reading() as session:
-        there = {one.name: one for one in list_datasets(session, "comparison")}
+        there = {dataset.name: dataset for dataset in list_datasets(session, "comparison")}
         return comparison_result(session, there[name]) if name in there else None
 
 
@@ -232,20 +232,21 @@ def _refreshed(context: PageContext, name: str) -> gr.Dropdown:
 
 
 def _names(context: PageContext) -> list[str]:
-    """The newest first, those not painted yet before them."""
+    """The newest first, those not generated yet before them."""
     with context.store.reading() as session:
-        there = [one.name for one in sorted(list_datasets(session, "comparison"), key=lambda one: -one.created)]
+        newest_first = sorted(list_datasets(session, "comparison"), key=lambda dataset: -dataset.created)
+    there = [dataset.name for dataset in newest_first]
     waiting = [compared for _, compared in _tasks(context) if compared and compared not in there]
     return list(dict.fromkeys([*waiting, *there]))
 
 
 def _task(context: PageContext, name: str) -> Job | None:
-    """The task that paints a comparison; for none, the newest that tries strengths."""
+    """The job that generates a comparison; for none, the newest that tries strengths."""
     return next((task for task, compared in _tasks(context) if compared == name), None)
 
 
 def _tasks(context: PageContext) -> Iterator[tuple[Job, str]]:
-    """Those of this tab, the newest first, with the comparison that each paints: none where it tries strengths."""
+    """Those of this tab, the newest first, with the comparison that each generates: none where it tries strengths."""
     for job in all_jobs(context.workspace, "sweep", "compare"):
         if job.kind == "sweep":
             yield job, ""

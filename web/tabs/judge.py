@@ -1,4 +1,4 @@
-"""Where are pairs judged? In the judging element, which fills the tab; here is only what it is told."""
+"""Judge tab: the judging element, which fills it, and the attributes that it gets."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ _VIEWS = [("Pairs", "pairs"), ("Rank four", "rank")]
 _ORDERS = [("Spread over prompts", "spread"), ("Most useful first", "useful")]
 
 # The element stays the same one: it holds pictures it fetched ahead and answers on their way.
-_TELL = """
+_SET_ATTRIBUTES = """
 const judge = element.querySelector("mapo-judge");
-const tell = () => {
+const update = () => {
   for (const [name, value] of Object.entries(props.value || {})) {
     if (judge.getAttribute(name) !== value) judge.setAttribute(name, value);
   }
 };
-tell();
-watch("value", tell);
+update();
+watch("value", update);
 """
 
 
@@ -31,7 +31,7 @@ def judge_tab(context: PageContext) -> None:
         {"dataset": "", "view": "pairs", "order": "spread"},
         elem_id="judge-pane",
         html_template='<mapo-judge api="/mapo/api"></mapo-judge>',
-        js_on_load=_TELL,
+        js_on_load=_SET_ATTRIBUTES,
         apply_default_css=False,
     )
     gr.on(

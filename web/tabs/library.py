@@ -1,4 +1,4 @@
-"""Which LoRAs were made here, and what can be done with one? The newest first, as pictures of what they changed."""
+"""Library tab: the LoRAs that were trained here, the newest first, and what can be done with each."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def library_tab(context: PageContext) -> None:
             gr.Row(visible=False),
         ]
 
-    def found(name: str | None) -> Run:
+    def chosen_run(name: str | None) -> Run:
         if not name:
             raise UserError("choose a LoRA first")
         return Run.open(context.workspace, name)
@@ -99,29 +99,29 @@ def library_tab(context: PageContext) -> None:
 
     @show_errors
     def give_name(name: str | None, given: str):
-        return shown(lora_library.rename(found(name), " ".join(given.split())).name)
+        return shown(lora_library.rename(chosen_run(name), " ".join(given.split())).name)
 
     @show_errors
     def ask(name: str | None):
-        run = found(name)
+        run = chosen_run(name)
         if Job(run.folder).is_alive():
             raise UserError(f"{run.name} is being trained: stop it first")
-        said = "Its LoRA, pictures and state go; judgements and copies elsewhere stay. It cannot be taken back."
-        return gr.Row(visible=True), said
+        warning = "Its LoRA, pictures and state go; judgements and copies elsewhere stay. It cannot be taken back."
+        return gr.Row(visible=True), warning
 
     @show_errors
     def remove(name: str | None):
-        lora_library.delete(found(name))
+        lora_library.delete(chosen_run(name))
         gr.Info("Deleted.", duration=2)
         return shown(None)
 
     @show_errors
     def copied(name: str | None):
-        gr.Info(escape(copy_to_hosts(found(name), context.settings.read())), duration=5)
+        gr.Info(escape(copy_to_hosts(chosen_run(name), context.settings.read())), duration=5)
 
     @show_errors
     def continued(name: str | None):
-        run = found(name)
+        run = chosen_run(name)
         return {"base": run.config().base, "lora": str(run.lora_file)}, gr.Tabs(selected="train")
 
     gr.on([context.page.load, context.tabs.change], look, chosen, view, **_QUIET)
@@ -141,15 +141,15 @@ def _cards(runs: list[Run], chosen: str | None) -> str:
 
 
 def _card(run: Run, is_chosen: bool) -> str:
-    said = [PHASES[Job(run.folder).status().phase]]
+    parts = [PHASES[Job(run.folder).status().phase]]
     try:
         summary = summarise(run)
     except UserError as error:
-        said = [str(error)]
+        parts = [str(error)]
     else:
         measured = course(summary.evaluations, "agreement", "low", "high")
-        said += [f"agrees on {format_interval(*measured[-1][1:])}"] if measured else []
-        said += [f"{summary.step} steps"] if summary.step else []
+        parts += [f"agrees on {format_interval(*measured[-1][1:])}"] if measured else []
+        parts += [f"{summary.step} steps"] if summary.step else []
     two = ""
     if all((run.samples_folder / f"{kind}-0.png").is_file() for kind in ("base", "newest")):
         sources = (address(run, f"samples/{kind}-0.png") for kind in ("base", "newest"))
@@ -157,7 +157,7 @@ def _card(run: Run, is_chosen: bool) -> str:
     return (
         f'<button class="run-card" data-run="{escape(run.name, quote=True)}" aria-pressed="{str(is_chosen).lower()}">'
         f'<div class="two">{two}</div><div class="words"><strong>{escape(run.name)}</strong>'
-        f"{escape(' · '.join(said))}</div></button>"
+        f"{escape(' · '.join(parts))}</div></button>"
     )
 
 

@@ -1,4 +1,4 @@
-"""How is a LoRA trained from the page? One button that has chosen everything; the run's course; what came of it."""
+"""Train tab: one button with everything chosen, every setting below it, and the progress and result of a run."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from ...trainer.reports.html import escape_text
 from ...trainer.runs.run_folder import Run, all_runs
 from ...trainer.services.training_proposal import Needs, needs, propose
 from ..components.model_choices import copy_to_hosts
-from ..components.run_panel import RunPanel, ask_for_more, is_asked
+from ..components.run_panel import RunPanel, ask_for_more, is_measuring_curve
 from ..components.settings_form import SettingsForm
 from ..context import PageContext
 from ..server.errors import show_errors
@@ -50,38 +50,38 @@ def train_tab(context: PageContext) -> None:
     with gr.Accordion("Details: every setting", open=False):
         form = SettingsForm(elsewhere=("base", "data.pairs"))
     timer, stamp = gr.Timer(1.0, active=False), gr.State(None)
-    asked, given = [context.dataset, base, proposed], form.components
+    inputs, values = [context.dataset, base, proposed], form.components
     offer = [needed, train]
     view = [*panel.outputs, queue, timer, stamp]
 
-    def chosen(before: Plain | None, base: str | None, given: tuple[Any, ...]) -> RunConfig:
+    def chosen(before: Plain | None, base: str | None, values: tuple[Any, ...]) -> RunConfig:
         if before is None:
             raise UserError("choose or make a dataset first, at the top")
-        return form.config(parse_config({**before, "base": (base or "").strip()}, "the proposal"), given)
+        return form.config(parse_config({**before, "base": (base or "").strip()}, "the proposal"), values)
 
     @show_errors
-    def prepare(dataset: str | None, base: str | None, before: Plain | None, goes_on: Any, *given: Any):
+    def prepare(dataset: str | None, base: str | None, before: Plain | None, goes_on: Any, *values: Any):
         """Another dataset or base: another proposal, with what the person had changed in the last one."""
         if not dataset:
             no_dataset = Needs((), ("No dataset is chosen: choose or make one at the top.",))
-            return None, *_offer(no_dataset), *([gr.skip()] * len(given))
+            return None, *_offer(no_dataset), *([gr.skip()] * len(values))
         config = propose(context.store, dataset, (base or "").strip(), _tokenizers(context), nvidia_smi_memory())
-        shown = form.with_edits(config, parse_config(before, "the proposal"), given) if before else config
+        shown = form.with_edits(config, parse_config(before, "the proposal"), values) if before else config
         if goes_on:
             adapter = shown.adapter.model_copy(update={"continue_from": goes_on["lora"]})
             shown = shown.model_copy(update={"adapter": adapter})
         return config.model_dump(mode="json"), *_offer(needs(context.store, shown)), *form.shown(shown)
 
     @show_errors
-    def check(_dataset: str | None, base: str | None, before: Plain | None, *given: Any):
+    def check(_dataset: str | None, base: str | None, before: Plain | None, *values: Any):
         try:
-            return _offer(needs(context.store, chosen(before, base, given)))
+            return _offer(needs(context.store, chosen(before, base, values)))
         except UserError as error:
             return _offer(Needs((), (str(error),)))
 
     @show_errors
-    def begin(_dataset: str | None, base: str | None, before: Plain | None, *given: Any):
-        config = chosen(before, base, given)
+    def begin(_dataset: str | None, base: str | None, before: Plain | None, *values: Any):
+        config = chosen(before, base, values)
         in_the_way = needs(context.store, config).problems
         if in_the_way:
             raise UserError(in_the_way[0])
@@ -96,56 +96,56 @@ def train_tab(context: PageContext) -> None:
         return [
             *panel.shown(run, context.settings.read()),
             _line(line),
-            gr.Timer(active=bool(line) or _stirs(run)),
+            gr.Timer(active=bool(line) or _is_changing(run)),
             now,
         ]
 
     @show_errors
     def look(name: str | None, before: Any):
-        return _view(_found(context, name), before)
+        return _view(_run_named(context, name), before)
 
     @show_errors
     def choose(name: str | None):
-        return _view(_found(context, name))
+        return _view(_run_named(context, name))
 
     @show_errors
     def arrive(name: str | None):
         """Coming to the tab: the run at work is shown, else the one that was, else the newest."""
         working = next((folder.name for folder in queued(context.workspace) if folder.parent.name == "runs"), None)
-        run = _found(context, working or name) or next(iter(all_runs(context.workspace)), None)
+        run = _run_named(context, working or name) or next(iter(all_runs(context.workspace)), None)
         return gr.Dropdown(choices=context.bases()), _choices(context, run and run.name), *_view(run)
 
-    def told(act: Callable[[Run], Any]) -> Callable[..., Any]:
+    def run_action(act: Callable[[Run], Any]) -> Callable[..., Any]:
         @show_errors
-        def tell(name: str | None):
-            run = _found(context, name)
+        def update(name: str | None):
+            run = _run_named(context, name)
             if run is None:
                 raise UserError("choose a run first")
             act(run)
             return _view(run)
 
-        return tell
+        return update
 
     def copy(run: Run) -> None:
         gr.Info(escape(copy_to_hosts(run, context.settings.read())), duration=5)
 
-    shown = [proposed, *offer, *given]
+    shown = [proposed, *offer, *values]
     gr.on(
-        [context.dataset.change, base.change, continued.change], prepare, [*asked, continued, *given], shown, **_QUIET
+        [context.dataset.change, base.change, continued.change], prepare, [*inputs, continued, *values], shown, **_QUIET
     )
-    gr.on([context.page.load, context.tabs.change], prepare, [*asked, continued, *given], shown, **_QUIET)
-    gr.on([field.input for field in given], check, [*asked, *given], offer, trigger_mode="always_last", **_QUIET)
-    train.click(begin, [*asked, *given], [which, continued, *view], **_QUIET).success(
-        prepare, [*asked, continued, *given], shown, **_QUIET
+    gr.on([context.page.load, context.tabs.change], prepare, [*inputs, continued, *values], shown, **_QUIET)
+    gr.on([field.input for field in values], check, [*inputs, *values], offer, trigger_mode="always_last", **_QUIET)
+    train.click(begin, [*inputs, *values], [which, continued, *view], **_QUIET).success(
+        prepare, [*inputs, continued, *values], shown, **_QUIET
     )
     continued.change(lambda goes_on: goes_on["base"] if goes_on else gr.skip(), continued, base, **_QUIET)
     gr.on([context.page.load, context.tabs.change], arrive, which, [base, which, *view], **_QUIET)
     which.input(choose, which, view, **_QUIET)
     timer.tick(look, [which, stamp], view, **_QUIET)
-    panel.stop.click(told(lambda run: Job(run.folder).stop()), which, view, **_QUIET)
-    panel.resume.click(told(_resume), which, view, **_QUIET)
-    panel.more.click(told(ask_for_more), which, view, **_QUIET)
-    panel.copy.click(told(copy), which, view, **_QUIET)
+    panel.stop.click(run_action(lambda run: Job(run.folder).stop()), which, view, **_QUIET)
+    panel.resume.click(run_action(_resume), which, view, **_QUIET)
+    panel.more.click(run_action(ask_for_more), which, view, **_QUIET)
+    panel.copy.click(run_action(copy), which, view, **_QUIET)
 
 
 def _resume(run: Run) -> None:
@@ -155,24 +155,24 @@ def _resume(run: Run) -> None:
     job.resume()
 
 
-def _offer(found: Needs) -> tuple[str, gr.Button]:
+def _offer(needed: Needs) -> tuple[str, gr.Button]:
     """What it takes or what is in the way, and whether the button may be pressed."""
-    lines = [f'<li class="problem">{escape_text(problem)}</li>' for problem in found.problems]
-    lines += [f"<li>{escape_text(line)}</li>" for line in found.takes]
-    return f"<ul>{''.join(lines)}</ul>", gr.Button(interactive=not found.problems)
+    lines = [f'<li class="problem">{escape_text(problem)}</li>' for problem in needed.problems]
+    lines += [f"<li>{escape_text(line)}</li>" for line in needed.takes]
+    return f"<ul>{''.join(lines)}</ul>", gr.Button(interactive=not needed.problems)
 
 
 def _line(line: tuple[Path, ...]) -> str:
-    """What waits behind what is at work."""
+    """The jobs that wait behind the one at work."""
     waiting = [f"<li>{escape(job_title(folder))}</li>" for folder in line[1:]]
     return f"<ul><li><b>Waiting for their turn</b></li>{''.join(waiting)}</ul>" if waiting else ""
 
 
-def _stirs(run: Run | None) -> bool:
-    return run is not None and (Job(run.folder).status().is_open or is_asked(run))
+def _is_changing(run: Run | None) -> bool:
+    return run is not None and (Job(run.folder).status().is_open or is_measuring_curve(run))
 
 
-def _found(context: PageContext, name: str | None) -> Run | None:
+def _run_named(context: PageContext, name: str | None) -> Run | None:
     return next((run for run in all_runs(context.workspace) if run.name == name), None)
 
 
