@@ -14,7 +14,6 @@ from mapo_studio.tests.hosts.running_comfyui import Failed, Interrupted, Page, R
 from mapo_studio.trainer.config import presets
 from mapo_studio.trainer.config.run_config import RunConfig
 from mapo_studio.trainer.demo.judge import write_pairs
-from mapo_studio.trainer.jobs import job
 from mapo_studio.trainer.jobs.job import Job
 from mapo_studio.trainer.models.safetensors_file import read_header
 from mapo_studio.trainer.preferences.io.importer import import_pairs
@@ -51,7 +50,7 @@ def comfy(comfyui, tmp_path_factory) -> Iterator[RunningComfyUI]:
         yield server
     for run in all_runs(server.workspace):
         Job(run.folder).stop()
-    until(lambda: not any(map(job.is_alive, all_runs(server.workspace))))
+    until(lambda: not any(Job(run.folder).is_alive() for run in all_runs(server.workspace)))
     store.close()
 
 
@@ -199,14 +198,14 @@ def test_interrupted_killed_and_found_again(comfy):
     assert (stopped.phase, Job(run.folder).is_alive()) == ("stopped", False)
     assert told["phase"] == "stopped"
     assert str(run.lora_file) in told["sentence"]
-    assert read_header(run.lora_file).metadata["mapo.steps"] == str(stopped.step)
+    assert read_header(run.lora_file).metadata["mapo.steps"] == str(stopped.done)
     assert not (comfy.folder / "models" / "loras" / "mapo" / run.lora_file.name).exists()
 
     with comfy.listen(PAGE) as page:
         comfy.queue(prompt, PAGE)
-        steps_seen(page, stopped.step + 1)  # it goes on, in the same run
+        steps_seen(page, stopped.done + 1)  # it goes on, in the same run
     assert the_run(comfy, ENDLESS) == run
-    assert [event["step"] for event in run.events() if event["event"] == "resumed"] == [stopped.step]
+    assert [event["step"] for event in run.events() if event["event"] == "resumed"] == [stopped.done]
     comfy.kill()
     at = Job(run.folder).status().done
     until(lambda: Job(run.folder).status().done > at)  # it outlives its host
