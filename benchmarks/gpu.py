@@ -42,7 +42,7 @@ from mapo_studio.trainer.config.presets import apply, preset_named, presets
 from mapo_studio.trainer.config.run_config import RunConfig, parse_config
 from mapo_studio.trainer.device import capabilities, pick_device, pick_precision, release_memory, torch_dtype
 from mapo_studio.trainer.memory_estimate.estimate import MemoryEstimator, batch_of
-from mapo_studio.trainer.models.memory_saving.quantize import fill, shell
+from mapo_studio.trainer.models.memory_saving.quantize import load_weight, to_quantized_empty
 from mapo_studio.trainer.models.meta_models import shapes_of
 from mapo_studio.trainer.models.noise_schedule import resolve_prediction_type
 from mapo_studio.trainer.models.sdxl import SDXL
@@ -123,12 +123,12 @@ class RandomWeights:
         with torch.device("meta"):
             unet = UNet2DConditionModel.from_config(self.config("unet"))
         shapes = {name: weight.shape for name, weight in unet.named_parameters()}
-        shell(unet, how, dtype, device)
+        to_quantized_empty(unet, how, dtype, device)
         torch.manual_seed(0)
         for name, shape in shapes.items():
             # Norms near one and the rest small, as in a trained model: nothing overflows.
             spread = torch.randn(shape, device=device) * 0.02
-            fill(unet, name, 1 + spread if "norm" in name and name.endswith("weight") else spread)
+            load_weight(unet, name, 1 + spread if "norm" in name and name.endswith("weight") else spread)
         return unet.requires_grad_(False)
 
 

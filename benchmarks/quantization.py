@@ -27,14 +27,14 @@ from mapo_studio.trainer.demo.judge import test_captions, write_pairs
 from mapo_studio.trainer.demo.measure import measure
 from mapo_studio.trainer.lora import adapter
 from mapo_studio.trainer.models.base_model import BaseModel
-from mapo_studio.trainer.models.memory_saving.quantize import Quantize, fill, shell
+from mapo_studio.trainer.models.memory_saving.quantize import Quantize, load_weight, to_quantized_empty
 from mapo_studio.trainer.models.memory_saving.quantized_layers import (
     FP8,
     INT8,
-    NORMAL4,
+    NF4,
     QuantizedConv2d,
     QuantizedLinear,
-    Rows,
+    Rowwise,
 )
 from mapo_studio.trainer.models.open import open_base
 from mapo_studio.trainer.models.sources import CONFIGS, read_json
@@ -62,7 +62,7 @@ def of_sdxl_width() -> tuple[BaseModel, Make]:
     def make(how: Quantize, dtype: torch.dtype) -> nn.Module:
         with torch.device("meta"):
             bare = UNet2DConditionModel.from_config(config)
-        unet = shell(bare, how, dtype, CPU)
+        unet = to_quantized_empty(bare, how, dtype, CPU)
         with torch.device("meta"):
             shapes = {name: one.shape for name, one in UNet2DConditionModel.from_config(config).state_dict().items()}
         generator = torch.Generator().manual_seed(0)
@@ -70,7 +70,7 @@ def of_sdxl_width() -> tuple[BaseModel, Make]:
             norm = "norm" in name.split(".")[-2]
             inputs = max(1, shape[1:].numel())
             weight = torch.randn(shape, generator=generator) * (0.02 if len(shape) == 1 else inputs**-0.5)
-            fill(unet, name, weight + 1 if norm and name.endswith("weight") else weight)
+            load_weight(unet, name, weight + 1 if norm and name.endswith("weight") else weight)
         return unet
 
     return open_base("tiny"), make
@@ -126,8 +126,8 @@ def by_kind(base: BaseModel, make: Make) -> None:
         ("convolutions", None, "float8, cast", plain),
         ("convolutions", None, "float8, scaled by row (fp8)", FP8),
         ("convolutions", None, "int8, scaled by row (int8)", INT8),
-        ("linears", inner, "nf4", NORMAL4),
-        ("linears of the transformers' blocks", in_blocks, "nf4", NORMAL4),
+        ("linears", inner, "nf4", NF4),
+        ("linears of the transformers' blocks", in_blocks, "nf4", NF4),
     ):
         unet = make("none", torch.float32)
         for name, module in list(unet.named_modules()):
@@ -135,15 +135,15 @@ def by_kind(base: BaseModel, make: Make) -> None:
             if inside if names is None else name in names:
                 weight = module.weight.detach()
                 module.__class__ = QuantizedConv2d if names is None else QuantizedLinear
-                module.store(packing, torch.float32, CPU)
-                module.fill(weight)
+                module.allocate(packing, torch.float32, CPU)
+                module.load_weight(weight)
         found, gradient = step(base, unet)
         off = (found - expected).norm() / expected.norm()
         along = torch.cosine_similarity(gradient, pull, dim=0)
         print(f"| {kind} | {label} | {off:.4f} | {along:.4f} |", flush=True)
 
 
-class Unscaled(Rows):
+class Unscaled(Rowwise):
     """Rows whose scale is 1: a cast, as diffusers' layerwise casting stores weights."""
 
     def pack(self, weight: Tensor) -> tuple[Tensor, ...]:

@@ -181,7 +181,7 @@ def test_a_killed_encode_leaves_only_entries_that_can_be_trusted(tmp_path):
     process.wait()
     kept = list((tmp_path / "cache").rglob("*.safetensors"))
     assert len(kept) < 452
-    assert all(entries.is_sound(path) for path in kept)
+    assert all(entries.is_valid(path) for path in kept)
     pairs = some_pairs(tmp_path / "pictures", 150, ((64, 64),))
     again = run(SmallBase(), pairs, tmp_path)
     assert (again.reused, again.made) == (len(kept), 452 - len(kept))
@@ -191,7 +191,7 @@ def test_an_entry_gets_its_name_only_once_it_is_whole(pairs, tmp_path, monkeypat
     moved, move = [], os.replace
 
     def watched(beside, path):
-        moved.append((entries.is_sound(beside), path.exists()))
+        moved.append((entries.is_valid(beside), path.exists()))
         move(beside, path)
 
     monkeypatch.setattr(entries.os, "replace", watched)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from mapo_studio.trainer.lora.fused_linear import LeanLinear, lean
+from mapo_studio.trainer.lora.fused_linear import FusedLoraLinear, fuse
 from peft import LoraConfig, inject_adapter_in_model
 from peft.tuners.lora import Linear
 from torch import nn
@@ -40,8 +40,8 @@ def answer(made, x, *, autocast=False, seed=1):
 
 
 def as_lean(made):
-    lean(made)
-    assert type(made) is LeanLinear
+    fuse(made)
+    assert type(made) is FusedLoraLinear
     return made
 
 
@@ -88,5 +88,5 @@ def test_a_layer_of_another_kind_is_left_alone():
     model = nn.Sequential(nn.Conv2d(4, 4, 1))
     made = inject_adapter_in_model(LoraConfig(r=2, target_modules=["0"]), model)[0]
     kind = type(made)
-    lean(made)
+    fuse(made)
     assert type(made) is kind

@@ -7,7 +7,7 @@ import json
 import pytest
 import torch
 from mapo_studio.tests.tiny_models import write_sd15
-from mapo_studio.trainer.models.few_step import distilled_by, told, trained_timesteps
+from mapo_studio.trainer.models.few_step import distilled_by, trained_timesteps, with_step_count
 from mapo_studio.trainer.models.open import open_base
 from mapo_studio.trainer.sampling.sampler import sample
 
@@ -62,8 +62,8 @@ def test_timesteps_are_those_of_the_trailing_spacing():
     for steps in (1, 2, 4, 8):
         sampler = EulerDiscreteScheduler(timestep_spacing="trailing")
         sampler.set_timesteps(steps)
-        assert list(told(None, str(steps)).timesteps(1000)) == [int(one) for one in sampler.timesteps]
-    assert told(None, "4").timesteps(1000) == (999, 749, 499, 249)
+        assert list(with_step_count(None, str(steps)).timesteps(1000)) == [int(one) for one in sampler.timesteps]
+    assert with_step_count(None, "4").timesteps(1000) == (999, 749, 499, 249)
     assert distilled_by(["dmd2_sdxl_1step"], {}, {}).timesteps(1000) == (399,)
 
 

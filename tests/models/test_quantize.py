@@ -12,7 +12,7 @@ from mapo_studio.trainer.errors import UserError
 from mapo_studio.trainer.lora import adapter
 from mapo_studio.trainer.lora.adapter import LoraSettings
 from mapo_studio.trainer.models.base_model import compute_dtype
-from mapo_studio.trainer.models.memory_saving.quantize import check, fill, shell
+from mapo_studio.trainer.models.memory_saving.quantize import check, load_weight, to_quantized_empty
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 pytestmark = pytest.mark.slow
@@ -33,9 +33,9 @@ def quantized(small_unet):
 
     def make(family, how, dtype=torch.float32, seed=0):
         whole = small_unet(family, seed)
-        unet = shell(bare(whole.config), how, dtype, CPU)
+        unet = to_quantized_empty(bare(whole.config), how, dtype, CPU)
         for name, weight in whole.state_dict().items():
-            fill(unet, name, weight)
+            load_weight(unet, name, weight)
         return unet
 
     return make
@@ -53,20 +53,20 @@ def test_a_shell_without_numbers_has_the_bytes_of_the_real_unet(family, how, qua
     unet = quantized(family, how, torch.bfloat16)
     config = unet.config
     with FakeTensorMode():
-        on_a_card = shell(bare(config), how, torch.bfloat16, torch.device("cuda"))
+        on_a_card = to_quantized_empty(bare(config), how, torch.bfloat16, torch.device("cuda"))
     assert {one.device.type for one in on_a_card.parameters()} == {"cuda"}
-    for other in (on_a_card, shell(bare(config), how, torch.bfloat16, META)):
+    for other in (on_a_card, to_quantized_empty(bare(config), how, torch.bfloat16, META)):
         assert storages(other) == storages(unet)
         assert not other.training
         assert not any(one.requires_grad for one in other.parameters())
 
 
 def test_nothing_is_kept_beside_the_storages_of_the_shell(quantized, small_unet):
-    # A weight that is packed by other rules than those of the shell is refused.
+    # A weight that is packed by other rules than those of the model is refused.
     unet = quantized("sdxl", "nf4")
     layer = unet.get_submodule("mid_block.attentions.0.transformer_blocks.0.attn1.to_q")
     with pytest.raises(ValueError, match="packed as"):
-        layer.fill(torch.zeros(2 * layer.out_features, layer.in_features))
+        layer.load_weight(torch.zeros(2 * layer.out_features, layer.in_features))
 
 
 @pytest.mark.parametrize(("how", "most"), [("int8", 0.03), ("fp8", 0.1), ("nf4", 0.2)])
@@ -204,7 +204,7 @@ def test_what_moves_with_the_unet_is_all_there_is(how, quantized):
 @pytest.mark.parametrize("how", HOW)
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_step_can_be_done_to_tensors_without_numbers(family, how, small_unet):
-    unet = shell(bare(small_unet(family).config), how, torch.bfloat16, META)
+    unet = to_quantized_empty(bare(small_unet(family).config), how, torch.bfloat16, META)
     parameters = adapter.attach(unet, LoraSettings(rank=2, targets="all"), seed=0)
     unet.train()
     unet.enable_gradient_checkpointing()
@@ -272,4 +272,4 @@ def test_what_a_device_cannot_store_is_refused_with_what_it_can(monkeypatch, nam
 def test_only_nf4_needs_bitsandbytes(how, small_unet, monkeypatch):
     monkeypatch.setitem(sys.modules, "bitsandbytes", None)
     check(how, CPU)
-    shell(bare(small_unet("sd15").config), how, torch.float32, CPU)
+    to_quantized_empty(bare(small_unet("sd15").config), how, torch.float32, CPU)

@@ -9,7 +9,7 @@ import torch
 from diffusers import UNet2DConditionModel
 from mapo_studio.tests.tiny_models import ldm_unet
 from mapo_studio.trainer.errors import UserError
-from mapo_studio.trainer.models.memory_saving.quantize import shell
+from mapo_studio.trainer.models.memory_saving.quantize import to_quantized_empty
 from mapo_studio.trainer.models.safetensors_file import SafetensorsFile, read_header
 from mapo_studio.trainer.models.sources import Folder, SingleFile
 from safetensors.torch import load_file, save_file
@@ -82,7 +82,8 @@ def test_loading_takes_the_stored_unet_and_one_weight(place, how, wide):
     with torch.device("meta"):
         whole = UNet2DConditionModel.from_config(wide[0].config("unet"))
     largest = max(weight.nbytes for weight in whole.state_dict().values())
-    stored = sum(one.untyped_storage().nbytes() for one in shell(whole, how, torch.bfloat16, CPU).parameters())
+    empty = to_quantized_empty(whole, how, torch.bfloat16, CPU)
+    stored = sum(weight.untyped_storage().nbytes() for weight in empty.parameters())
     with Living() as living:
         unet = wide[place].unet(CPU, torch.bfloat16, how)
     assert stored <= living.most <= stored + 5 * largest, "packing makes a few copies of one weight"

@@ -16,7 +16,7 @@ from mapo_studio.trainer.demo.measure import measure
 from mapo_studio.trainer.demo.shapes_world import captions, draw, dress
 from mapo_studio.trainer.jobs import job
 from mapo_studio.trainer.latents.encode import encode
-from mapo_studio.trainer.models.few_step import told
+from mapo_studio.trainer.models.few_step import with_step_count
 from mapo_studio.trainer.models.open import open_base
 from mapo_studio.trainer.preferences.io.detect_layout import open_pairs
 from mapo_studio.trainer.runs.run_folder import Run
@@ -51,7 +51,7 @@ def trained(workspace: Path, pairs: str, steps: int, **training) -> Path:
 def outlined(lora: Path | None, steps: int = 12, few: str = "all") -> float:
     """The share of outlined pictures for captions that were not taught, painted with the tiny base."""
     base = open_base("tiny")
-    base.distilled = told(None, few)
+    base.distilled = with_step_count(None, few)
     asked = captions_apart(0)[:16]
     return measure(generate(base, asked, lora, steps=steps, guidance=1.0 if base.distilled else 3.0), asked).outlined
 

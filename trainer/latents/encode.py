@@ -164,7 +164,7 @@ def encode(
 
     own_texts, own_works = dict(world.shard(list(texts.items()))), world.shard(list(works.values()))
     with world.synchronized():
-        entries.sweep(cache)
+        entries.remove_stale(cache)
         paths = [*own_texts.values(), *(path for work in own_works for _, path in work.entries)]
         missing = _missing(paths, workers, progress)
         reused = len(paths) - len(missing)
@@ -237,7 +237,7 @@ def _own_captions(pairs: Sequence[Pair]) -> Iterator[str]:
 def _missing(paths: Sequence[Path], workers: int, progress: Callable[[EncodeProgress], None]) -> set[Path]:
     missing: set[Path] = set()
     with ThreadPoolExecutor(max(1, workers)) as pool:
-        for done, (path, sound) in enumerate(zip(paths, pool.map(entries.is_sound, paths), strict=True), start=1):
+        for done, (path, sound) in enumerate(zip(paths, pool.map(entries.is_valid, paths), strict=True), start=1):
             if not sound:
                 missing.add(path)
             if done % _CHECKED_PER_REPORT == 0 or done == len(paths):

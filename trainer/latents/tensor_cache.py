@@ -57,18 +57,18 @@ def read(path: Path) -> dict[str, Tensor]:
     """An entry's tensors, on the CPU. Raises UserError if it is missing or damaged."""
     from safetensors.torch import load
 
-    data = _sound(path)
+    data = _valid(path)
     if data is None:
         raise UserError(f"the cache entry {path} is missing or damaged; start again, it will be made anew")
     return load(data)
 
 
-def is_sound(path: Path) -> bool:
+def is_valid(path: Path) -> bool:
     """Whether `read` would succeed; reads the whole entry."""
-    return _sound(path) is not None
+    return _valid(path) is not None
 
 
-def sweep(cache: Path) -> None:
+def remove_stale(cache: Path) -> None:
     """Remove what killed processes left half written. Younger leftovers may belong to a living one and stay."""
     for left in cache.glob("*/??/*.part"):
         with suppress(OSError):
@@ -76,7 +76,7 @@ def sweep(cache: Path) -> None:
                 left.unlink()
 
 
-def _sound(path: Path) -> bytes | None:
+def _valid(path: Path) -> bytes | None:
     try:
         data = path.read_bytes()
         header = parse_header(data)

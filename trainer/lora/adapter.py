@@ -1,6 +1,6 @@
-"""How does a LoRA get onto a UNet, and its weights off it again?
+"""LoRA adapter: putting a LoRA onto a UNet, and its weights off it again.
 
-PEFT makes the layers (lora_layer.py says how they compute). What is decided here: which modules are trained, that
+PEFT makes the layers (fused_linear.py says how they compute). What is decided here: which modules are trained, that
 adapter weights are float32 whatever the base is, and that the first weights depend on the seed alone, so that a run can
 be repeated.
 """
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from ..errors import UserError
 from ..models.registry import UNET_LORA_TARGETS, titles
-from .fused_linear import lean
+from .fused_linear import fuse
 from .settings import LoraSettings
 
 _ADAPTER = "mapo"
@@ -62,7 +62,7 @@ def attach(
     generator = torch.Generator("cpu").manual_seed(seed)  # one device for the draw: the same LoRA on CPU and GPU
     parameters = []
     for _, layer in _layers(unet):
-        lean(layer)
+        fuse(layer)
         for part in _PARTS:
             linear = getattr(layer, part)[_ADAPTER].float()  # PEFT made it in the base's dtype
             initial = torch.zeros(linear.weight.shape)
@@ -75,7 +75,7 @@ def attach(
     return parameters
 
 
-def leave_casts_to_autocast(unet: nn.Module) -> None:
+def disable_input_cast(unet: nn.Module) -> None:
     """For a LoRA that only computes under autocast: its inputs are cast there, in one step and shared.
 
     PEFT casts them to float32 first, and autocast that back to half precision: the same numbers, and a copy more for

@@ -1,4 +1,4 @@
-"""How does a linear layer with a LoRA compute: result + scale * B(A(x)), with as little around it as can be?
+"""Fused LoRA layer: result + scale * B(A(x)) with as few copies of inputs and outputs as possible.
 
 PEFT's own forward makes the input float32, from which autocast makes a half-precision copy again: two copies of every
 input, one of which is kept for the backward pass, and a product and a sum of the output's size besides. A UNet has
@@ -15,8 +15,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 
-class LeanLinear(Linear):
-    """PEFT's layer with another forward; made of one by `lean`, whose parts and names it keeps.
+class FusedLoraLinear(Linear):
+    """PEFT's layer with another forward; made of one by `fuse`, whose parts and names it keeps.
 
     x: (..., in). Returns (..., out) in the dtype that the base layer answers in.
     """
@@ -35,7 +35,7 @@ class LeanLinear(Linear):
         return result.unflatten(0, x.shape[:-1])
 
 
-def lean(layer: Any) -> None:
+def fuse(layer: Any) -> None:
     """Let a layer of PEFT's compute so, if it is a linear one without a variant; others are left as they are."""
     if type(layer) is Linear and not layer.lora_variant:
-        layer.__class__ = LeanLinear
+        layer.__class__ = FusedLoraLinear

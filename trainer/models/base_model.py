@@ -54,11 +54,11 @@ class NoiseSchedule:
         return alpha.sqrt().to(like.dtype), (1 - alpha).sqrt().to(like.dtype)
 
 
-_TOLD_GUIDANCE = 7.5
+_EMBEDDED_GUIDANCE = 7.5
 """What a UNet that is told the guidance is told: diffusers' default for such models, 8.5, counted from 0."""
 
 
-def guidance_told(unet: nn.Module, rows: int) -> dict[str, Tensor]:
+def guidance_embedding(unet: nn.Module, rows: int) -> dict[str, Tensor]:
     """The further input of a UNet that is told how strong the guidance is (LCM, arXiv 2310.04378); {} for others.
 
     rows: how many pictures it is asked about.
@@ -70,9 +70,9 @@ def guidance_told(unet: nn.Module, rows: int) -> dict[str, Tensor]:
 
     device, dtype = next(unet.parameters()).device, compute_dtype(unet)
     rates = torch.exp(-torch.arange(width // 2, dtype=torch.float32) * math.log(10_000) / (width // 2 - 1))
-    angles = 1000 * _TOLD_GUIDANCE * rates
-    told = torch.nn.functional.pad(torch.cat([angles.sin(), angles.cos()]), (0, width % 2))
-    return {"timestep_cond": told.to(device, dtype).expand(rows, width)}
+    angles = 1000 * _EMBEDDED_GUIDANCE * rates
+    embedding = torch.nn.functional.pad(torch.cat([angles.sin(), angles.cos()]), (0, width % 2))
+    return {"timestep_cond": embedding.to(device, dtype).expand(rows, width)}
 
 
 def compute_dtype(unet: nn.Module) -> torch.dtype:

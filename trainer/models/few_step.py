@@ -1,4 +1,4 @@
-"""Was a base distilled to paint in a few steps, how many are they, and at which noise levels is it asked?
+"""Few-step (distilled) bases: whether one is, in how many steps it samples, and at which noise levels.
 
 Such a model (Turbo, Lightning, Hyper, LCM, DMD) has learned to answer at a few timesteps only. Tuned at all of them by
 the plain loss it forgets how to paint in few steps, and its pictures blur. So it is trained at the timesteps that its
@@ -33,15 +33,15 @@ _NOISY = ("LCM", "DMD")
 class Distilled:
     """kind: "Turbo", "Lightning", "Hyper", "LCM" or "DMD"; "" for a base that was only said to be used in few steps.
 
-    steps: in which it paints; sign: what told so, as part of a sentence. Guidance is distilled into it: it paints at 1.
+    steps: in which it paints; evidence: what says so, as part of a sentence. Its guidance is 1.
     """
 
     kind: str
     steps: int
-    sign: str
+    evidence: str
 
     @property
-    def renoised(self) -> bool:
+    def consistency_sampled(self) -> bool:
         """Whether its sampler is the one of consistency models."""
         return self.kind in _NOISY
 
@@ -54,10 +54,10 @@ class Distilled:
     @property
     def warning(self) -> str:
         return (
-            f"this base looks like a {self.kind} model by {self.sign}: one that was distilled to paint in few steps, "
-            f"here {self.steps}. It is trained, measured and sampled at the noise levels that it uses then: training "
-            "at all of them would blur what it paints. If it is none, say --timesteps all; for another number of "
-            "steps, say --timesteps with that number"
+            f"this base looks like a {self.kind} model by {self.evidence}: one that was distilled to paint in few "
+            f"steps, here {self.steps}. It is trained, measured and sampled at the noise levels that it uses then: "
+            "training at all of them would blur what it paints. If it is none, say --timesteps all; for another "
+            "number of steps, say --timesteps with that number"
         )
 
 
@@ -69,8 +69,8 @@ def distilled_by(names: Iterable[str], scheduler: Mapping[str, Any], unet: Mappi
     said = [name for name in names if name]
     steps = next((int(found[1]) for name in said if (found := _COUNT.search(name))), None)
 
-    def found(kind: str, sign: str) -> Distilled:
-        return Distilled(kind, steps or _STEPS[kind], sign)
+    def found(kind: str, evidence: str) -> Distilled:
+        return Distilled(kind, steps or _STEPS[kind], evidence)
 
     for name in said:
         for kind, pattern in _NAMES:
@@ -88,7 +88,7 @@ def distilled_by(names: Iterable[str], scheduler: Mapping[str, Any], unet: Mappi
     return None
 
 
-def told(found: Distilled | None, timesteps: str) -> Distilled | None:
+def with_step_count(found: Distilled | None, timesteps: str) -> Distilled | None:
     """What a person says goes over what was `found`. timesteps: as in config.TrainingConfig."""
     if timesteps in ("auto", "all"):
         return found
@@ -96,6 +96,6 @@ def told(found: Distilled | None, timesteps: str) -> Distilled | None:
 
 
 def trained_timesteps(found: Distilled | None, timesteps: str, total: int) -> Sequence[int]:
-    """The timesteps that a base is trained and measured at, of `total`; the other arguments as of `told`."""
-    few = None if timesteps == "all" else told(found, timesteps)
+    """The timesteps that a base is trained and measured at, of `total`; the other arguments as of `with_step_count`."""
+    few = None if timesteps == "all" else with_step_count(found, timesteps)
     return few.timesteps(total) if few else range(total)

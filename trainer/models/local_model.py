@@ -55,11 +55,11 @@ class LocalModel:
     def load_vae(self, device: torch.device) -> nn.Module:
         """A diffusers AutoencoderKL in a dtype in which it cannot overflow on this device."""
         from .memory_saving.low_memory_blocks import (
-            make_lean,  # diffusers, which a face that only wants to know the family does without
+            use_low_memory_blocks,  # diffusers, which a face that only wants to know the family does without
         )
 
         vae = self.source.vae(device, capabilities(device).vae)
-        make_lean(vae)
+        use_low_memory_blocks(vae)
         return vae
 
     def load_unet(self, device: torch.device, dtype: torch.dtype, quantize: Quantize = "none") -> nn.Module:

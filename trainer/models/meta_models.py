@@ -56,11 +56,11 @@ class _Shapes:
     def unet(self, device: torch.device, dtype: torch.dtype, quantize: str = "none") -> nn.Module:
         from diffusers import UNet2DConditionModel
 
-        from .memory_saving.quantize import shell
+        from .memory_saving.quantize import to_quantized_empty
 
         with _without_numbers(dtype):
             unet = UNet2DConditionModel.from_config(self.config("unet"))
-            return shell(unet, quantize, dtype, torch.device("meta")).requires_grad_(False)
+            return to_quantized_empty(unet, quantize, dtype, torch.device("meta")).requires_grad_(False)
 
     def vae(self, device: torch.device, dtype: torch.dtype) -> nn.Module:
         from diffusers import AutoencoderKL

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from .base_model import TextTensors, compute_dtype, guidance_told
+from .base_model import TextTensors, compute_dtype, guidance_embedding
 from .local_model import LocalModel
 from .sources import Source
 from .tokenizer import token_ids
@@ -24,9 +24,9 @@ class SD15(LocalModel):
     def predict(self, unet: nn.Module, noisy: Tensor, timestep: Tensor, text: TextTensors, framing: Tensor) -> Tensor:
         """See `BaseModel.predict`. text: hidden (n, tokens, 768); framing: not used, this family has no such input."""
         dtype = compute_dtype(unet)
-        told = guidance_told(unet, len(noisy))
-        answer = unet(noisy.to(dtype), timestep, encoder_hidden_states=text["hidden"].to(dtype), **told)
-        return answer.sample.to(noisy.dtype)
+        guidance = guidance_embedding(unet, len(noisy))
+        output = unet(noisy.to(dtype), timestep, encoder_hidden_states=text["hidden"].to(dtype), **guidance)
+        return output.sample.to(noisy.dtype)
 
 
 class SD15Text:

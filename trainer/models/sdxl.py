@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from .base_model import TextTensors, compute_dtype, guidance_told
+from .base_model import TextTensors, compute_dtype, guidance_embedding
 from .local_model import LocalModel
 from .sources import Source
 from .tokenizer import token_ids
@@ -27,9 +27,9 @@ class SDXL(LocalModel):
         # Time ids stay float32: bfloat16 would turn 1023 into 1024. The UNet embeds them before it casts.
         added = {"text_embeds": text["pooled"].to(dtype), "time_ids": framing.to(noisy.device, torch.float32)}
         hidden = text["hidden"].to(dtype)
-        told = guidance_told(unet, len(noisy))
-        answer = unet(noisy.to(dtype), timestep, encoder_hidden_states=hidden, added_cond_kwargs=added, **told)
-        return answer.sample.to(noisy.dtype)
+        guidance = guidance_embedding(unet, len(noisy))
+        output = unet(noisy.to(dtype), timestep, encoder_hidden_states=hidden, added_cond_kwargs=added, **guidance)
+        return output.sample.to(noisy.dtype)
 
 
 class SDXLText:
@@ -52,8 +52,8 @@ class SDXLText:
         for number, (tokenizer, encoder) in enumerate(self._pairs):
             longest = encoder.config.max_position_embeddings
             ids = token_ids(tokenizer, prompts, longest, say_cut=number == 0).to(self._device)
-            said = encoder(ids, output_hidden_states=True)
-            hidden.append(said.hidden_states[-2])
-            pooled = said[0]  # of the last encoder, the only one with a projection: text_embeds
+            outputs = encoder(ids, output_hidden_states=True)
+            hidden.append(outputs.hidden_states[-2])
+            pooled = outputs[0]  # of the last encoder, the only one with a projection: text_embeds
         both = torch.cat(hidden, dim=-1).cpu()
         return [{"hidden": h.clone(), "pooled": p.clone()} for h, p in zip(both, pooled.cpu(), strict=True)]

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from ..errors import UserError
-from .memory_saving.quantize import Quantize, fill, shell
+from .memory_saving.quantize import Quantize, load_weight, to_quantized_empty
 from .safetensors_file import SafetensorsFile
 
 
@@ -54,9 +54,9 @@ def filled_unet(
         raise refused(f"lacks {len(missing)} weights of its own model (the first: {missing[0]})")
     if odd:
         raise refused(f"has other shapes for {len(odd)} weights (the first: {odd[0]})")
-    shell(unet, how, dtype, device)
+    to_quantized_empty(unet, how, dtype, device)
     for name in sorted(wanted, key=lambda name: stored[name].place):
-        fill(unet, name, stored[name].file.tensor(stored[name].name))
+        load_weight(unet, name, stored[name].file.tensor(stored[name].name))
     return unet
 
 

@@ -211,7 +211,7 @@ def sampler_name(base: BaseModel) -> Literal["Euler", "LCM"]:
     Euler's method, without noise of its own, is the one sampler that every base's configuration suits, but for those of
     consistency models, which add noise after every step.
     """
-    return "LCM" if base.distilled and base.distilled.renoised else "Euler"
+    return "LCM" if base.distilled and base.distilled.consistency_sampled else "Euler"
 
 
 def _sampler(base: BaseModel, steps: int, device: torch.device):

@@ -47,7 +47,7 @@ class Learner:
         activation_checkpointing.apply(unet, training.gradient_checkpointing, device)
         parameters = adapter.attach(unet, self.settings, training.seed, base.lora_targets)
         if self.precision != "float32":
-            adapter.leave_casts_to_autocast(unet)
+            adapter.disable_input_cast(unet)
         if initial is not None:
             adapter.load_state(unet, initial)
         compile_fallback = speed.apply(unet, training, device)

@@ -59,7 +59,7 @@ def prepare(
     """
     check(config.training.quantize, device)  # now, and not after an hour of encoding
     base = open_base(config.base, tokenizers=_path(config.tokenizers), prediction=config.prediction)
-    base.distilled = few_step.told(base.distilled, config.training.timesteps)
+    base.distilled = few_step.with_step_count(base.distilled, config.training.timesteps)
     pair_set = pairs_of(config, workspace)
     split = split_pairs(pair_set, config)
     prompts = config.watch.sample_prompts or _some_prompts(split)

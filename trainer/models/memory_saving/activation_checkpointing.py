@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from .low_memory_blocks import make_lean
+from .low_memory_blocks import use_low_memory_blocks
 
 _WORTH_MOVING = 2**18
 """Numbers; below, a copy costs more time than it saves memory."""
@@ -24,7 +24,7 @@ def apply(unet: nn.Module, how: str, device: torch.device) -> None:
     """
     if how == "off" or (how == "auto" and device.type == "cpu"):
         return
-    make_lean(unet)
+    use_low_memory_blocks(unet)
     unet.enable_gradient_checkpointing(_recomputed)
     if how == "offload":
         _keep_on_host(unet, device)

@@ -23,7 +23,7 @@ _PIECE = 2 * 2**20
 """Numbers that are in float32 at once: 8 MiB, enough to keep a card busy."""
 
 
-def make_lean(model: nn.Module) -> None:
+def use_low_memory_blocks(model: nn.Module) -> None:
     """Let the blocks of `model`, a UNet2DConditionModel or AutoencoderKL whose norms and convolutions stay frozen,
     compute so."""
     for module in model.modules():

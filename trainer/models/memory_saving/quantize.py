@@ -1,7 +1,7 @@
-"""Which layers of a frozen UNet are stored in fewer bits, and how does such a UNet come into being?
+"""Quantization: which layers of a frozen UNet are stored in fewer bits, and how its weights get there.
 
-First as a shell, whose storages are all there but hold no numbers yet; then it is filled, one weight at a time, so
-that no more than one weight is ever in memory unpacked. What counts memory takes the shell alone.
+First it is a quantized, empty model, whose storages hold no numbers yet; then weights are loaded one at a time, so that
+no more than one is ever in memory unpacked. What counts memory takes the empty model alone.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from ...device import capabilities, total_memory
 from ...errors import UserError
 from ..card_presets import preset_for
-from .quantized_layers import FP8, INT8, NORMAL4, Packing, QuantizedConv2d, QuantizedLinear
+from .quantized_layers import FP8, INT8, NF4, QuantizedConv2d, QuantizedLinear, WeightFormat
 
 Quantize = Literal["none", "int8", "nf4", "fp8"]
 
@@ -42,7 +42,7 @@ def for_painting(device: torch.device) -> Quantize:
     return how if how in ("none", *capabilities(device).storage) else "int8"
 
 
-def shell(unet: nn.Module, how: Quantize, dtype: torch.dtype, device: torch.device) -> nn.Module:
+def to_quantized_empty(unet: nn.Module, how: Quantize, dtype: torch.dtype, device: torch.device) -> nn.Module:
     """`unet`, made on the meta device, with storage on `device` for all its weights: changed in place and returned.
 
     int8 and fp8: every linear and convolution so. nf4: the linears of the transformers' blocks; the rest int8, which at
@@ -53,10 +53,10 @@ def shell(unet: nn.Module, how: Quantize, dtype: torch.dtype, device: torch.devi
     if how == "nf4":
         import bitsandbytes  # noqa: F401 - makes the operators that unpack known to torch
     for name, module in unet.named_modules():
-        packing = _packing(name, module, how)
+        packing = _weight_format(name, module, how)
         if packing is not None:
             module.__class__ = _CLASSES[type(module)]  # in its place, with its name, hooks and settings
-            module.store(packing, dtype, device)
+            module.allocate(packing, dtype, device)
         for key, whole in module.named_parameters(recurse=False):
             if packing is None or key == "bias":
                 there = torch.empty(whole.shape, dtype=dtype, device=device)
@@ -67,20 +67,23 @@ def shell(unet: nn.Module, how: Quantize, dtype: torch.dtype, device: torch.devi
 
 
 @torch.no_grad()
-def fill(unet: nn.Module, name: str, weight: Tensor) -> None:
-    """Put `weight`, in any dtype and on any device, where it belongs in a shell. name: as in the whole model."""
+def load_weight(unet: nn.Module, name: str, weight: Tensor) -> None:
+    """Put `weight`, in any dtype and on any device, where it belongs in what `to_quantized_empty` made.
+
+    name: as in the whole model.
+    """
     path, _, key = name.rpartition(".")
     module = unet.get_submodule(path)
     if key == "weight" and getattr(module, "packing", None) is not None:
-        module.fill(weight)
+        module.load_weight(weight)
     else:
         getattr(module, key).copy_(weight)
 
 
-def _packing(name: str, module: nn.Module, how: Quantize) -> Packing | None:
+def _weight_format(name: str, module: nn.Module, how: Quantize) -> WeightFormat | None:
     if how == "none" or type(module) not in _CLASSES or name.startswith(_WHOLE):
         return None
     if how == "fp8":
         return FP8
     fine = how == "nf4" and isinstance(module, nn.Linear) and not name.endswith(_A_BYTE)
-    return NORMAL4 if fine else INT8
+    return NF4 if fine else INT8

@@ -18,7 +18,7 @@ from torch.nn import functional as F
 Shape = tuple[int, ...]
 
 
-class Packing(Protocol):
+class WeightFormat(Protocol):
     """A way to store a weight: named tensors, the first of which is called "weight"."""
 
     def parts(self, shape: Shape) -> dict[str, tuple[Shape, torch.dtype]]:
@@ -32,7 +32,7 @@ class Packing(Protocol):
 
 
 @dataclass(frozen=True)
-class Rows:
+class Rowwise:
     """A byte for each number and a float32 scale for each output row (vector-wise, as LLM.int8, arXiv 2208.07339).
 
     number: int8, or float8_e4m3fn, whose steps grow with the number. The scale puts a row's largest at `top`: without
@@ -58,7 +58,7 @@ class Rows:
 
 
 @dataclass(frozen=True)
-class NF4:
+class BlockwiseNF4:
     """Half a byte for each number: 16 steps, dense where normally distributed weights are, scaled in blocks of 64; the
     blocks' scales take a byte each (double quantization). QLoRA, arXiv 2305.14314, in bitsandbytes' arithmetic."""
 
@@ -90,23 +90,23 @@ class NF4:
 _BLOCK = 64
 _BLOCKS_TOGETHER = 256
 
-INT8 = Rows(torch.int8, 127.0)
-FP8 = Rows(torch.float8_e4m3fn, 448.0)
-NORMAL4 = NF4()
+INT8 = Rowwise(torch.int8, 127.0)
+FP8 = Rowwise(torch.float8_e4m3fn, 448.0)
+NF4 = BlockwiseNF4()
 
 
 class _Quantized(nn.Module):
-    """An ordinary layer until `store` is called: PEFT makes LoRA's own convolutions of the class of the base's."""
+    """An ordinary layer until `allocate` is called: PEFT makes LoRA's own convolutions of the class of the base's."""
 
-    packing: Packing | None = None
+    packing: WeightFormat | None = None
     shape: Shape
     """The weight's own."""
     dtype: torch.dtype
     """In which it computes."""
     _names: tuple[str, ...]
 
-    def store(self, packing: Packing, dtype: torch.dtype, device: torch.device) -> None:
-        """Put storage for a packed weight in the weight's place; `fill` puts numbers into it."""
+    def allocate(self, packing: WeightFormat, dtype: torch.dtype, device: torch.device) -> None:
+        """Put storage for a packed weight in the weight's place; `load_weight` puts numbers into it."""
         self.packing, self.shape, self.dtype = packing, tuple(self.weight.shape), dtype
         parts = packing.parts(self.shape)
         self._names = tuple(parts)
@@ -114,7 +114,7 @@ class _Quantized(nn.Module):
             setattr(self, name, nn.Parameter(torch.empty(shape, dtype=kind, device=device), requires_grad=False))
 
     @torch.no_grad()
-    def fill(self, weight: Tensor) -> None:
+    def load_weight(self, weight: Tensor) -> None:
         """weight: of the layer's own shape, in any dtype, on any device."""
         parts = self._parts()
         packed = self.packing.pack(weight.to(parts[0].device).float())
@@ -154,7 +154,9 @@ class QuantizedConv2d(_Quantized, nn.Conv2d):
 
 class _Linear(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, bias: Tensor | None, packing: Packing, shape: Shape, *parts: Tensor) -> Tensor:
+    def forward(
+        ctx: Any, x: Tensor, bias: Tensor | None, packing: WeightFormat, shape: Shape, *parts: Tensor
+    ) -> Tensor:
         ctx.save_for_backward(*parts)
         ctx.packing, ctx.shape = packing, shape
         return F.linear(x, packing.unpack(parts, shape, x.dtype), bias)
@@ -169,7 +171,7 @@ class _Linear(torch.autograd.Function):
 class _Conv2d(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, bias: Tensor | None, how: Any, packing: Packing, shape: Shape, *parts: Tensor
+        ctx: Any, x: Tensor, bias: Tensor | None, how: Any, packing: WeightFormat, shape: Shape, *parts: Tensor
     ) -> Tensor:
         ctx.save_for_backward(*parts)
         ctx.packing, ctx.shape, ctx.how, ctx.x_shape = packing, shape, how, x.shape
