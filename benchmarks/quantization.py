@@ -23,8 +23,7 @@ from diffusers import UNet2DConditionModel
 from mapo_studio.trainer.cancellation import StopRequest
 from mapo_studio.trainer.config.presets import tiny_settings
 from mapo_studio.trainer.config.run_config import parse_config
-from mapo_studio.trainer.demo.judge import test_captions, write_pairs
-from mapo_studio.trainer.demo.measure import measure
+from mapo_studio.trainer.demo.judge import measure, test_captions, write_pairs
 from mapo_studio.trainer.lora import adapter
 from mapo_studio.trainer.models.base_model import BaseModel
 from mapo_studio.trainer.models.memory_saving.quantize import Quantize, load_weight, to_quantized_empty

@@ -1,8 +1,11 @@
+"""The demo's judge: what it draws and prefers, and what is read from images."""
+
 import json
 
 import pytest
 from mapo_studio.trainer.demo import judge as pairs
-from mapo_studio.trainer.demo.shapes_world import captions, read, scene_of
+from mapo_studio.trainer.demo.judge import Measurement, measure
+from mapo_studio.trainer.demo.shapes_world import Scene, captions, draw, read, scene_of
 from PIL import Image
 
 pytestmark = pytest.mark.slow
@@ -66,3 +69,28 @@ def test_same_seed_writes_the_same_files(tmp_path):
         pairs.write_pairs(tmp_path / name, count=5, seed=9)
     first, second = ({file.name: file.read_bytes() for file in (tmp_path / name).iterdir()} for name in ("one", "two"))
     assert first == second
+
+
+RED = Scene("red", "circle", "in the middle", True, "large", "paper")
+BLUE = Scene("blue", "star", "at the top left", False, "small", "sky")
+
+
+def test_shares_are_of_all_pictures():
+    pictures = [draw(RED), draw(BLUE), draw(BLUE), draw(BLUE)]
+    captions = [RED.caption, BLUE.caption, RED.caption, BLUE.caption]
+    assert measure(pictures, captions) == Measurement(count=4, outlined=0.25, right=0.75)
+
+
+def test_unreadable_picture_is_neither_outlined_nor_right():
+    empty = Image.new("RGB", (64, 64), "white")
+    assert measure([empty], [RED.caption]) == Measurement(count=1, outlined=0.0, right=0.0)
+
+
+def test_nothing_to_measure_is_an_error():
+    with pytest.raises(ValueError, match="one caption a picture"):
+        measure([], [])
+
+
+def test_missing_caption_is_an_error():
+    with pytest.raises(ValueError, match="2 pictures and 1 captions"):
+        measure([draw(RED), draw(RED)], [RED.caption])

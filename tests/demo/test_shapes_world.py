@@ -1,3 +1,4 @@
+from dataclasses import fields
 from itertools import product
 
 import numpy as np
@@ -13,14 +14,13 @@ from mapo_studio.trainer.demo.shapes_world import (
     draw,
     dress,
     read,
-    scene_fields,
     scene_of,
 )
 from PIL import Image, ImageFilter
 
 
 def expected(scene: Scene) -> Reading:
-    return Reading(**{name: getattr(scene, name) for name in scene_fields()})
+    return Reading(**{field.name: getattr(scene, field.name) for field in fields(Reading)})
 
 
 def dressed(count: int, seed: int) -> list[Scene]:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from diffusers import StableDiffusionXLPipeline
-from mapo_studio.trainer.demo.measure import measure
+from mapo_studio.trainer.demo.judge import measure
 from mapo_studio.trainer.demo.shapes_world import captions
 from mapo_studio.trainer.demo.tiny_base.tokenizers import write_tokenizers
 from safetensors.torch import load_file

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from mapo_studio.tests.hosts.prompts import painting
 from mapo_studio.tests.hosts.running_comfyui import PACK, REPOSITORY
-from mapo_studio.trainer.demo.measure import measure
+from mapo_studio.trainer.demo.judge import measure
 from mapo_studio.trainer.preferences.dataset_pairs import DatasetPairs
 from mapo_studio.trainer.preferences.schema import ImageRecord
 from mapo_studio.trainer.preferences.store import open_store

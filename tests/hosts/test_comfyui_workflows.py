@@ -14,7 +14,7 @@ import pytest
 from mapo_studio.tests.hosts import comfyui_page
 from mapo_studio.tests.hosts.running_comfyui import RunningComfyUI
 from mapo_studio.tests.hosts.workflows import EXAMPLES, as_prompt, example, the, tiny
-from mapo_studio.trainer.demo.measure import measure
+from mapo_studio.trainer.demo.judge import measure
 from mapo_studio.trainer.demo.shapes_world import captions, read
 from PIL import Image
 

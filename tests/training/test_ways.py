@@ -10,9 +10,8 @@ import pytest
 import torch
 from mapo_studio.trainer.cancellation import StopRequest
 from mapo_studio.trainer.config.run_config import parse_config
+from mapo_studio.trainer.demo.judge import measure, write_pairs
 from mapo_studio.trainer.demo.judge import test_captions as captions_apart
-from mapo_studio.trainer.demo.judge import write_pairs
-from mapo_studio.trainer.demo.measure import measure
 from mapo_studio.trainer.demo.shapes_world import captions, draw, dress
 from mapo_studio.trainer.jobs import job
 from mapo_studio.trainer.latents.encode import encode

@@ -1,13 +1,19 @@
-"""What the demo's judge likes: drawn pairs of one taste, "outlined", as a judged dataset on disk."""
+"""The demo's judge: pairs of one taste, "outlined", as a judged dataset on disk, and how far images follow it.
+
+What is measured is also how much of a caption an image still shows.
+"""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
-from .shapes_world import captions, draw, dress
+from .shapes_world import captions, draw, dress, read, scene_of
 
 HELD_OUT = 40
 """Captions of the world's 120 that no pair has, so that the taste is measured on prompts it was not taught on."""
@@ -66,3 +72,28 @@ test_captions.__test__ = False  # type: ignore[attr-defined]
 def _divided_captions(seed: int) -> tuple[str, ...]:
     order = np.random.default_rng([seed, 1]).permutation(len(captions()))
     return tuple(captions()[i] for i in order)
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """Shares in [0, 1] of `count` pictures; what cannot be read counts as wrong.
+
+    outlined: the shape has an outline; right: colour, shape and position are all what the caption says.
+    """
+
+    count: int
+    outlined: float
+    right: float
+
+
+def measure(pictures: Sequence[Image.Image], captions: Sequence[str]) -> Measurement:
+    """Read every picture and compare it with its caption.
+
+    Raises ValueError where there are no pictures or not one caption a picture, KeyError for a caption of another world.
+    """
+    if not pictures or len(pictures) != len(captions):
+        raise ValueError(f"{len(pictures)} pictures and {len(captions)} captions: one caption a picture, at least one")
+    readings = [read(picture) for picture in pictures]
+    right = [r.agrees_with_caption_of(scene_of(caption)) for r, caption in zip(readings, captions, strict=True)]
+    outlined = [reading.outline is True for reading in readings]
+    return Measurement(len(pictures), sum(outlined) / len(pictures), sum(right) / len(pictures))

@@ -7,8 +7,7 @@ captions leaves them to chance, and a taste for one of them can be taught withou
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import lru_cache
 from itertools import product
 
@@ -160,11 +159,6 @@ def read(image: Image.Image) -> Reading:
         _read_size(radius),
         tint,
     )
-
-
-def scene_fields() -> Iterable[str]:
-    """Names of the attributes that a Reading reports, in order."""
-    return tuple(field.name for field in fields(Reading))
 
 
 @lru_cache(maxsize=1)

@@ -24,8 +24,7 @@ from ..runs.run_folder import Run, all_runs
 from ..sampling.sampler import generate
 from ..text import format_duration
 from ..training.loop import train
-from .judge import test_captions, write_pairs
-from .measure import Measurement, measure
+from .judge import Measurement, measure, test_captions, write_pairs
 
 PAIRS = 200
 PICTURES = 80
