@@ -97,9 +97,9 @@ class TrainLoRA(io.ComfyNode):
 
         def prepare(state: str) -> None:
             from ...trainer.errors import UserError
-            from ...trainer.services.training_proposal import needs
+            from ...trainer.services.training_proposal import preflight
 
-            problems = needs(store, config).problems if state == "new" else ()
+            problems = preflight(store, config).problems if state == "new" else ()
             if problems:
                 raise UserError(problems[0])
             if device.shared:

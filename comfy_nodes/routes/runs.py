@@ -110,15 +110,15 @@ def _with_config(answer: Callable[[RunConfig, str, TrainingDevice], Any]) -> htt
 
 
 def _plan(config: RunConfig, preset: str, device: TrainingDevice) -> dict[str, Any]:
-    from ...trainer.services.training_proposal import needs
+    from ...trainer.services.training_proposal import preflight
 
-    needed = needs(settings.store(), config)
-    warning = None if needed.problems else _memory_warning(config.base, preset, device)
+    checked = preflight(settings.store(), config)
+    warning = None if checked.problems else _memory_warning(config.base, preset, device)
     return {
         "name": config.name,
         "steps": config.training.steps,
-        "takes": [*needed.takes, *([warning] if warning else [])],
-        "problems": list(needed.problems),
+        "takes": [*checked.estimates, *([warning] if warning else [])],
+        "problems": list(checked.problems),
     }
 
 
@@ -134,9 +134,9 @@ def _memory_warning(base: str, preset: str, device: TrainingDevice) -> str | Non
 def _begin(config: RunConfig, _: str, device: TrainingDevice) -> dict[str, Any]:
     from ...trainer.errors import UserError
     from ...trainer.jobs.job import start_training
-    from ...trainer.services.training_proposal import needs
+    from ...trainer.services.training_proposal import preflight
 
-    if problems := needs(settings.store(), config).problems:
+    if problems := preflight(settings.store(), config).problems:
         raise UserError(problems[0])
     waits = _make_room() if device.shared else _wait_reason(frozenset())
     return {"name": start_training(settings.workspace(), config).name, "waits": waits}

@@ -14,7 +14,7 @@ from mapo_studio.trainer.preferences.pairs import Pair, PairSet, split_hash
 from mapo_studio.trainer.preferences.store import open_store
 from mapo_studio.trainer.runs.run_folder import Run
 from mapo_studio.trainer.services import training_proposal
-from mapo_studio.trainer.services.training_proposal import free_name, needs, propose
+from mapo_studio.trainer.services.training_proposal import free_name, preflight, propose
 
 Picture = namedtuple("Picture", "sha256 size")
 
@@ -66,7 +66,7 @@ def test_the_tiny_base_is_trained_by_the_recipe_of_the_demo(store, judged):
     assert config.data.held_out == 0.1
     for part, values in tiny_settings().items():
         assert {name: getattr(getattr(config, part), name) for name in values} == values
-    assert needs(store, config).problems == ()
+    assert preflight(store, config).problems == ()
 
 
 @pytest.mark.parametrize(("pairs", "steps"), [(25, 200), (400, None), (5000, 1500)])
@@ -82,24 +82,24 @@ def test_among_few_prompts_one_is_held_out_all_the_same(store, judged):
     judged(prompts * 10)
     config = propose(store, "cats", "tiny")
     assert sum(split_hash(prompt) < config.data.held_out for prompt in prompts) == 1
-    assert needs(store, config).problems == ()
+    assert preflight(store, config).problems == ()
 
 
 def test_pairs_of_one_prompt_are_trained_on_only_by_someone_who_says_so(store, judged):
     judged(["cat"] * 30)
     config = propose(store, "cats", "tiny")
-    assert any("one prompt" in problem for problem in needs(store, config).problems)
+    assert any("one prompt" in problem for problem in preflight(store, config).problems)
     unmeasured = config.model_copy(update={"data": config.data.model_copy(update={"held_out": 0.0})})
-    assert needs(store, unmeasured).problems == ()
+    assert preflight(store, unmeasured).problems == ()
 
 
 def test_too_few_pairs_and_none_at_all_stand_in_the_way(store, judged):
     config = propose(store, "cats", "tiny")
-    assert needs(store, config).problems == (
+    assert preflight(store, config).problems == (
         "The dataset cats holds no pair to train on: it is empty; judge some first.",
     )
     judged(many(12))
-    assert any("Only" in problem and "judge some more" in problem for problem in needs(store, config).problems)
+    assert any("Only" in problem and "judge some more" in problem for problem in preflight(store, config).problems)
 
 
 def test_a_dataset_that_is_not_there_is_named(store):
@@ -111,7 +111,7 @@ def test_bases_that_cannot_be_trained_stand_in_the_way(store, judged, checkpoint
     judged(many(100))
 
     def problem(base):
-        (only,) = needs(store, propose(store, "cats", base)).problems
+        (only,) = preflight(store, propose(store, "cats", base)).problems
         return only
 
     assert "No base is chosen" in problem("")
@@ -125,40 +125,40 @@ def test_bases_that_cannot_be_trained_stand_in_the_way(store, judged, checkpoint
 def test_a_folder_without_a_tokenizer_is_named(store, judged, tmp_path):
     judged(many(100))
     config = propose(store, "cats", "tiny").model_copy(update={"tokenizers": str(tmp_path)})
-    assert needs(store, config).problems == (f"tokenizers: {tmp_path} holds no vocab.json and merges.txt.",)
+    assert preflight(store, config).problems == (f"tokenizers: {tmp_path} holds no vocab.json and merges.txt.",)
 
 
 def test_a_full_disk_and_a_taken_or_impossible_name_stand_in_the_way(store, judged, monkeypatch):
     judged(many(100))
     config = propose(store, "cats", "tiny")
     Run.create(store.workspace, config)
-    assert any("named cats-1 already" in problem for problem in needs(store, config).problems)
+    assert any("named cats-1 already" in problem for problem in preflight(store, config).problems)
     assert propose(store, "cats", "tiny").name == "cats-2"
     for name in ("../up", "a/b", ""):
         named = config.model_copy(update={"name": name})
-        assert any(problem.startswith("name: ") for problem in needs(store, named).problems)
+        assert any(problem.startswith("name: ") for problem in preflight(store, named).problems)
     monkeypatch.setattr(shutil, "disk_usage", lambda folder: namedtuple("Usage", "free")(2**20))
-    assert any("make room" in problem for problem in needs(store, propose(store, "cats", "tiny")).problems)
+    assert any("make room" in problem for problem in preflight(store, propose(store, "cats", "tiny")).problems)
 
 
 def test_the_time_is_that_of_an_earlier_run_on_the_same_base(store, judged):
     judged(many(100))
     config = propose(store, "cats", "tiny")
-    assert any(line.startswith("Time: not known") for line in needs(store, config).takes)
+    assert any(line.startswith("Time: not known") for line in preflight(store, config).estimates)
     run = Run.create(store.workspace, config)
     for step in (1, 2, 3):
         run.log("step", step=step, seconds=0.5)
     later = propose(store, "cats", "tiny")
-    assert "Time: about 1 min 40 s, at the pace of cats-1." in needs(store, later).takes
+    assert "Time: about 1 min 40 s, at the pace of cats-1." in preflight(store, later).estimates
     twice = later.model_copy(update={"training": later.training.model_copy(update={"batch_size": 16})})
-    assert "Time: about 3 min 20 s, at the pace of cats-1." in needs(store, twice).takes
+    assert "Time: about 3 min 20 s, at the pace of cats-1." in preflight(store, twice).estimates
 
 
 def test_a_small_card_gets_its_preset_and_the_embedded_base_its_own_recipe(store, judged):
     judged(many(200))
     small = propose(store, "cats", "someone/some-model", memory=4 * 2**30)
     assert small == apply(propose(store, "cats", "someone/some-model"), preset_named("4 GB"))
-    assert any(line.endswith("the base's weights stored as nf4.") for line in needs(store, small).takes)
+    assert any(line.endswith("the base's weights stored as nf4.") for line in preflight(store, small).estimates)
     assert propose(store, "cats", "tiny", memory=4 * 2**30) == propose(store, "cats", "tiny")
 
 
@@ -166,12 +166,13 @@ def test_what_is_said_of_memory_is_what_the_settings_are(store, judged):
     judged(many(200))
     config = propose(store, "cats", "someone/some-model")
     assert any(
-        line.endswith("one pair at a time, activations recomputed on a GPU.") for line in needs(store, config).takes
+        line.endswith("one pair at a time, activations recomputed on a GPU.")
+        for line in preflight(store, config).estimates
     )
     wide = apply(config, preset_named("16 GB"))
-    assert any(line.endswith("4 pairs at a time, activations recomputed.") for line in needs(store, wide).takes)
+    assert any(line.endswith("4 pairs at a time, activations recomputed.") for line in preflight(store, wide).estimates)
     kept = apply(config, preset_named("32 GB"))
-    assert any(line.endswith("one pair at a time, activations kept.") for line in needs(store, kept).takes)
+    assert any(line.endswith("one pair at a time, activations kept.") for line in preflight(store, kept).estimates)
 
 
 @pytest.mark.parametrize(

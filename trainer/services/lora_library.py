@@ -1,4 +1,4 @@
-"""What can be done with a LoRA that was made here: look it up, rename it, copy it to a host, delete it."""
+"""LoRA library: look up, rename, copy to a host or delete a LoRA that was made here."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What training does one button start? Every setting of it; what it takes; what stands in its way."""
+"""Training proposal: every setting of what one button starts, and a preflight check: what it takes, what stops it."""
 
 from __future__ import annotations
 
@@ -40,10 +40,11 @@ _SPARE = 2**30
 
 
 @dataclass(frozen=True)
-class Needs:
-    """takes: what a training takes, in sentences. problems: why it cannot begin, each with its mend; none: it can."""
+class Preflight:
+    """Before a training. estimates: what it takes, in sentences. problems: why it cannot begin, each with its mend;
+    none: it can."""
 
-    takes: tuple[str, ...]
+    estimates: tuple[str, ...]
     problems: tuple[str, ...]
 
 
@@ -54,7 +55,7 @@ def propose(
 
     tokenizers: a folder with CLIP's, for a single file where the hub's cache has none. memory: bytes of the card, whose
     preset is taken; None where it is not known. A base that is missing or unknown, or a dataset with too little in it,
-    is no error here: see `needs`.
+    is no error here: see `preflight`.
     """
     with store.reading() as session:
         share = find_dataset(session, dataset).held_out
@@ -83,7 +84,7 @@ def propose(
     return config.model_copy(update={"training": config.training.model_copy(update={"steps": steps})})
 
 
-def needs(store: Store, config: RunConfig) -> Needs:
+def preflight(store: Store, config: RunConfig) -> Preflight:
     """What `config` takes here, and what stands in its way. Reads the pairs and the base's header; loads no model."""
     problems = list(_about_base(config))
     family = None if problems else _family(config.base)
@@ -100,7 +101,7 @@ def needs(store: Store, config: RunConfig) -> Needs:
             "make room."
         )
     problems += _about_name(store.workspace, config.name)
-    return Needs(tuple(_takes(config, pairs, room, earlier)), tuple(problems))
+    return Preflight(tuple(_estimates(config, pairs, room, earlier)), tuple(problems))
 
 
 def free_name(workspace: Path, dataset: str, loras: Path | None = None) -> str:
@@ -186,7 +187,7 @@ def _about_name(workspace: Path, name: str) -> Iterator[str]:
         yield f"There is a run named {name} already: choose another name."
 
 
-def _takes(config: RunConfig, pairs: PairSet | None, room: int, earlier: Summary | None) -> Iterator[str]:
+def _estimates(config: RunConfig, pairs: PairSet | None, room: int, earlier: Summary | None) -> Iterator[str]:
     training = config.training
     if pairs:
         split = split_by_prompt(pairs.pairs, config.data.held_out)

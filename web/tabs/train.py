@@ -17,7 +17,7 @@ from ...trainer.jobs.job import Job, start_training
 from ...trainer.models.open import TINY
 from ...trainer.reports.html import escape_text
 from ...trainer.runs.run_folder import Run, all_runs
-from ...trainer.services.training_proposal import Needs, needs, propose
+from ...trainer.services.training_proposal import Preflight, preflight, propose
 from ..components.model_choices import copy_to_hosts
 from ..components.run_panel import RunPanel, ask_for_more, is_measuring_curve
 from ..components.settings_form import SettingsForm
@@ -63,26 +63,26 @@ def train_tab(context: PageContext) -> None:
     def prepare(dataset: str | None, base: str | None, before: Plain | None, goes_on: Any, *values: Any):
         """Another dataset or base: another proposal, with what the person had changed in the last one."""
         if not dataset:
-            no_dataset = Needs((), ("No dataset is chosen: choose or make one at the top.",))
+            no_dataset = Preflight((), ("No dataset is chosen: choose or make one at the top.",))
             return None, *_offer(no_dataset), *([gr.skip()] * len(values))
         config = propose(context.store, dataset, (base or "").strip(), _tokenizers(context), nvidia_smi_memory())
         shown = form.with_edits(config, parse_config(before, "the proposal"), values) if before else config
         if goes_on:
             adapter = shown.adapter.model_copy(update={"continue_from": goes_on["lora"]})
             shown = shown.model_copy(update={"adapter": adapter})
-        return config.model_dump(mode="json"), *_offer(needs(context.store, shown)), *form.shown(shown)
+        return config.model_dump(mode="json"), *_offer(preflight(context.store, shown)), *form.shown(shown)
 
     @show_errors
     def check(_dataset: str | None, base: str | None, before: Plain | None, *values: Any):
         try:
-            return _offer(needs(context.store, chosen(before, base, values)))
+            return _offer(preflight(context.store, chosen(before, base, values)))
         except UserError as error:
-            return _offer(Needs((), (str(error),)))
+            return _offer(Preflight((), (str(error),)))
 
     @show_errors
     def begin(_dataset: str | None, base: str | None, before: Plain | None, *values: Any):
         config = chosen(before, base, values)
-        in_the_way = needs(context.store, config).problems
+        in_the_way = preflight(context.store, config).problems
         if in_the_way:
             raise UserError(in_the_way[0])
         run = start_training(context.workspace, config)
@@ -155,10 +155,10 @@ def _resume(run: Run) -> None:
     job.resume()
 
 
-def _offer(needed: Needs) -> tuple[str, gr.Button]:
+def _offer(needed: Preflight) -> tuple[str, gr.Button]:
     """What it takes or what is in the way, and whether the button may be pressed."""
     lines = [f'<li class="problem">{escape_text(problem)}</li>' for problem in needed.problems]
-    lines += [f"<li>{escape_text(line)}</li>" for line in needed.takes]
+    lines += [f"<li>{escape_text(line)}</li>" for line in needed.estimates]
     return f"<ul>{''.join(lines)}</ul>", gr.Button(interactive=not needed.problems)
 
 
