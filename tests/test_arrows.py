@@ -106,7 +106,6 @@ def test_folders_of_trainer_import_only_those_below_them():
     assert upward == []
 
 
-@pytest.mark.xfail(strict=True)
 def test_no_modules_import_each_other_in_a_circle():
     assert [" -> ".join(map(_path, circle)) for circle in _circles()] == []
 

@@ -11,10 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from .local_model import LocalModel
+from typing import Any
 
 UNET_LORA_TARGETS: Mapping[str, tuple[str, ...]] = {
     "attention": ("to_q", "to_k", "to_v", "to_out.0"),
@@ -68,8 +65,8 @@ class Family:
     lora_modules: str = UNET_LORA_MODULES
     preset_gib: Mapping[int, float] = field(default_factory=dict)
 
-    def load_class(self) -> type[LocalModel]:
-        """Its BaseModel; imports torch."""
+    def load_class(self) -> type[Any]:
+        """Its subclass of local_model.LocalModel, which itself reads this table; imports torch."""
         module, name = self.model.split(":")
         return getattr(import_module(module, __package__), name)
 
