@@ -38,7 +38,7 @@ def training_output(run: Run, lora: Path) -> TrainingOutput:
         f"Report with all curves and samples: {run.report_file}",
     ]
     charts = [run_charts.agreement(summary), run_charts.loss(summary)]
-    chart = chart_image.picture(charts, summary.steps)
+    chart = chart_image.draw_image(charts, summary.steps)
     return TrainingOutput(chart, _samples(run), "\n".join(sentences))
 
 

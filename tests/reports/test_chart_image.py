@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from mapo_studio.trainer.reports.chart_image import picture
+from mapo_studio.trainer.reports.chart_image import draw_image
 from mapo_studio.trainer.reports.charts import Chart, Line
 
 BLUE, ORANGE = (90, 178, 255), (255, 143, 107)
@@ -23,7 +23,7 @@ def chart(points, **values):
 
 
 def test_a_rising_course_rises_from_left_to_right():
-    image = picture([chart([(0, 0.2), (50, 0.5), (100, 0.9)], share=True)], 100)
+    image = draw_image([chart([(0, 0.2), (50, 0.5), (100, 0.9)], share=True)], 100)
     assert image.size == (1024, 512)
     x, y = near(image, BLUE)
     assert y[x < 0.2].mean() > y[(x > 0.4) & (x < 0.6)].mean() > y[(x > 0.7) & (x < 0.85)].mean()
@@ -32,7 +32,7 @@ def test_a_rising_course_rises_from_left_to_right():
 def test_charts_lie_side_by_side_and_do_not_reach_into_each_other():
     rising = chart([(0, 0.2), (100, 0.9)], share=True)
     falling = Chart("Loss", "it falls", [Line("loss", [(0, 0.9), (100, 0.2)], "two")])
-    image = picture([rising, falling], 100)
+    image = draw_image([rising, falling], 100)
     assert near(image, BLUE, 0, 0.5)[0].size
     assert near(image, ORANGE, 0.5, 1)[0].size
     assert not near(image, BLUE, 0.5, 1)[0].size
@@ -40,16 +40,16 @@ def test_charts_lie_side_by_side_and_do_not_reach_into_each_other():
 
 
 def test_the_band_is_paler_than_its_line_and_lies_around_it():
-    plain = np.asarray(picture([chart([(0, 0.5), (100, 0.5)], share=True)], 100)).astype(int)
+    plain = np.asarray(draw_image([chart([(0, 0.5), (100, 0.5)], share=True)], 100)).astype(int)
     band = [(0, 0.3, 0.7), (100, 0.3, 0.7)]
-    changed = np.abs(np.asarray(picture([chart([(0, 0.5), (100, 0.5)], band=band, share=True)], 100)) - plain).max(2)
+    changed = np.abs(np.asarray(draw_image([chart([(0, 0.5), (100, 0.5)], band=band, share=True)], 100)) - plain).max(2)
     rows, _ = np.nonzero(changed > 8)
-    line_rows = near(picture([chart([(0, 0.5), (100, 0.5)], share=True)], 100), BLUE, 0.3, 0.5)[1] * 512
+    line_rows = near(draw_image([chart([(0, 0.5), (100, 0.5)], share=True)], 100), BLUE, 0.3, 0.5)[1] * 512
     assert rows.min() < line_rows.min() < line_rows.max() < rows.max()
 
 
 def test_a_guide_lies_at_its_height():
-    image = picture([chart([(0, 0.9), (100, 0.9)], guide=(0.5, "tossing a coin"), share=True)], 100)
+    image = draw_image([chart([(0, 0.9), (100, 0.9)], guide=(0.5, "tossing a coin"), share=True)], 100)
     _, course = near(image, BLUE, 0.3, 0.5)
     _, guide = near(image, GUIDE, 0.3, 0.5)
     assert guide.mean() > course.mean()
@@ -62,7 +62,7 @@ def test_a_guide_lies_at_its_height():
 @pytest.mark.parametrize("rough", [False, True])
 def test_strange_courses_are_drawn_within_the_picture(points, rough):
     strange = Chart("Loss", "", [Line("loss", points, rough=rough)], guide=(0.0, "nothing"))
-    image = picture([strange], 1)
+    image = draw_image([strange], 1)
     assert near(image, BLUE)[0].size
     edge = np.asarray(image)[:, [0, -1]]
     assert (edge == (24, 24, 27)).all()
@@ -70,13 +70,13 @@ def test_strange_courses_are_drawn_within_the_picture(points, rough):
 
 def test_two_ends_at_one_height_are_both_readable():
     lines = [Line("a", [(0, 0.5), (9, 0.5)], "one"), Line("b", [(0, 0.5), (9, 0.5)], "two")]
-    image = picture([Chart("Errors", "", lines)], 9)
+    image = draw_image([Chart("Errors", "", lines)], 9)
     labels = [near(image, colour, 0.94, 1)[1] for colour in (BLUE, ORANGE)]
     assert labels[0].max() < labels[1].min()
 
 
 def test_what_was_not_measured_is_said_and_draws_no_axis():
-    empty, drawn = (picture([chart(points, share=True)], 100) for points in ([], [(0, 0.5)]))
+    empty, drawn = (draw_image([chart(points, share=True)], 100) for points in ([], [(0, 0.5)]))
     assert not near(empty, BLUE)[0].size
     assert near(empty, (190, 190, 196))[0].size
     grid = [near(image, (52, 52, 58))[0].size for image in (empty, drawn)]

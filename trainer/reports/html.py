@@ -1,7 +1,7 @@
 """What does a report look like? The frame of the page, its style sheet, and the few shapes that its sections use.
 
 One file that needs nothing else: no script, no font, no picture from elsewhere. Everything that is handed in as text
-is escaped here; what is handed in as `Html` was made here or in charts.py.
+is escaped here; what is handed in as `Html` was made here or in chart_svg.py.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ from typing import NewType
 
 from PIL import Image
 
-from .charts import Chart, draw
+from .chart_svg import draw_svg
+from .charts import Chart
 
 Html = NewType("Html", str)
 
@@ -93,7 +94,7 @@ def chart_card(chart: Chart, steps: int) -> Html:
         element("h3", escape_text(chart.title)),
         paragraph(chart.good),
         element("ul", *names, kind="key") if len(names) > 1 else Html(""),
-        Html(draw(chart, steps)),
+        Html(draw_svg(chart, steps)),
         kind="card",
     )
 

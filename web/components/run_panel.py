@@ -17,7 +17,8 @@ from ...trainer.evaluation.learning_curve import read_curve
 from ...trainer.intervals import format_interval
 from ...trainer.jobs.job import Job, Status, all_jobs
 from ...trainer.reports import run_charts
-from ...trainer.reports.charts import Chart, draw
+from ...trainer.reports.chart_svg import draw_svg
+from ...trainer.reports.charts import Chart
 from ...trainer.reports.html import escape_text
 from ...trainer.reports.sections import learning_chart
 from ...trainer.reports.summary import Summary, course, headline, summarise
@@ -253,7 +254,7 @@ def more_pairs_html(run: Run) -> str:
         return shown
     sentences = "".join(f"<p>{escape_text(sentence)}</p>" for sentence in curve.sentences())
     chart = learning_chart(curve)
-    drawn = draw(chart, curve.measured[-1].pairs)
+    drawn = draw_svg(chart, curve.measured[-1].pairs)
     return (
         f'{shown}<div class="curves more-pairs"><div class="curve" title="{escape(chart.good, quote=True)}">'
         f"<h4>{escape(chart.title)}</h4>{drawn}</div><div>{sentences}</div></div>"
@@ -274,7 +275,7 @@ def _chart(chart: Chart, steps: int) -> str:
     key = f'<ul class="key">{names}</ul>' if len(chart.lines) > 1 else ""
     return (
         f'<div class="curve" title="{escape(chart.good, quote=True)}"><h4>{escape(chart.title)}</h4>'
-        f"{draw(chart, steps)}{key}</div>"
+        f"{draw_svg(chart, steps)}{key}</div>"
     )
 
 
