@@ -1,4 +1,4 @@
-"""What does a command line ask for? Flags of a verb, settings of a run in a file and in flags, a preset below them."""
+"""Command-line arguments: the flags of a verb, and the settings of a run in a file and in flags, over a preset."""
 
 from __future__ import annotations
 
@@ -43,15 +43,15 @@ _OWN: dict[str, list[tuple[str, Any, Any]]] = {
     "train": [("preset", _PresetName, "automatic")],
     "plan": [("preset", _PresetName, "automatic"), ("family", _Family, None), ("memory", _Gigabytes, None)],
 }
-"""Flags that a verb has beside those of all."""
+"""verb -> (name, type, default) of the flags that it has beside those of every verb."""
 
 
-class Asked(NamedTuple):
-    """flags: those of the verb itself, `preset` among them; given: the settings that were asked for, in a file and then
-    in flags, over those of a preset (None: over the defaults)."""
+class Arguments(NamedTuple):
+    """A parsed command line. flags: the verb's own, `preset` among them; resolve: the settings of a preset (None: the
+    defaults), overridden by those of the file and then by those of the flags."""
 
     flags: Any
-    given: Callable[[Preset | None], RunConfig]
+    resolve: Callable[[Preset | None], RunConfig]
 
 
 def default_workspace() -> Path:
@@ -59,19 +59,19 @@ def default_workspace() -> Path:
 
 
 def parse(kind: Any, words: list[str], verb: str, default: Any = None) -> Any:
-    """`words` as a `kind`. tyro itself prints what is wrong with a flag and exits with 2."""
-    given = {} if default is None else {"default": default}
-    return tyro.cli(kind, args=words, prog=f"mapo {verb}", **given)
+    """Parse `words` into a `kind`. tyro itself prints what is wrong with a flag and exits with 2."""
+    defaults = {} if default is None else {"default": default}
+    return tyro.cli(kind, args=words, prog=f"mapo {verb}", **defaults)
 
 
 def settings_of(words: list[str], verb: str, description: str) -> tuple[RunConfig, Any]:
-    """The RunConfig and the other flags of a verb that takes both: an optional TOML file, then flags over it."""
-    asked = asked_of(words, verb, description)
-    return asked.given(None), asked.flags
+    """Parse the RunConfig and the verb's own flags: an optional TOML file, then flags that override it."""
+    arguments = parse_arguments(words, verb, description)
+    return arguments.resolve(None), arguments.flags
 
 
-def asked_of(words: list[str], verb: str, description: str) -> Asked:
-    """The same for a verb that knows presets too. Raises UserError naming the wrong value in the file or in a flag."""
+def parse_arguments(words: list[str], verb: str, description: str) -> Arguments:
+    """Parse the same for a verb that also takes a preset. Raises UserError naming the wrong value in file or flags."""
     from ..config.presets import deep_update
     from ..config.renamed_keys import current_flags, current_keys, key_notices
     from ..config.run_config import parse_config, read_toml
@@ -83,25 +83,25 @@ def asked_of(words: list[str], verb: str, description: str) -> Asked:
         sys.stderr.write(f"{notice}\n")
     values = current_keys(values)
 
-    def given(preset: Preset | None) -> RunConfig:
-        below = parse_config(values, file)  # alone first: a mistake in the file is the file's
-        return _over(
-            parse_config(deep_update(preset.settings, values), file) if preset else below, words, verb, description
-        )[0]
+    def resolve(preset: Preset | None) -> RunConfig:
+        config = parse_config(values, file)  # without the preset first: a mistake in the file is the file's
+        if preset:
+            config = parse_config(deep_update(preset.settings, values), file)
+        return _with_flags(config, words, verb, description)[0]
 
-    return Asked(_over(parse_config(values, file), words, verb, description)[1], given)
+    return Arguments(_with_flags(parse_config(values, file), words, verb, description)[1], resolve)
 
 
-def preset_here(asked: Asked) -> Preset | None:
-    """The preset that was asked for, or that suits this machine's card; None for the embedded base, which has none."""
+def preset_here(arguments: Arguments) -> Preset | None:
+    """The preset that is named, or that suits this machine's card; None for the embedded base, which has none."""
     from ..config.presets import AUTOMATIC, NONE, preset_named
     from ..models.card_presets import preset_for
     from ..models.open import TINY
 
-    if asked.flags.preset not in (AUTOMATIC, NONE):
-        return preset_named(asked.flags.preset)
-    config = asked.given(None)
-    if asked.flags.preset == NONE or config.base == TINY:
+    if arguments.flags.preset not in (AUTOMATIC, NONE):
+        return preset_named(arguments.flags.preset)
+    config = arguments.resolve(None)
+    if arguments.flags.preset == NONE or config.base == TINY:
         return None
     from ..device import memory_of, pick_device
 
@@ -109,14 +109,14 @@ def preset_here(asked: Asked) -> Preset | None:
     return preset_for(memory.total if memory else None)
 
 
-def _over(below: RunConfig, words: list[str], verb: str, description: str) -> tuple[RunConfig, Any]:
-    """(the settings in `words` over `below`, the verb's own flags)."""
+def _with_flags(config: RunConfig, words: list[str], verb: str, description: str) -> tuple[RunConfig, Any]:
+    """(`config` with the settings in `words`, the verb's own flags)."""
     from ..config.cli_flags import checked, unchecked
 
-    defaults = unchecked(below, everyday=not {"--help", "-h"}.isdisjoint(words))
+    defaults = unchecked(config, everyday=not {"--help", "-h"}.isdisjoint(words))
     run_flags = tyro.conf.OmitArgPrefixes[type(defaults)]
     own = [("workspace", Workspace, default_workspace()), ("json", Json, False), *_OWN.get(verb, [])]
     flags = make_dataclass("Flags", [("run", run_flags), *own])
     flags.__doc__ = description + " A TOML file of settings may come first; flags go over it."
-    asked = parse(flags, list(words), f"{verb} [FILE.toml]", flags(defaults))
-    return checked(asked.run, "settings"), asked
+    parsed = parse(flags, list(words), f"{verb} [FILE.toml]", flags(defaults))
+    return checked(parsed.run, "settings"), parsed

@@ -95,11 +95,11 @@ def device() -> Iterable[Finding]:
 
     from ..device import capabilities, cards, pick_device, total_memory
 
-    found = pick_device("auto")
-    if found.type == "cpu":
+    chosen = pick_device("auto")
+    if chosen.type == "cpu":
         yield _no_card(torch.version.cuda)
         return
-    for place in map(torch.device, cards() or [found.type]):
+    for place in map(torch.device, cards() or [chosen.type]):
         able, memory = capabilities(place), total_memory(place) or 0
         detail = f"{place} is {able.name}, {memory / GIB:.1f} GiB: {able.precision}, {able.attention} attention"
         yield Finding("device", "ok", "; ".join([detail, *able.notes]))
@@ -135,19 +135,21 @@ def libraries(requirements: Path) -> Iterable[Finding]:
     for line in requirements.read_text(encoding="utf-8").splitlines():
         if not line.strip() or line.startswith("#"):
             continue
-        wanted = Requirement(line)
-        if wanted.marker and not wanted.marker.evaluate():
+        requirement = Requirement(line)
+        if requirement.marker and not requirement.marker.evaluate():
             continue
-        mend = f'python -m pip install "{wanted.name}{wanted.specifier}"'
+        mend = f'python -m pip install "{requirement.name}{requirement.specifier}"'
         try:
-            found = version(wanted.name)
+            installed = version(requirement.name)
         except PackageNotFoundError:
-            yield Finding(wanted.name, "missing", "is not installed", mend)
+            yield Finding(requirement.name, "missing", "is not installed", mend)
             continue
-        if wanted.specifier.contains(found, prereleases=True):
-            within.append(f"{wanted.name} {found}")
+        if requirement.specifier.contains(installed, prereleases=True):
+            within.append(f"{requirement.name} {installed}")
         else:
-            yield Finding(wanted.name, "warning", f"{found} is outside {wanted.specifier}, which was tested", mend)
+            yield Finding(
+                requirement.name, "warning", f"{installed} is outside {requirement.specifier}, which was tested", mend
+            )
     if within:
         yield Finding("libraries", "ok", ", ".join(within))
 

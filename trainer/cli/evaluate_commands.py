@@ -1,4 +1,4 @@
-"""The verbs that ask how good a LoRA is: `learning-curve`, `compare`, `score`. Thin, as those of cli.py."""
+"""Evaluation commands: the verbs `learning-curve`, `compare` and `score`, thin as those of main.py."""
 
 from __future__ import annotations
 
@@ -38,18 +38,17 @@ def learning_curve(words: list[str]) -> int:
         ] = None
         json: Json = False
 
-    asked = parse(LearningCurve, words, "learning-curve", LearningCurve(tyro.MISSING, default_workspace()))
+    options = parse(LearningCurve, words, "learning-curve", LearningCurve(tyro.MISSING, default_workspace()))
     from ..evaluation.learning_curve import measure_curve
     from ..reports.report import write_report
     from ..runs.run_folder import Run
 
-    run = Run.open(asked.workspace.resolve(), asked.run)
-    curve = _in_turn(run, lambda stop, listen: measure_curve(run, stop, asked.steps, listen))
+    run = Run.open(options.workspace.resolve(), options.run)
+    curve = _in_turn(run, lambda stop, listen: measure_curve(run, stop, options.steps, listen))
     write_report(run)
-    said, values = curve.sentences(), asdict(curve) | {"forecast": asdict(curve.forecast())}
-    _say(*said)
-    if asked.json:
-        _say(json.dumps(values))
+    _say(*curve.sentences())
+    if options.json:
+        _say(json.dumps(asdict(curve) | {"forecast": asdict(curve.forecast())}))
     return 0
 
 
@@ -80,33 +79,33 @@ def compare(words: list[str]) -> int:
         standing: Annotated[bool, tyro.conf.arg(help="Only say how the comparisons stand: all, or --name.")] = False
         json: Json = False
 
-    asked = parse(Compare, words, "compare", Compare(workspace=default_workspace()))
-    workspace = asked.workspace.resolve()
-    if asked.standing:
-        return _standing(workspace, asked.name, asked.json)
-    if not asked.base:
+    options = parse(Compare, words, "compare", Compare(workspace=default_workspace()))
+    workspace = options.workspace.resolve()
+    if options.standing:
+        return _standing(workspace, options.name, options.json)
+    if not options.base:
         raise UserError("say which base is painted with: `mapo compare BASE --lora FILE`")
     from ..evaluation.generate_comparison import held_out_prompts, pairings, start_comparison
     from ..sampling.task_settings import lora_file, prompts_in
 
-    loras = tuple(str(lora_file(one)) for one in dict.fromkeys(asked.lora))
-    meeting = pairings(loras, asked.with_base)
-    if asked.name and len(meeting) > 1:
+    loras = tuple(str(lora_file(name)) for name in dict.fromkeys(options.lora))
+    matches = pairings(loras, options.with_base)
+    if options.name and len(matches) > 1:
         raise UserError("--name is for one comparison, and this makes several: leave it out")
-    prompts = prompts_in(asked.prompts) or held_out_prompts(workspace, loras)
+    prompts = prompts_in(options.prompts) or held_out_prompts(workspace, loras)
     if not prompts:
         raise UserError("no prompts: give --prompts with texts or a file, since no run here held any out for this LoRA")
-    same = ("base", "seeds", "first_seed", "strength", "steps", "guidance", "width", "height", "negative")
-    settings = {name: getattr(asked, name) for name in same} | {"prompts": prompts}
+    shared = ("base", "seeds", "first_seed", "strength", "steps", "guidance", "width", "height", "negative")
+    settings = {name: getattr(options, name) for name in shared} | {"prompts": prompts}
     names = []
-    for lora, against in meeting:
-        begun = start_comparison(workspace, {**settings, "lora": lora, "against": against, "name": asked.name})
-        if begun.trained_on:
-            _say(f"{begun.trained_on} of {len(prompts)} prompts were trained on: there it shows what it remembers")
-        if not _wait(begun.job):
+    for lora, against in matches:
+        started = start_comparison(workspace, {**settings, "lora": lora, "against": against, "name": options.name})
+        if started.trained_on:
+            _say(f"{started.trained_on} of {len(prompts)} prompts were trained on: there it shows what it remembers")
+        if not _wait(started.job):
             return 130
-        names.append(begun.name)
-    return _told_of(workspace, names, scorers=asked.scorer, as_json=asked.json)
+        names.append(started.name)
+    return _print_comparisons(workspace, names, scorers=options.scorer, as_json=options.json)
 
 
 def score(words: list[str]) -> int:
@@ -126,31 +125,31 @@ def score(words: list[str]) -> int:
         seeds: Annotated[int, tyro.conf.arg(help="Pictures of each side for each prompt.")] = 2
         json: Json = False
 
-    asked = parse(Score, words, "score", Score(tyro.MISSING, default_workspace()))
-    if not asked.scorer:
+    options = parse(Score, words, "score", Score(tyro.MISSING, default_workspace()))
+    if not options.scorer:
         raise UserError("name at least one --scorer, such as pickscore=PATH: none comes with the program")
     from ..reports.report import write_report
     from ..runs.run_folder import Run
     from ..sampling.task_settings import prompts_in
 
-    run = Run.open(asked.workspace.resolve(), asked.run)
-    prompts = prompts_in(asked.prompts)
+    run = Run.open(options.workspace.resolve(), options.run)
+    prompts = prompts_in(options.prompts)
 
     def rate(stop: StopRequest, listen: Listener) -> Scores:
         from ..evaluation.scorers.score import score_run
 
-        return score_run(run, asked.scorer, prompts, asked.seeds, partial(_tell, listen), stop.check)
+        return score_run(run, options.scorer, prompts, options.seeds, partial(_tell, listen), stop.check)
 
     scores = _in_turn(run, rate)
     write_report(run)
     _say(scores.text(), *([f"written into {run.report_file}"] if scores.rows else []))
-    if asked.json:
+    if options.json:
         _say(json.dumps(asdict(scores)))
     return 0 if scores.rows else 2
 
 
 def _in_turn(run: Run, work: Callable[[StopRequest, Listener], T]) -> T:
-    """What `work` gives, which waits for the device and shows how far it is. Ends the program where it is stopped."""
+    """Wait for the device, show the progress of `work` and return its result. Exits the program where it is stopped."""
     from ..cancellation import Cancelled, StopRequest
     from ..jobs.gpu_queue import acquire_gpu
     from .progress_bar import watching
@@ -178,17 +177,17 @@ def _wait(job: Job) -> bool:
 
     with watching() as listen:
 
-        def shown(status: Status) -> None:
+        def show(status: Status) -> None:
             if status.waiting_for:
                 _tell_waiting(listen, status.waiting_for)
             elif status.total:
                 _tell(listen, status.done, status.total, status.message)
 
         try:
-            status = wait(job, shown)
+            status = wait(job, show)
         except KeyboardInterrupt:
             job.stop()
-            status = wait(job, shown)
+            status = wait(job, show)
     if status.phase == "failed":
         raise UserError(status.message)
     if status.phase != "finished":
@@ -196,8 +195,8 @@ def _wait(job: Job) -> bool:
     return status.phase == "finished"
 
 
-def _told_of(workspace: Path, names: Sequence[str], scorers: Sequence[str], as_json: bool) -> int:
-    """Where the pictures are and where they are judged; what scorers say of them."""
+def _print_comparisons(workspace: Path, names: Sequence[str], scorers: Sequence[str], as_json: bool) -> int:
+    """Print where the pictures are, how to judge them, and what scorers say of them."""
     from ..atomic_files import atomic_write
     from ..evaluation.comparison_sheet import grid_of
     from ..preferences.store import open_store
@@ -208,14 +207,14 @@ def _told_of(workspace: Path, names: Sequence[str], scorers: Sequence[str], as_j
         picture = grid_of(session, store, names)
     with atomic_write(sheet) as part:
         picture.save(part, "PNG")
-    told: dict[str, object] = {"comparisons": list(names), "sheet": str(sheet)}
+    result: dict[str, object] = {"comparisons": list(names), "sheet": str(sheet)}
     if scorers:
         from ..evaluation.scorers.score import score_comparison
 
-        told["scores"] = {}
+        result["scores"] = {}
         for name in names:
             scores = score_comparison(store, name, scorers)
-            told["scores"][name] = asdict(scores)  # type: ignore[index]
+            result["scores"][name] = asdict(scores)  # type: ignore[index]
             _say(f"{name}:", scores.text())
     listed = ", ".join(f"“{name}”" for name in names)
     _say(
@@ -224,7 +223,7 @@ def _told_of(workspace: Path, names: Sequence[str], scorers: Sequence[str], as_j
         f"all pictures beside each other, unblinded (judge first): {sheet}",
     )
     if as_json:
-        _say(json.dumps(told))
+        _say(json.dumps(result))
     return 0
 
 
@@ -233,18 +232,18 @@ def _standing(workspace: Path, name: str, as_json: bool) -> int:
     from ..preferences.datasets import find_dataset, list_datasets
     from ..preferences.store import open_store
 
-    found = []
+    rows = []
     with open_store(workspace).reading() as session:
-        asked = [find_dataset(session, name)] if name else list_datasets(session, "comparison")
-        for comparison in asked:
-            told, now = comparison_info(comparison), comparison_result(session, comparison)
-            found.append({"name": comparison.name, "lora": told.lora, "against": told.other, **asdict(now)})
+        comparisons = [find_dataset(session, name)] if name else list_datasets(session, "comparison")
+        for comparison in comparisons:
+            info, now = comparison_info(comparison), comparison_result(session, comparison)
+            rows.append({"name": comparison.name, "lora": info.lora, "against": info.other, **asdict(now)})
             judged = f"{now.judged} of {now.pairs} pairs judged"
-            _say(f"{comparison.name}: {judged}; {told.lora}: {now.rate.sentence(told.other)}")
-    if not found:
+            _say(f"{comparison.name}: {judged}; {info.lora}: {now.rate.sentence(info.other)}")
+    if not rows:
         _say("there is no comparison yet: `mapo compare BASE --lora FILE` makes one")
     if as_json:
-        _say(json.dumps(found))
+        _say(json.dumps(rows))
     return 0
 
 

@@ -1,4 +1,4 @@
-"""The `mapo` command: its verbs, thin. What a verb does is in the module it calls."""
+"""Command line: the verbs of `mapo`, each thin. What a verb does is in the module it calls."""
 
 from __future__ import annotations
 
@@ -15,7 +15,17 @@ import tyro
 
 from ..errors import UserError
 from ..models.fast_start import load_model_libraries
-from .arguments import Guidance, Json, Steps, Workspace, asked_of, default_workspace, parse, preset_here, settings_of
+from .arguments import (
+    Guidance,
+    Json,
+    Steps,
+    Workspace,
+    default_workspace,
+    parse,
+    parse_arguments,
+    preset_here,
+    settings_of,
+)
 
 if TYPE_CHECKING:
     from ..distributed import World
@@ -55,39 +65,39 @@ def _demo(words: list[str]) -> int:
         seed: Annotated[int, tyro.conf.arg(help="Another seed draws other pairs and trains another LoRA.")] = 0
         json: Json = False
 
-    asked = parse(Demo, words, "demo", Demo(default_workspace()))
+    options = parse(Demo, words, "demo", Demo(default_workspace()))
     load_model_libraries()
     from ..cancellation import Cancelled
     from ..demo.show import show
     from .progress_bar import watching
 
     try:
-        result = show(asked.workspace, asked.seed, watching)
+        result = show(options.workspace, options.seed, watching)
     except Cancelled as stopped:
         _say(str(stopped) or "stopped")
         return 130
     _say(result.summary())
-    if asked.json:
+    if options.json:
         _say(json.dumps(result.as_dict()))
     return 0
 
 
 def _train(words: list[str]) -> int:
-    asked = asked_of(words, "train", "Train a LoRA from judged pairs.")
+    arguments = parse_arguments(words, "train", "Train a LoRA from judged pairs.")
     from ..distributed import init_distributed
     from ..runs.run_folder import Run
 
-    workspace = asked.flags.workspace.resolve()
+    workspace = arguments.flags.workspace.resolve()
     with init_distributed() as world:
-        preset = preset_here(asked)
-        config = asked.given(preset)
+        preset = preset_here(arguments)
+        config = arguments.resolve(preset)
         if preset and world.is_main:
             _say(f"settings for {preset.title}")
         run = Run.create(workspace, config) if world.is_main else None
         world.any(False)  # now it is there for all
         run = run or Run.open(workspace, config.name)
         try:
-            return _train_run(run, asked.flags.json, world)
+            return _train_run(run, arguments.flags.json, world)
         except UserError:
             if world.is_main and not run.has_begun():  # so that the same command works once the mistake is mended
                 shutil.rmtree(run.folder, ignore_errors=True)
@@ -103,49 +113,49 @@ def _resume(words: list[str]) -> int:
         workspace: Workspace
         json: Json = False
 
-    asked = parse(Resume, words, "resume", Resume(tyro.MISSING, default_workspace()))
+    options = parse(Resume, words, "resume", Resume(tyro.MISSING, default_workspace()))
     from ..distributed import init_distributed
     from ..runs.run_folder import Run
 
     with init_distributed() as world:
-        return _train_run(Run.open(asked.workspace.resolve(), asked.name), asked.json, world)
+        return _train_run(Run.open(options.workspace.resolve(), options.name), options.json, world)
 
 
 def _encode(words: list[str]) -> int:
-    config, asked = settings_of(words, "encode", "Encode the pictures and captions of judged pairs into the cache.")
+    config, options = settings_of(words, "encode", "Encode the pictures and captions of judged pairs into the cache.")
     load_model_libraries()
     from ..cancellation import StopRequest
     from ..distributed import init_distributed
     from ..training.prepare_data import prepare
     from .progress_bar import watching
 
-    workspace = asked.workspace.resolve()
+    workspace = options.workspace.resolve()
     with init_distributed() as world, watching() as listen:
-        device, tell = world.device(config.training.device), _told_to(listen) if world.is_main else _silent
+        device, tell = world.device(config.training.device), _event_writer(listen) if world.is_main else _silent
         stop = StopRequest(workspace / "stop", patient=not world.is_single)
         material = prepare(config.checked(), workspace, device, tell, stop, world)
     if not world.is_main:
         return 0
     counts = {"pairs": len(material.encoded.pairs), "made": material.encoded.made, "reused": material.encoded.reused}
     _say("{pairs} pairs are encoded: {made} entries made, {reused} reused".format(**counts))
-    if asked.json:
+    if options.json:
         _say(json.dumps(counts))
     return 0
 
 
 def _plan(words: list[str]) -> int:
-    asked = asked_of(words, "plan", "Say what a training would take, of this card or of one that is not here.")
+    description = "Say what a training would take, of this card or of one that is not here."
+    flags, resolve = parse_arguments(words, "plan", description)
     from ..memory_estimate.plan import make_plan, plan_memory
 
-    flags = asked.flags
-    fit = plan_memory(asked.given, flags.preset, family=flags.family, gigabytes=flags.memory)
-    said, values = [fit.summary()], fit.as_json()
+    fit = plan_memory(resolve, flags.preset, family=flags.family, gigabytes=flags.memory)
+    lines, values = [fit.summary()], fit.as_json()
     if fit.config.base and fit.config.data.pairs:
-        plan = make_plan(fit.config.checked(), asked.flags.workspace)
-        said.append(plan.summary())
+        plan = make_plan(fit.config.checked(), flags.workspace)
+        lines.append(plan.summary())
         values |= asdict(plan)
-    _say("\n".join(said))
-    if asked.flags.json:
+    _say("\n".join(lines))
+    if flags.json:
         _say(json.dumps(values))
     return 0
 
@@ -167,27 +177,27 @@ def _import(words: list[str]) -> int:
         ] = "same"
         json: Json = False
 
-    asked = parse(Import, words, "import", Import(tyro.MISSING, tyro.MISSING, default_workspace()))
+    options = parse(Import, words, "import", Import(tyro.MISSING, tyro.MISSING, default_workspace()))
     from ..cancellation import StopRequest
     from ..preferences.io.importer import import_pairs
     from ..preferences.store import open_store
     from .progress_bar import watching
 
-    stop = StopRequest(asked.workspace.resolve() / "stop")
-    how = {name: getattr(asked, name) for name in ("layout", "chosen_pattern", "rejected_pattern", "annotator")}
+    stop = StopRequest(options.workspace.resolve() / "stop")
+    layout = {name: getattr(options, name) for name in ("layout", "chosen_pattern", "rejected_pattern", "annotator")}
     with stop.listening(), watching() as listen:
         report = import_pairs(
-            open_store(asked.workspace),
-            asked.dataset,
-            asked.path,
-            **how,
+            open_store(options.workspace),
+            options.dataset,
+            options.path,
+            **layout,
             anywhere=True,
-            own_captions=asked.rejected_captions == "own",
-            tell=_told_to(listen),
+            own_captions=options.rejected_captions == "own",
+            tell=_event_writer(listen),
             stop=stop,
         )
     _say(str(report))
-    if asked.json:
+    if options.json:
         _say(json.dumps(asdict(report)))
     return stop.exit_code if report.stopped else 0 if report.useful else 2
 
@@ -207,17 +217,17 @@ def _targets(words: list[str]) -> int:
         guidance: Guidance = None
         tokenizers: Annotated[str | None, tyro.conf.arg(help="Folder with a CLIP tokenizer, for single files.")] = None
 
-    asked = parse(Targets, words, "targets", Targets(*[tyro.MISSING] * 3, default_workspace()))
+    options = parse(Targets, words, "targets", Targets(*[tyro.MISSING] * 3, default_workspace()))
     from ..jobs.job import Status, wait
     from ..runs.run_folder import Run
     from ..services.job_kinds import start
 
-    workspace, lora = asked.workspace.resolve(), asked.lora
+    workspace, lora = options.workspace.resolve(), options.lora
     if lora and lora.startswith("run:"):
         lora = str(Run.open(workspace, lora.removeprefix("run:")).lora_file)
-    wanted = {"folder": str(asked.folder), "dataset": asked.into, "base": asked.base, "lora": lora}
-    wanted |= {name: getattr(asked, name) for name in ("rejects", "steps", "guidance", "tokenizers")}
-    job = start(workspace, "targets", {name: value for name, value in wanted.items() if value is not None})
+    settings = {"folder": str(options.folder), "dataset": options.into, "base": options.base, "lora": lora}
+    settings |= {name: getattr(options, name) for name in ("rejects", "steps", "guidance", "tokenizers")}
+    job = start(workspace, "targets", {name: value for name, value in settings.items() if value is not None})
 
     def show(status: Status) -> None:
         doing = f"{status.waiting_for} has the device" if status.waiting_for else status.message
@@ -241,22 +251,24 @@ def _export(words: list[str]) -> int:
         layout: Annotated[str, tyro.conf.arg(help="See docs/data.md.")]
         json: Json = False
 
-    asked = parse(Export, words, "export", Export(*[tyro.MISSING] * 2, default_workspace(), tyro.MISSING))
+    options = parse(Export, words, "export", Export(*[tyro.MISSING] * 2, default_workspace(), tyro.MISSING))
     from ..cancellation import Cancelled, StopRequest
     from ..preferences.io.exporter import export_pairs
     from ..preferences.store import open_store
     from .progress_bar import watching
 
-    stop = StopRequest(asked.workspace.resolve() / "stop")
+    stop = StopRequest(options.workspace.resolve() / "stop")
     try:
         with stop.listening(), watching() as listen:
-            store = open_store(asked.workspace)
-            report = export_pairs(store, asked.dataset, asked.layout, asked.folder, tell=_told_to(listen), stop=stop)
+            store = open_store(options.workspace)
+            report = export_pairs(
+                store, options.dataset, options.layout, options.folder, tell=_event_writer(listen), stop=stop
+            )
     except Cancelled:
         _say("stopped; nothing was written")
         return stop.exit_code
     _say(str(report))
-    if asked.json:
+    if options.json:
         _say(json.dumps({**asdict(report), "folder": str(report.folder)}))
     return 0
 
@@ -271,11 +283,11 @@ def _lora(words: list[str]) -> int:
 
     if words[:1] != ["show"]:
         raise UserError("say `mapo lora show FILE`")
-    asked = parse(Show, words[1:], "lora show")
+    options = parse(Show, words[1:], "lora show")
     from ..lora.inspect import describe
 
-    description = describe(asked.file)
-    _say(json.dumps(description.as_json()) if asked.json else description.text())
+    description = describe(options.file)
+    _say(json.dumps(description.as_json()) if options.json else description.text())
     return 0
 
 
@@ -287,15 +299,15 @@ def _doctor(words: list[str]) -> int:
         workspace: Workspace
         json: Json = False
 
-    asked = parse(Doctor, words, "doctor", Doctor(default_workspace()))
+    options = parse(Doctor, words, "doctor", Doctor(default_workspace()))
     from . import doctor
 
     findings = []
-    for finding in doctor.examine(asked.workspace.resolve()):
+    for finding in doctor.examine(options.workspace.resolve()):
         findings.append(finding)
-        if not asked.json:
+        if not options.json:
             doctor.print_finding(finding)
-    if asked.json:
+    if options.json:
         _say(json.dumps([asdict(finding) for finding in findings]))
     return int(any(finding.status == "missing" for finding in findings))
 
@@ -362,8 +374,8 @@ def _train_run(run: Run, as_json: bool, world: World) -> int:
         _say(f"stopped before the first step; {again}")
         return stop.exit_code
     if outcome.finished:
-        said = f"{outcome.message}\n" if outcome.message else ""
-        _say(f"{said}the LoRA is {outcome.lora}\nwhat it learned: {run.report_file}")
+        message = f"{outcome.message}\n" if outcome.message else ""
+        _say(f"{message}the LoRA is {outcome.lora}\nwhat it learned: {run.report_file}")
     else:
         _say(f"stopped after step {outcome.step} of {outcome.steps}, saved; {again}\nthe LoRA so far: {outcome.lora}")
     if as_json:
@@ -385,12 +397,12 @@ def _workspace_flag(workspace: Path) -> str:
     return "" if workspace == default_workspace().resolve() else f" --workspace {workspace}"
 
 
-def _told_to(listen: Callable[[dict[str, Any]], None]) -> Callable[..., None]:
+def _event_writer(listen: Callable[[dict[str, Any]], None]) -> Callable[..., None]:
     return lambda event, **values: listen({"event": event, **values})
 
 
 def _silent(*_: Any, **__: Any) -> None:
-    """Of several processes only one speaks."""
+    """Report nothing: of several processes only the main one does."""
 
 
 def _help() -> str:

@@ -1,4 +1,4 @@
-"""What a person sees of a run in the terminal: a bar with the time that remains, or plain lines in a log."""
+"""Progress bar of a run in the terminal, with the time that remains; plain lines where the output is a log."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def watching() -> Iterator[Listener]:
 
 
 class _Bar:
-    """One bar for each phase of the run; what is worth keeping is printed above it."""
+    """A bar for each phase of the run; lasting lines are printed above it."""
 
     def __init__(self, progress: Progress):
         self._progress = progress
@@ -73,7 +73,7 @@ class _Bar:
 
 
 class _Lines:
-    """Plain lines, not more than one in ten seconds of what only moves a bar."""
+    """Plain lines; of events that only move a bar, at most a line in ten seconds."""
 
     def __init__(self) -> None:
         self._last = -_QUIET_SECONDS
@@ -105,7 +105,7 @@ class _Lines:
 
 
 def _sentence(event: Event) -> str | None:
-    """What deserves a line of its own."""
+    """The line that is printed for this event; None where it only moves the bar."""
     match event["event"]:
         case "warning":
             return f"note: {event['text']}"
