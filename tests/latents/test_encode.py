@@ -128,7 +128,7 @@ class SlowPicture:
 
 
 def test_decoding_runs_ahead_but_never_far(tmp_path, monkeypatch):
-    monkeypatch.setattr(encode_module, "_MOST_A_BATCH", 1)
+    monkeypatch.setattr(encode_module, "MAX_IMAGES_PER_BATCH", 1)
     counter = {"read": 0, "encoded": 0, "most": 0}
     pairs = [
         Pair(one.prompt, SlowPicture(one.chosen, counter), SlowPicture(one.rejected, counter))

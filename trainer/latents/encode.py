@@ -1,4 +1,4 @@
-"""How do judged pairs become cached latents and text, with one model at a time on the card?
+"""Encoding: judged pairs become cached latents and text, with one model at a time on the card.
 
 In phases: look what the cache holds already; load the text encoders, use them, drop them; load the VAE, use it, drop
 it. A phase with nothing to do loads nothing, so a second run over the same pairs only looks.
@@ -19,6 +19,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -97,6 +98,52 @@ class EncodeProgress:
     reused: int
 
 
+@dataclass(frozen=True)
+class EncodeJob:
+    """One picture at one size, and the cache entries to make of it: (mirrored, path)."""
+
+    image: ImageRef
+    crop: CoverCrop
+    entries: tuple[tuple[bool, Path], ...]
+
+    @classmethod
+    def fit(cls, image: ImageRef, bucket: Size, cache: Path, vae_identity: str, flip: bool) -> EncodeJob:
+        """Of `image` in `bucket`; flip: its mirror image too."""
+        key = (image.sha256, bucket, CROP_VERSION)
+        return cls(
+            image,
+            CoverCrop.fit(image.size, bucket),
+            tuple(
+                (mirrored, entries.entry(cache, "latents", *key, mirrored, vae_identity, STORED))
+                for mirrored in ((False, True) if flip else (False,))
+            ),
+        )
+
+    def only(self, missing: set[Path]) -> EncodeJob:
+        """The part of the job whose entries are `missing`."""
+        return EncodeJob(self.image, self.crop, tuple(entry for entry in self.entries if entry[1] in missing))
+
+    def decode(self) -> list[_Pixels]:
+        """The pixels of each entry. Raises UserError naming a picture that cannot be read."""
+        fitted = np.asarray(self.crop.apply(open_image(self.image)))
+        return [
+            _Pixels(self.image.label, path, np.ascontiguousarray(fitted[:, ::-1]) if mirrored else fitted)
+            for mirrored, path in self.entries
+        ]
+
+
+@dataclass(frozen=True)
+class EncodingPlan:
+    """What is to be encoded: the cache entry of everything, and the share of it that this process looks after."""
+
+    pairs: tuple[EncodedPair, ...]
+    texts: Mapping[str, Path]
+    upscaled: tuple[str, ...]
+    own_texts: Mapping[str, Path]
+    own_jobs: Sequence[EncodeJob]
+    text_dtype: torch.dtype
+
+
 def encode(
     base: BaseModel,
     pairs: Sequence[Pair],
@@ -120,68 +167,90 @@ def encode(
     Raises UserError naming the picture that cannot be read or encoded, and the folder if the disk is full.
     """
     device = torch.device(device)
-    text_dtype = capabilities(device).text
-    text_identity, vae_identity = base.identity("text"), base.identity("vae")
-    sizes = buckets(resolution, base.latent_factor)
+    plan = plan_encoding(base, pairs, prompts, cache, device, resolution=resolution, flip=flip, world=world)
+    with world.synchronized():
+        entries.remove_stale(cache)
+        reused, made = _run_plan(plan, base, device, workers, progress)
+    counts = world.all_gather([(reused, made)])
+    return EncodedPairs(plan.pairs, plan.texts, plan.upscaled, *map(sum, zip(*counts, strict=True)))
 
+
+def plan_encoding(
+    base: BaseModel,
+    pairs: Sequence[Pair],
+    prompts: Sequence[str],
+    cache: Path,
+    device: torch.device,
+    *,
+    resolution: int,
+    flip: bool,
+    world: World = SINGLE,
+) -> EncodingPlan:
+    """The cache entries of all that `encode` is to make, by their keys alone: no picture is read, no model loaded."""
+    text_identity, vae_identity = base.identity("text"), base.identity("vae")
+    text_dtype = capabilities(device).text
     texts = {
         prompt: entries.entry(cache, "text", prompt, text_identity, text_dtype)
         for prompt in dict.fromkeys(["", *prompts, *(pair.prompt for pair in pairs), *_own_captions(pairs)])
     }
-    works: dict[tuple[str, Size], _Work] = {}
+    sizes = buckets(resolution, base.latent_factor)
+    jobs: dict[tuple[str, Size], EncodeJob] = {}  # an image of several pairs is encoded once a size
     upscaled: dict[str, None] = {}
-
-    def latents(picture: ImageRef, how: CoverCrop) -> tuple[Path, Path | None]:
-        paths = [
-            entries.entry(cache, "latents", picture.sha256, how.target, CROP_VERSION, mirrored, vae_identity, STORED)
-            for mirrored in (False, True)
-        ]
-        if how.upscaled:
-            upscaled[picture.label] = None
-        wanted = tuple(enumerate(paths if flip else paths[:1]))
-        works.setdefault((picture.sha256, how.target), _Work(picture, how, tuple((bool(m), p) for m, p in wanted)))
-        return paths[0], paths[1] if flip else None
-
     encoded: list[EncodedPair] = []
     for pair in pairs:
         bucket = bucket_for(*pair.chosen.size, sizes)
-        how = CoverCrop.fit(pair.chosen.size, bucket)
-        chosen, chosen_flipped = latents(pair.chosen, how)
-        rejected, rejected_flipped = latents(pair.rejected, CoverCrop.fit(pair.rejected.size, bucket))
-        encoded.append(
-            EncodedPair(
-                pair,
-                bucket,
-                how.size_conditioning,
-                texts[pair.prompt],
-                chosen,
-                rejected,
-                chosen_flipped,
-                rejected_flipped,
-                None if pair.rejected_prompt is None else texts[pair.rejected_prompt],
-            )
+        chosen, rejected = (
+            EncodeJob.fit(image, bucket, cache, vae_identity, flip) for image in (pair.chosen, pair.rejected)
         )
+        for job in (chosen, rejected):
+            jobs.setdefault((job.image.sha256, bucket), job)
+            if job.crop.upscaled:
+                upscaled[job.image.label] = None
+        encoded.append(_encoded_pair(pair, chosen, rejected, texts))
+    own_texts, own_jobs = dict(world.shard(list(texts.items()))), world.shard(list(jobs.values()))
+    return EncodingPlan(tuple(encoded), texts, tuple(upscaled), own_texts, own_jobs, text_dtype)
 
-    own_texts, own_works = dict(world.shard(list(texts.items()))), world.shard(list(works.values()))
-    with world.synchronized():
-        entries.remove_stale(cache)
-        paths = [*own_texts.values(), *(path for work in own_works for _, path in work.entries)]
-        missing = _missing(paths, workers, progress)
-        reused = len(paths) - len(missing)
 
-        def report(phase: str) -> Callable[[int, int], None]:
-            return lambda done, total: progress(EncodeProgress(phase, done, total, reused))
+def _encoded_pair(pair: Pair, chosen: EncodeJob, rejected: EncodeJob, texts: Mapping[str, Path]) -> EncodedPair:
+    chosen_paths, rejected_paths = dict(chosen.entries), dict(rejected.entries)
+    return EncodedPair(
+        pair,
+        chosen.crop.target,
+        chosen.crop.size_conditioning,
+        texts[pair.prompt],
+        chosen_paths[False],
+        rejected_paths[False],
+        chosen_paths.get(True),
+        rejected_paths.get(True),
+        None if pair.rejected_prompt is None else texts[pair.rejected_prompt],
+    )
 
-        new_texts = {prompt: path for prompt, path in own_texts.items() if path in missing}
-        if new_texts:
-            _encode_texts(base, new_texts, device, text_dtype, report("text"))
-            release_memory(device)
-        new_works = [work for work in (work.only(missing) for work in own_works) if work.entries]
-        if new_works:
-            _encode_pictures(base, new_works, device, workers, report("latents"))
-            release_memory(device)
-    counts = world.all_gather([(reused, len(missing))])
-    return EncodedPairs(tuple(encoded), texts, tuple(upscaled), *map(sum, zip(*counts, strict=True)))
+
+def _run_plan(
+    plan: EncodingPlan,
+    base: BaseModel,
+    device: torch.device,
+    workers: int,
+    progress: Callable[[EncodeProgress], None],
+) -> tuple[int, int]:
+    """Make the entries of this process's share that the cache lacks: how many were there, and how many were made."""
+    paths = [*plan.own_texts.values(), *(path for job in plan.own_jobs for _, path in job.entries)]
+    missing = _missing(paths, workers, progress)
+    reused = len(paths) - len(missing)
+    new_texts = {prompt: path for prompt, path in plan.own_texts.items() if path in missing}
+    if new_texts:
+        report = partial(_report, progress, "text", reused)
+        _encode_texts(base, new_texts, device, plan.text_dtype, report)
+        release_memory(device)
+    new_jobs = [job for job in (job.only(missing) for job in plan.own_jobs) if job.entries]
+    if new_jobs:
+        _encode_images(base, new_jobs, device, workers, partial(_report, progress, "latents", reused))
+        release_memory(device)
+    return reused, len(missing)
+
+
+def _report(progress: Callable[[EncodeProgress], None], phase: str, reused: int, done: int, total: int) -> None:
+    progress(EncodeProgress(phase, done, total, reused))
 
 
 def load_latent(path: Path) -> tuple[Tensor, Tensor]:
@@ -199,26 +268,6 @@ def load_text(path: Path) -> dict[str, Tensor]:
     Raises UserError on a damaged entry.
     """
     return entries.read(path)
-
-
-@dataclass(frozen=True)
-class _Work:
-    """One picture at one size, and the entries wanted of it: (mirrored, path)."""
-
-    picture: ImageRef
-    how: CoverCrop
-    entries: tuple[tuple[bool, Path], ...]
-
-    def only(self, missing: set[Path]) -> _Work:
-        return _Work(self.picture, self.how, tuple(one for one in self.entries if one[1] in missing))
-
-    def decode(self) -> list[_Pixels]:
-        image = open_image(self.picture)
-        fitted = np.asarray(self.how.apply(image))
-        return [
-            _Pixels(self.picture.label, path, np.ascontiguousarray(fitted[:, ::-1]) if mirrored else fitted)
-            for mirrored, path in self.entries
-        ]
 
 
 @dataclass(frozen=True)
@@ -257,24 +306,24 @@ def _encode_texts(
     for start in range(0, len(prompts), PROMPTS_PER_BATCH):
         batch = prompts[start : start + PROMPTS_PER_BATCH]
         with torch.inference_mode():
-            answers = encoder(batch)
-        for prompt, tensors in zip(batch, answers, strict=True):
+            outputs = encoder(batch)
+        for prompt, tensors in zip(batch, outputs, strict=True):
             if not all(tensor.isfinite().all() for tensor in tensors.values()):
                 raise UserError(f"the text encoders of {base.path} give no finite answer for the prompt {prompt!r}")
             entries.write(texts[prompt], {name: tensor.cpu() for name, tensor in tensors.items()})
         report(start + len(batch), len(prompts))
 
 
-def _encode_pictures(
-    base: BaseModel, works: Sequence[_Work], device: torch.device, workers: int, report: Callable[[int, int], None]
+def _encode_images(
+    base: BaseModel, jobs: Sequence[EncodeJob], device: torch.device, workers: int, report: Callable[[int, int], None]
 ) -> None:
     vae = base.load_vae(device)
-    done, total = 0, sum(len(work.entries) for work in works)
-    for batch in _batches(_decoded(works, workers), device):
+    done, total = 0, sum(len(job.entries) for job in jobs)
+    for batch in _batches(_decoded(jobs, workers), device):
         pixels = torch.from_numpy(np.stack([one.rgb for one in batch])).permute(0, 3, 1, 2)
-        # In the order of the file's bytes, which all layers follow, a CPU is faster: docs/benchmarks.md.
+        # On a CPU channels_last (NHWC, the order of the decoded bytes) is faster: docs/benchmarks.md.
         pixels = pixels if device.type == "cpu" else pixels.contiguous()
-        means, stds = _posterior(vae, pixels, device, batch)
+        means, stds = encode_with_oom_backoff(vae, pixels, device, batch)
         for one, mean, std in zip(batch, means, stds, strict=True):
             if not (mean.isfinite().all() and std.isfinite().all()):
                 raise UserError(
@@ -286,14 +335,14 @@ def _encode_pictures(
         report(done, total)
 
 
-def _decoded(works: Sequence[_Work], workers: int) -> Iterator[_Pixels]:
-    """Pictures in the order of `works`, decoded ahead by threads: never more than a few at once, however many."""
+def _decoded(jobs: Sequence[EncodeJob], workers: int) -> Iterator[_Pixels]:
+    """Pictures in the order of `jobs`, decoded ahead by threads: never more than a few at once, however many."""
     workers = max(1, workers)
     pool = ThreadPoolExecutor(workers, thread_name_prefix="decode")
     waiting: deque[Future[list[_Pixels]]] = deque()
     try:
-        for work in works:
-            waiting.append(pool.submit(work.decode))
+        for job in jobs:
+            waiting.append(pool.submit(job.decode))
             if len(waiting) > 2 * workers:
                 yield from waiting.popleft().result()
         while waiting:
@@ -323,7 +372,9 @@ def _batches(pixels: Iterator[_Pixels], device: torch.device) -> Iterator[list[_
     yield from filling.values()
 
 
-def _posterior(vae: nn.Module, rgb: Tensor, device: torch.device, batch: Sequence[_Pixels]) -> tuple[Tensor, Tensor]:
+def encode_with_oom_backoff(
+    vae: nn.Module, rgb: Tensor, device: torch.device, batch: Sequence[_Pixels]
+) -> tuple[Tensor, Tensor]:
     """Scaled means and standard deviations, (n, c, h, w) in the storage dtype on the CPU, of uint8 rgb (n, 3, H, W).
 
     Out of memory halves the batch; a single picture that does not fit raises DeviceOutOfMemory naming it.
@@ -344,5 +395,8 @@ def _posterior(vae: nn.Module, rgb: Tensor, device: torch.device, batch: Sequenc
     # Outside the handler: while the error lives, so does everything that filled the memory.
     release_memory(device)
     half = len(batch) // 2
-    parts = [_posterior(vae, rgb[:half], device, batch[:half]), _posterior(vae, rgb[half:], device, batch[half:])]
+    parts = [
+        encode_with_oom_backoff(vae, rgb[:half], device, batch[:half]),
+        encode_with_oom_backoff(vae, rgb[half:], device, batch[half:]),
+    ]
     return torch.cat([parts[0][0], parts[1][0]]), torch.cat([parts[0][1], parts[1][1]])
