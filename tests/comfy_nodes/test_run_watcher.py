@@ -173,7 +173,7 @@ def test_a_run_that_a_node_waits_for_is_told_of_by_the_node_alone(tmp_path, watc
     watched.watcher.poll(tmp_path)
     assert (watched.ends(), watched.copied) == ([], [])
     assert watched.lists()[-1][0]["phase"] == "stopped"
-    run_watcher.unattend(run)  # gone on with from the side bar
+    run_watcher.unattend(run)  # resumed from the side bar
     finish(run)
     watched.watcher.poll(tmp_path)
     assert watched.ends() == [("cats-1", "finished")]

@@ -100,7 +100,7 @@ def test_what_the_hub_does_not_give_is_said(monkeypatch):
 
     monkeypatch.setattr(CLIPModel, "from_pretrained", offline)
     said = (
-        r"the weights of PickScore are not to be had at some/model \(We couldn't connect, and it is not in the cache\)"
+        r"the weights of PickScore cannot be loaded from some/model \(We couldn't connect, and it is not in the cache\)"
     )
     assert re.fullmatch(said, why_absent("pickscore=some/model"))
 

@@ -45,7 +45,7 @@ def ensure_comfyui() -> tuple[Path, Path]:
     """The host's Python and the folder with ComfyUI's main.py, made if they are not there.
 
     Made under another name and renamed when complete, so that a set-up that was interrupted is never taken for whole.
-    Raises subprocess.CalledProcessError, with pip's own words above it, if a package cannot be had.
+    Raises subprocess.CalledProcessError, with pip's own words above it, if a package cannot be installed.
     """
     if not _is_current(HOST):
         building = Path(tempfile.mkdtemp(prefix=f"{HOST.name}-", dir=HOST.parent))

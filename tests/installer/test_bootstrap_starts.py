@@ -206,7 +206,7 @@ def test_torch_follows_the_card(installed: Path):
     script(installed.parent / "bin/nvidia-smi", "echo 'NVIDIA GeForce RTX 3060, 580.65.06, 8.6'")
     without = run(installed, "demo")
     assert without.returncode == 5
-    assert "no CUDA build of PyTorch could be had" in without.stderr
+    assert "no CUDA build of PyTorch could be found" in without.stderr
     assert run(installed, "demo").stderr == ""  # it is not tried again at every start
     make_torch_wheel(installed.parent / "wheels", "2.13.0+cu130", "13.0")
     stamp_of(installed).unlink()

@@ -1,4 +1,4 @@
-"""Asking for a training again: what was trained already is found, what was not is gone on with."""
+"""Starting the same training again: a finished run is reused, an unfinished one is resumed."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""Speed-ups: the same training, no waiting inside a step, and training goes on where one cannot be had."""
+"""Speed-ups: the same training, no waiting inside a step, and training goes on where one is not available."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Make the .venv beside this package complete, then run `mapo` in it: the way from a fresh clone to a running command.
+"""Bootstrap of the virtual environment: make the .venv beside this package complete, then run `mapo` in it.
 
 mapo.sh and mapo.bat run this file by its path, with whatever Python 3.10 to 3.13 they found: standard library only, and
 nothing of this package is imported. Without a word it is the studio that starts, and what it needs is added. The first
@@ -207,7 +207,7 @@ def make_venv(steps: Steps, stamp: dict) -> None:
         raise StepFailedError(
             f"{sys.executable} lacks ensurepip, which .venv needs. Debian, Ubuntu: apt install python3-venv"
         ) from None
-    base = base_python()  # asked now: this process may run on the environment that is about to go
+    base = base_python()  # looked up now: this process may run on the environment that is about to go
     for old in ROOT.glob(".venv.old-*"):
         shutil.rmtree(old, ignore_errors=True)
     if VENV.exists():
@@ -252,7 +252,7 @@ def put_torch(steps: Steps, graphics: torch_wheel.Graphics, kind: str) -> None:
     if torch_wheel.keeps(torch, graphics, limits):
         say(f"[2/4] PyTorch {torch.version} is there")
         return
-    failure = StepFailedError("PyTorch is not to be had.")
+    failure = StepFailedError("No build of PyTorch could be found for this machine.")
     for source in torch_wheel.torch_sources(graphics):
         torch = torch_wheel.installed_torch(site_packages())
         if kind == "cpu" and torch and torch_wheel.within(torch.version, limits) and not source.page:
@@ -291,7 +291,7 @@ def check_torch(steps: Steps, graphics: torch_wheel.Graphics) -> None:
     if works or not graphics.card or torch.kind in ("rocm", "xpu"):
         return
     if torch.kind == "cpu":
-        say(f"      Here is a {graphics.card.name}, but no CUDA build of PyTorch could be had: it will not be used.")
+        say(f"      Here is a {graphics.card.name}, but no CUDA build of PyTorch could be found: it will not be used.")
         say(f"      Where {torch_wheel.OFFICIAL_INDEX} can be reached, delete {STAMP} and start again.")
         return
     say(f"      PyTorch {torch.version} does not see the {graphics.card.name}, though nvidia-smi does.")

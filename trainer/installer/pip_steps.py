@@ -1,4 +1,4 @@
-"""How does a program of the installation run, so that a person sees it move and what failed can be read later?
+"""Subprocesses of the installation, with progress in the terminal and a log of all that they print.
 
 Standard library only: bootstrap.py runs it before anything is installed.
 """
@@ -74,9 +74,9 @@ class Steps:
             raise
         output = self.output_since(start)
         if code:
-            told = "".join(f"\n    {line}" for line in output.splitlines()[-12:])
+            tail = "".join(f"\n    {line}" for line in output.splitlines()[-12:])
             log_path = self.venv / "install.log" if self.venv.is_dir() else self.path
-            raise StepFailedError(f"Failed with exit code {code} at {self.title}{told}\n      All of it: {log_path}")
+            raise StepFailedError(f"Failed with exit code {code} at {self.title}{tail}\n      All of it: {log_path}")
         return output
 
     def watch(self, child: subprocess.Popen, start: int) -> int:

@@ -1,4 +1,4 @@
-"""Which torch belongs on this machine, and where pip gets it: asks nvidia-smi and reads files, imports no torch.
+"""PyTorch wheel: which build belongs on this machine, and where pip gets it; asks nvidia-smi, imports no torch.
 
 Standard library only, no import of this package: trainer/installer/bootstrap.py uses it before anything is installed.
 """
@@ -25,7 +25,7 @@ class Card(NamedTuple):
 
 class Graphics(NamedTuple):
     card: Card | None
-    trouble: str = ""  # nvidia-smi is there but fails: what it said
+    trouble: str = ""  # why nvidia-smi, which is there, fails
 
 
 class TorchBuild(NamedTuple):
@@ -44,8 +44,8 @@ class Source(NamedTuple):
 
 def card_signs() -> list:
     """What changes when a card or its driver comes or goes. Cheap to look at; nvidia-smi itself can take seconds."""
-    found = shutil.which("nvidia-smi")
-    signs: list = [found, os.stat(found).st_mtime_ns if found else 0]
+    executable = shutil.which("nvidia-smi")
+    signs: list = [executable, os.stat(executable).st_mtime_ns if executable else 0]
     with contextlib.suppress(OSError):
         signs.append(Path("/proc/driver/nvidia/version").read_text())
         signs.append(sorted(os.listdir("/proc/driver/nvidia/gpus")))
@@ -56,12 +56,12 @@ def find_card() -> Graphics:
     """The NVIDIA card with the highest compute capability."""
     import subprocess
 
-    found = shutil.which("nvidia-smi")
-    if not found:
+    executable = shutil.which("nvidia-smi")
+    if not executable:
         return Graphics(None)
-    ask = [found, "--query-gpu=name,driver_version,compute_cap", "--format=csv,noheader"]
+    query = [executable, "--query-gpu=name,driver_version,compute_cap", "--format=csv,noheader"]
     try:
-        answer = subprocess.run(ask, capture_output=True, text=True, errors="replace", timeout=20)
+        answer = subprocess.run(query, capture_output=True, text=True, errors="replace", timeout=20)
     except subprocess.TimeoutExpired:
         return Graphics(None, "no answer within 20 seconds")
     except OSError as error:
@@ -73,8 +73,8 @@ def find_card() -> Graphics:
             cards.append(Card(fields[1], int(fields[2]), float(capability[0]) if capability else 0.0))
     if answer.returncode == 0 and cards:
         return Graphics(max(cards, key=lambda card: card.capability))
-    said = (answer.stdout.strip() or answer.stderr.strip() or f"exit code {answer.returncode}").splitlines()[0]
-    return Graphics(None, "" if "no devices were found" in said.lower() else said)
+    reason = (answer.stdout.strip() or answer.stderr.strip() or f"exit code {answer.returncode}").splitlines()[0]
+    return Graphics(None, "" if "no devices were found" in reason.lower() else reason)
 
 
 def wanted_kind(graphics: Graphics) -> str:

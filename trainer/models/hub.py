@@ -46,7 +46,7 @@ def needed(files: Iterable[str]) -> list[str]:
 def fetch(repo: str) -> Path:
     """The snapshot folder of `repo`: from the cache if it is whole there, else downloaded.
 
-    Raises UserError if it is neither cached nor to be had, or has no weights in safetensors format.
+    Raises UserError if it is neither cached nor can be downloaded, or has no weights in safetensors format.
     """
     from huggingface_hub import HfApi, snapshot_download
 

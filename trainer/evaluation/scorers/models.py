@@ -161,7 +161,7 @@ def _clip(where: str, name: str) -> CLIPModel:
         )
     except Exception as error:  # absent, offline, gated, another architecture: transformers has an exception for each
         reason = " ".join(str(error).split())[:160]
-        raise UserError(f"the weights of {name} are not to be had at {where} ({reason})") from error
+        raise UserError(f"the weights of {name} cannot be loaded from {where} ({reason})") from error
     if missing := sorted(found["missing_keys"]):
         raise UserError(f"{where} is no whole CLIP model: {missing[0]} and {len(missing) - 1} others are not in it")
     return model.eval().requires_grad_(False)
@@ -178,7 +178,7 @@ def _tokenizer(where: str, kind: str) -> CLIPTokenizer:
         except Exception as error:  # as above
             tried.append(f"{place}: {' '.join(str(error).split())[:80]}")
     raise UserError(
-        f"{KINDS[kind]} has no tokenizer beside its weights, nor is there one to be had ({'; '.join(tried)})"
+        f"{KINDS[kind]} has no tokenizer beside its weights, and no other could be loaded ({'; '.join(tried)})"
     )
 
 
