@@ -1,10 +1,8 @@
-"""Wilson intervals: how sure a share is that was measured on so many trials, and how that is written."""
+"""Wilson intervals: how sure a share is that was measured on so many trials."""
 
 from __future__ import annotations
 
 import math
-
-from .text import format_percent
 
 
 def wilson_interval(hits: float, trials: float, z: float = 1.96) -> tuple[float, float]:
@@ -20,10 +18,3 @@ def wilson_interval(hits: float, trials: float, z: float = 1.96) -> tuple[float,
     whole = 1 + z * z / trials
     # The share itself is inside, which rounding may deny where all trials fell alike.
     return max(0.0, min(share, (centre - spread) / whole)), min(1.0, max(share, (centre + spread) / whole))
-
-
-def format_interval(share: float, low: float | None, high: float | None) -> str:
-    """A share with its interval in brackets, as every face shows it: 83 % (71-91 %); alone where none was kept."""
-    if low is None or high is None:
-        return format_percent(share)
-    return f"{format_percent(share)} ({100 * low:.0f}-{100 * high:.0f} %)"

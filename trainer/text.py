@@ -1,4 +1,4 @@
-"""Formatters for people: durations, file sizes, percents and counts, alike in every face; and numbers out of events."""
+"""Formatters for people: durations, file sizes, shares and counts, alike in every face; and numbers out of events."""
 
 from __future__ import annotations
 
@@ -30,6 +30,13 @@ def format_size(size: float) -> str:
 def format_percent(share: float) -> str:
     """A share in [0, 1]: 83 %."""
     return f"{100 * share:.0f} %"
+
+
+def format_interval(share: float, low: float | None, high: float | None) -> str:
+    """A share with its interval in brackets, as every face shows it: 83 % (71-91 %); alone where none was kept."""
+    if low is None or high is None:
+        return format_percent(share)
+    return f"{format_percent(share)} ({100 * low:.0f}-{100 * high:.0f} %)"
 
 
 def format_count(count: int, noun: str) -> str:

@@ -150,8 +150,7 @@ def _line(status: Status, events: list[Event], progress: RunProgress) -> str:
 
 
 def _training(status: Status, events: list[Event]) -> str:
-    from ...trainer.intervals import format_interval
-    from ...trainer.text import finite_number, format_duration
+    from ...trainer.text import finite_number, format_duration, format_interval
 
     parts = [f"step {status.done} of {status.total}"]
     step = next((one for one in reversed(events) if one["event"] == "step"), {})

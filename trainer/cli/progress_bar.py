@@ -10,10 +10,9 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn
 
-from ..intervals import format_interval
 from ..runs.event_log import Event, Listener
 from ..services.run_progress import ENCODING_PHASES
-from ..text import format_duration
+from ..text import format_duration, format_interval
 
 _COPYING = ("importing", "exporting")
 _QUIET_SECONDS = 10.0

@@ -16,13 +16,12 @@ from ..cancellation import Cancelled, StopRequest
 from ..config.presets import tiny_settings
 from ..config.run_config import RunConfig, parse_config
 from ..images.contact_sheet import grid
-from ..intervals import format_interval
 from ..models.open import TINY, open_base
 from ..reports.report import add_sections, report_at_end, write_report
 from ..runs.event_log import Listener
 from ..runs.run_folder import Run, all_runs
 from ..sampling.sampler import generate
-from ..text import format_duration
+from ..text import format_duration, format_interval
 from ..training.loop import train
 from .judge import Measurement, measure, test_captions, write_pairs
 

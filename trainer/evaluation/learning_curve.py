@@ -21,11 +21,12 @@ from ..atomic_files import write_text
 from ..cancellation import Cancelled, StopRequest
 from ..config.run_config import RunConfig
 from ..errors import UserError
-from ..intervals import format_interval, wilson_interval
+from ..intervals import wilson_interval
 from ..jobs.find_run import read_digest, training_digest, write_digest
 from ..jobs.kind import JobContext
 from ..runs.run_folder import Event, Run
 from ..sampling.task_settings import TaskSettings
+from ..text import format_interval
 
 PARTS = (4, 2, 1)
 """The trainings are on a fourth, on half and on all of the pairs: twice as many each time, as is asked about."""

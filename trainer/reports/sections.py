@@ -7,9 +7,9 @@ from typing import Any
 
 from ..evaluation.learning_curve import LearningCurve, read_curve
 from ..evaluation.scorers.score import Scores, read_scores
-from ..intervals import format_interval, wilson_interval
+from ..intervals import wilson_interval
 from ..runs.run_folder import Run
-from ..text import finite_number, format_duration
+from ..text import finite_number, format_duration, format_interval
 from .charts import Chart, Line
 from .html import Html, chart_card, element, escape_text, facts, paragraph, section, table
 from .summary import Summary

@@ -9,9 +9,8 @@ from pathlib import Path
 from typing import Literal
 
 from ..config.run_config import RunConfig
-from ..intervals import format_interval
 from ..runs.run_folder import Event, Run
-from ..text import finite_number, format_count, format_percent
+from ..text import finite_number, format_count, format_interval, format_percent
 from ..training.early_stopping import chosen_error_warning, history_of, point_of
 
 Ending = Literal["finished", "stopped", "failed", "open"]

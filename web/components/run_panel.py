@@ -14,7 +14,6 @@ import gradio as gr
 
 from ...trainer.errors import UserError
 from ...trainer.evaluation.learning_curve import read_curve
-from ...trainer.intervals import format_interval
 from ...trainer.jobs.job import Job, Status, all_jobs
 from ...trainer.reports import run_charts
 from ...trainer.reports.chart_svg import draw_svg
@@ -26,7 +25,7 @@ from ...trainer.reports.summary import measured as newest
 from ...trainer.runs.run_folder import Event, Run
 from ...trainer.services.job_kinds import start
 from ...trainer.services.run_progress import run_progress
-from ...trainer.text import finite_number, format_duration, format_percent
+from ...trainer.text import finite_number, format_duration, format_interval, format_percent
 from ..server.preferences_file import Settings
 from ..server.run_files import address
 from .generate_task import task_html

@@ -8,13 +8,12 @@ from typing import Any
 import gradio as gr
 
 from ...trainer.errors import UserError
-from ...trainer.intervals import format_interval
 from ...trainer.jobs.job import Job
 from ...trainer.models.safetensors_file import read_header
 from ...trainer.reports.summary import course, summarise
 from ...trainer.runs.run_folder import Run, all_runs
 from ...trainer.services import lora_library
-from ...trainer.text import format_size
+from ...trainer.text import format_interval, format_size
 from ..components.model_choices import copy_label, copy_to_hosts
 from ..components.run_panel import PHASES, agreement_html, curves_html, links_html, strip_html
 from ..context import PageContext

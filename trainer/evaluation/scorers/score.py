@@ -14,10 +14,11 @@ from PIL import Image
 
 from ...atomic_files import atomic_write, write_text
 from ...errors import UserError
-from ...intervals import format_interval, wilson_interval
+from ...intervals import wilson_interval
 from ...preferences.datasets import find_dataset
 from ...preferences.images import image_path
 from ...runs.run_folder import Run
+from ...text import format_interval
 from ..comparison import comparison_pairs
 from ..generate_comparison import held_out_prompts
 
