@@ -37,7 +37,7 @@ from sqlalchemy import func, insert, select, text, update
 DATASET = "million"
 PICTURES, PAIRS = 5, 10
 """Of a prompt."""
-_AT_ONCE = 20_000
+_BATCH_SIZE = 20_000
 _ROWS = 500
 """Of an import, in one transaction."""
 
@@ -209,7 +209,7 @@ def _parts(rows: Iterator) -> Iterator[list]:
     part = []
     for row in rows:
         part.append(row)
-        if len(part) == _AT_ONCE:
+        if len(part) == _BATCH_SIZE:
             yield part
             part = []
     if part:

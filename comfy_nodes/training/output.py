@@ -24,9 +24,9 @@ class TrainingOutput:
 def training_output(run: Run, lora: Path) -> TrainingOutput:
     """Of a run that has finished; `lora` is the copy of its LoRA that ComfyUI lists."""
     from ...trainer.reports import chart_image, run_charts
-    from ...trainer.reports.summary import damage, headline, how_it_ended, how_sure, summarise
+    from ...trainer.reports.summary import damage, headline, how_it_ended, how_sure, summarize_run
 
-    summary = summarise(run)
+    summary = summarize_run(run)
     warning = damage(summary)
     sentences = [
         f"{headline(summary)}.",

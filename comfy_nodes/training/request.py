@@ -88,16 +88,16 @@ def config_of(store: Store, request: TrainingRequest, paths: ModelPaths, device:
     from ...trainer.config.run_config import parse_config
     from ...trainer.models.card_presets import preset_for
     from ...trainer.models.open import TINY
-    from ...trainer.services.training_proposal import free_name, propose
+    from ...trainer.services.training_proposal import propose_config, unused_run_name
 
-    config = propose(store, request.dataset, paths.base, Path(paths.tokenizers) if paths.tokenizers else None)
+    config = propose_config(store, request.dataset, paths.base, Path(paths.tokenizers) if paths.tokenizers else None)
     preset = preset_for(device.memory) if request.preset == AUTOMATIC else preset_named(request.preset)
     if preset and paths.base != TINY:
         config = apply(config, preset)
     values = config.model_dump()
     for part, asked_for in _overrides(request, paths.continue_from).items():
         values[part] |= asked_for
-    values["name"] = free_name(store.workspace, request.dataset, paths.loras)
+    values["name"] = unused_run_name(store.workspace, request.dataset, paths.loras)
     values["training"]["device"] = device.device
     return parse_config(values, "MaPO Train LoRA")
 

@@ -83,11 +83,11 @@ class Watcher:
 def sentence(run: Run, row: Row) -> str:
     """What a run that has ended came to."""
     from ...trainer.errors import UserError
-    from ...trainer.reports.summary import headline, summarise
+    from ...trainer.reports.summary import headline, summarize_run
 
     if row.phase == "finished":
         try:
-            summary = summarise(run)
+            summary = summarize_run(run)
             return " ".join(filter(None, [f"{headline(summary)}.", summary.said]))
         except UserError:  # its settings were damaged since
             return f"{row.name} is finished."

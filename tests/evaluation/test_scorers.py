@@ -9,8 +9,8 @@ import torch
 from mapo_studio.tests.tiny_models import write_clip
 from mapo_studio.trainer.errors import UserError
 from mapo_studio.trainer.evaluation.scorers import models
-from mapo_studio.trainer.evaluation.scorers.models import PictureInput, open_scorer, picture_input, why_absent
-from mapo_studio.trainer.evaluation.scorers.score import Scores, row_of, score_pairs
+from mapo_studio.trainer.evaluation.scorers.models import ImagePreprocessor, open_scorer, read_preprocessor, why_absent
+from mapo_studio.trainer.evaluation.scorers.score import Scores, score_pairs, scorer_result
 from PIL import Image
 from safetensors.torch import save_file
 from transformers import CLIPModel, CLIPTokenizer
@@ -34,13 +34,13 @@ def by_hand(clip, prompts, pictures):
     """transformers' own way from tokens and pixels to logits_per_image, whose diagonal is each with its own."""
     model, tokenizer = CLIPModel.from_pretrained(clip), CLIPTokenizer.from_pretrained(clip)
     tokens = tokenizer(prompts, padding=True, return_tensors="pt")
-    pixels = torch.from_numpy(PictureInput(SIDE, SIDE).batch(pictures))
+    pixels = torch.from_numpy(ImagePreprocessor(SIDE, SIDE).batch(pictures))
     with torch.no_grad():
         return model(**tokens, pixel_values=pixels).logits_per_image.diagonal().tolist()
 
 
 def test_pickscore_is_what_transformers_gives(clip, pictures, monkeypatch):
-    monkeypatch.setattr(models, "_AT_ONCE", 2)
+    monkeypatch.setattr(models, "_BATCH_SIZE", 2)
     prompts = ["a red cat", "a blue cat", "red"]
     found = open_scorer(f"pickscore={clip}", CPU).score(prompts, pictures)
     assert found == pytest.approx(by_hand(clip, prompts, pictures), abs=1e-4)
@@ -63,7 +63,9 @@ def test_the_aesthetic_head_is_its_layers_one_after_the_other(clip, pictures, tm
     found = open_scorer(f"aesthetic={head},{clip}", CPU).score(["whatever"] * 3, pictures)
     model = CLIPModel.from_pretrained(clip)
     with torch.no_grad():
-        seen = model.vision_model(pixel_values=torch.from_numpy(PictureInput(SIDE, SIDE).batch(pictures))).pooler_output
+        seen = model.vision_model(
+            pixel_values=torch.from_numpy(ImagePreprocessor(SIDE, SIDE).batch(pictures))
+        ).pooler_output
         seen = torch.nn.functional.normalize(model.visual_projection(seen), dim=-1)
         for layer in layers.values():
             seen = layer(seen)
@@ -121,7 +123,7 @@ def test_pictures_are_seen_as_transformers_image_processor_sees_them():
     """Its steps, written with its own functions, which need no torchvision."""
     from transformers.image_transforms import center_crop, get_resize_output_image_size, normalize, rescale, resize
 
-    own = PictureInput(24, 20)
+    own = ImagePreprocessor(24, 20)
     for size in ((40, 56), (57, 31), (24, 24)):
         pixels = np.random.default_rng(1).integers(0, 255, (size[1], size[0], 3), dtype=np.uint8)
         wanted = get_resize_output_image_size(pixels, 24, default_to_square=False, input_data_format="channels_last")
@@ -137,22 +139,22 @@ def test_older_and_newer_preprocessor_configs_are_read(tmp_path):
     (tmp_path / "preprocessor_config.json").write_text(
         json.dumps({"size": 224, "crop_size": 200, "image_mean": [0, 0, 0]})
     )
-    assert picture_input(tmp_path, 32) == PictureInput(224, 200, (0, 0, 0))
-    assert picture_input(None, 32) == PictureInput(32, 32)
+    assert read_preprocessor(tmp_path, 32) == ImagePreprocessor(224, 200, (0, 0, 0))
+    assert read_preprocessor(None, 32) == ImagePreprocessor(32, 32)
 
 
 def test_the_interval_is_by_prompt_so_that_alike_pictures_promise_no_more():
     before = [0.0] * 40
     after = [1.0 if number % 4 == 0 else -0.2 for number in range(40)]
-    alone = row_of("x", [str(number) for number in range(40)], before, after)
-    together = row_of("x", [str(number % 4) for number in range(40)], before, after)
+    alone = scorer_result("x", [str(number) for number in range(40)], before, after)
+    together = scorer_result("x", [str(number % 4) for number in range(40)], before, after)
     assert alone.change == together.change == pytest.approx(0.1)
     assert together.high - together.low > alone.high - alone.low
     assert (alone.higher, alone.pairs) == (10, 40)
 
 
 def test_a_difference_that_may_be_chance_says_so():
-    row = row_of("PickScore", ["a", "b", "c"], [20.0, 21.0, 22.0], [20.5, 20.6, 22.2])
+    row = scorer_result("PickScore", ["a", "b", "c"], [20.0, 21.0, 22.0], [20.5, 20.6, 22.2])
     assert row.difference.endswith("may be chance")
     assert "33 %" not in row.share
     said = Scores(3, 3, (row,), ("Not scored by hps: gone",)).text()

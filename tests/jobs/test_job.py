@@ -15,7 +15,7 @@ from mapo_studio.trainer.jobs.job import Job, all_jobs, start_training
 from mapo_studio.trainer.jobs.kind import JobKind, start
 from mapo_studio.trainer.preferences.io.importer import import_pairs
 from mapo_studio.trainer.preferences.store import open_store
-from mapo_studio.trainer.services.training_proposal import preflight, propose
+from mapo_studio.trainer.services.training_proposal import preflight, propose_config
 from mapo_studio.trainer.training.checkpoint import latest_step
 
 COUNT = JobKind("count", lambda workspace, settings: settings, lambda context: "")
@@ -211,7 +211,7 @@ def test_what_is_proposed_trains_one_after_the_other_and_is_followed_by_a_rating
     import_pairs(store, "shapes", tmp_path / "pairs", annotator="me", anywhere=True)
 
     def begin():
-        config = propose(store, "shapes", "tiny")
+        config = propose_config(store, "shapes", "tiny")
         assert preflight(store, config).problems == ()
         short = config.training.model_copy(update={"steps": 2, "batch_size": 2})
         watch = config.watch.model_copy(update={"evaluate_pairs": 2, "sample_steps": 2, "log_every": 1})

@@ -8,7 +8,7 @@ from html.parser import HTMLParser
 import pytest
 from mapo_studio.trainer.config.run_config import RunConfig, parse_config
 from mapo_studio.trainer.reports.report import add_sections, write_report
-from mapo_studio.trainer.reports.summary import summarise
+from mapo_studio.trainer.reports.summary import summarize_run
 from mapo_studio.trainer.runs.run_folder import Run
 from PIL import Image
 
@@ -261,7 +261,7 @@ def test_nothing_from_outside_is_taken_for_html(new_run, tmp_path):
     run.log("failed", error=EVIL)
     run.lora_file.write_bytes(b"lora")
     sections = [(EVIL, EVIL), (EVIL, [[EVIL], [EVIL]]), (EVIL, tmp_path / EVIL.replace("/", "_"))]
-    add_sections(run, summarise(run).step, sections)
+    add_sections(run, summarize_run(run).step, sections)
     page = report_of(run)
     assert not page.all("img")
     assert not any("onerror" in attrs for _, attrs in page.tags)
@@ -409,7 +409,7 @@ def added_to(new_run):
     Image.new("RGB", (600, 600), "red").save(run.folder / "grid.png")
     rows = [["", "Before"], ["outlined", "4 %"]]
     sections = [("Before and after", rows), ("Pictures", run.folder / "grid.png"), ("In words", "It learned outlines.")]
-    add_sections(run, summarise(run).step, sections)
+    add_sections(run, summarize_run(run).step, sections)
     return run
 
 

@@ -13,7 +13,7 @@ from mapo_studio.trainer.jobs.job import Job
 from mapo_studio.trainer.lora import adapter
 from mapo_studio.trainer.lora.file import read_lora
 from mapo_studio.trainer.reports.report import write_report
-from mapo_studio.trainer.reports.summary import headline, how_it_ended, summarise
+from mapo_studio.trainer.reports.summary import headline, how_it_ended, summarize_run
 from mapo_studio.trainer.runs.run_folder import Run
 from mapo_studio.trainer.training.heldout_eval import EvalResult, HeldOut
 from mapo_studio.trainer.training.learner import Learner
@@ -94,7 +94,7 @@ def test_the_best_moment_becomes_the_lora_and_the_run_says_so(workspace, setting
     metadata = read_lora(run.lora_file).metadata
     assert (metadata["mapo.steps"], metadata["mapo.agreement"]) == ("3", "0.95")
     said = "The LoRA is that of step 3 of 5: the agreement fell from 95 % to 70 % since."
-    summary = summarise(run)
+    summary = summarize_run(run)
     assert said in how_it_ended(summary)
     assert "95 %" in headline(summary)
     assert said.replace(" ", "") in write_report(run).read_text().replace(" ", "")
@@ -174,7 +174,7 @@ def test_a_run_that_brings_nothing_more_ends_early_and_stays_ended(workspace, se
     status = Job(run.folder).status()
     assert (status.phase, status.done, status.total) == ("finished", 4, 4)
     assert "ended early" in status.message
-    assert how_it_ended(summarise(run)).startswith("The training ended early")
+    assert how_it_ended(summarize_run(run)).startswith("The training ended early")
     assert "ended early" in run.report_file.read_text()
 
     before = [event["event"] for event in run.events()].count("step")

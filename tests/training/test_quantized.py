@@ -11,7 +11,7 @@ from mapo_studio.trainer.errors import UserError
 from mapo_studio.trainer.lora.adapter import LoraSettings, attach
 from mapo_studio.trainer.lora.file import read_lora
 from mapo_studio.trainer.models.memory_saving import quantize
-from mapo_studio.trainer.models.memory_saving.quantize import for_painting
+from mapo_studio.trainer.models.memory_saving.quantize import quantize_mode_for_inference
 from mapo_studio.trainer.runs.run_folder import Run
 from mapo_studio.trainer.sampling.batch_sampler import BatchSampler, ImageRequest, SamplingSettings
 from mapo_studio.trainer.sampling.sampler import generate
@@ -88,7 +88,7 @@ def test_pictures_are_painted_as_the_preset_for_the_card_stores(gigabytes, lacki
     monkeypatch.setattr(quantize, "total_memory", lambda _: gigabytes and gigabytes * 2**30)
     if lacking:
         monkeypatch.setattr(device, "_installed", lambda library: False)
-    assert for_painting(CPU) == how
+    assert quantize_mode_for_inference(CPU) == how
 
 
 def test_the_painter_paints_with_a_quantized_base_what_generate_does(base):

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 from mapo_studio.trainer.config.run_config import parse_config, write_config
 from mapo_studio.trainer.evaluation.comparison import export_to_dataset
-from mapo_studio.trainer.evaluation.generate_comparison import free_name, known_settings, run_of
+from mapo_studio.trainer.evaluation.generate_comparison import known_settings, run_of, unused_comparison_name
 from mapo_studio.trainer.jobs import job
 from mapo_studio.trainer.preferences.datasets import create_dataset, find_dataset
 from mapo_studio.trainer.preferences.judgements import Answer, answer
@@ -161,10 +161,10 @@ def test_only_a_lora_of_this_workspaces_runs_brings_its_settings(studio, tmp_pat
 
 
 def test_a_name_is_found_that_is_free(studio, begin):
-    assert free_name(studio.workspace, "taste", "") == "taste or the base"
+    assert unused_comparison_name(studio.workspace, "taste", "") == "taste or the base"
     job_kinds.run_job(begin(name="taste or the base", prompts=PROMPTS[:1]).folder)
-    assert free_name(studio.workspace, "taste", "") == "taste or the base 2"
-    assert free_name(studio.workspace, "taste", "/x/old.safetensors") == "taste or old"
+    assert unused_comparison_name(studio.workspace, "taste", "") == "taste or the base 2"
+    assert unused_comparison_name(studio.workspace, "taste", "/x/old.safetensors") == "taste or old"
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ import pytest
 from fastapi import FastAPI
 from mapo_studio.trainer.config.run_config import RunConfig
 from mapo_studio.trainer.jobs.job import Job, Status
-from mapo_studio.trainer.reports.summary import summarise
+from mapo_studio.trainer.reports.summary import summarize_run
 from mapo_studio.trainer.runs.run_folder import Run
 from mapo_studio.web.components.model_choices import copy_folders, copy_to_hosts
 from mapo_studio.web.components.run_panel import agreement_html, curves_html, log_html, progress_html, strip_html
@@ -82,14 +82,14 @@ def test_a_waiting_run_says_what_it_waits_for(run, monkeypatch):
 
 
 def test_the_headline_is_the_newest_agreement_with_its_interval(run):
-    assert agreement_html(summarise(run)) == ""
+    assert agreement_html(summarize_run(run)) == ""
     measured = {"pairs": 30, "low": 0.65, "high": 0.92, "chosen_error": 0.1, "rejected_error": 0.2, "margin": 0.1}
     run.log("evaluation", step=0, agreement=0.5, **measured)
     run.log("evaluation", step=8, agreement=0.83, **measured)
-    shown = agreement_html(summarise(run))
+    shown = agreement_html(summarize_run(run))
     assert "agrees with you on 83 % (65-92 %) of 30 pairs it has not trained on" in shown
     assert "with 95 % certainty; after step 8; 50 % before training" in shown
-    assert curves_html(summarise(run)).count("<svg") == 3
+    assert curves_html(summarize_run(run)).count("<svg") == 3
 
 
 def test_samples_of_a_run_without_single_pictures_are_shown_as_a_sheet(run):

@@ -225,7 +225,7 @@ def start_comparison(workspace: Path, settings: Mapping[str, Any]) -> StartedCom
     if stopped := _stopped(workspace, given):
         stopped.resume()
         return StartedComparison(str(given["name"]), stopped, trained_on)
-    given["name"] = given.get("name") or free_name(workspace, lora, against)
+    given["name"] = given.get("name") or unused_comparison_name(workspace, lora, against)
     return StartedComparison(given["name"], start(workspace, COMPARE, given), trained_on)
 
 
@@ -267,7 +267,7 @@ def known_settings(run: Run | None, base: str | None) -> dict[str, Any]:
     return facts
 
 
-def free_name(workspace: Path, lora: str, against: str = "") -> str:
+def unused_comparison_name(workspace: Path, lora: str, against: str = "") -> str:
     """A name that no dataset or comparison has."""
     with open_store(workspace).reading() as session:
         return next(name for name in suggest_names(lora, against) if find_named(session, name) is None)

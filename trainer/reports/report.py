@@ -17,7 +17,7 @@ from ..text import format_percent, format_size
 from . import run_charts
 from .html import Html, chart_card, element, enlargeable, escape_text, page, paragraph, picture, section, table
 from .sections import data_section, evidence_sections
-from .summary import Summary, damage, headline, how_it_ended, how_sure, measured, summarise
+from .summary import Summary, damage, headline, how_it_ended, how_sure, measured, summarize_run
 
 _STATES = {"finished": "Finished", "stopped": "Stopped", "failed": "Failed", "open": "Not finished"}
 
@@ -28,7 +28,7 @@ def write_report(run: Run) -> Path:
     Whatever the run has not come to (no events, no pictures, no measurement) is said so in its place. Raises UserError
     where run.toml cannot be read or the report not be written.
     """
-    summary = summarise(run)
+    summary = summarize_run(run)
     body = [
         _top(summary),
         *added_sections(run, summary.step),

@@ -60,7 +60,7 @@ class Summary:
         return sum(value for _, value in course(self.taken, "seconds"))
 
 
-def summarise(run: Run) -> Summary:
+def summarize_run(run: Run) -> Summary:
     """Read a run's folder. Raises UserError where its run.toml cannot be read."""
     events = list(run.events())
     ending: Ending = "open"

@@ -22,7 +22,7 @@ from ..device import offloaded, pick_device, pick_precision, release_memory, tor
 from ..lora import adapter
 from ..lora.file import LoraFile
 from ..models.base_model import BaseModel, TextTensors
-from ..models.memory_saving.quantize import Quantize, for_painting
+from ..models.memory_saving.quantize import Quantize, quantize_mode_for_inference
 from ..models.open import open_base
 from .defaults import steps_and_cfg
 from .sampler import decode, images_per_batch, lora_for, sample, set_lora
@@ -85,7 +85,8 @@ class BatchSampler:
         dtype: torch.dtype | None = None,
         quantize: Quantize | None = None,
     ):
-        """loras: the files that requests will name; quantize: how the UNet is stored, by default `for_painting`.
+        """loras: the files that requests will name; quantize: how the UNet is stored, by default
+        `quantize_mode_for_inference`.
 
         Raises UserError where a LoRA does not fit the base.
         """
@@ -93,7 +94,7 @@ class BatchSampler:
         self._settings = settings
         self._device = device or pick_device()
         self._dtype = dtype or torch_dtype(pick_precision("auto", self._device))
-        self._quantize = quantize or for_painting(self._device)
+        self._quantize = quantize or quantize_mode_for_inference(self._device)
         self._loras = {file: lora_for(base, file) for file in loras}
         # On a CPU nothing has to make room, and the first images are worth seeing soon.
         self._round_seconds = 0.0 if self._device.type == "cpu" else _ROUND_SECONDS

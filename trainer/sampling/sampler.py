@@ -19,7 +19,7 @@ from ..images.crop import SizeConditioning
 from ..lora.adapter import attach, load_state
 from ..lora.file import LoraFile, read_lora
 from ..models.base_model import BaseModel, TextTensors
-from ..models.memory_saving.quantize import Quantize, for_painting
+from ..models.memory_saving.quantize import Quantize, quantize_mode_for_inference
 from ..models.memory_saving.vae_tiling import in_tiles
 from .defaults import steps_and_cfg
 
@@ -56,7 +56,7 @@ def generate(
 
     lora: a LoRA file as `read_lora` reads it, at `strength`. size: (width, height) in pixels, by default the base's
     square. seeds: one for each prompt, by default 0, 1, 2 ... quantize: how the UNet is stored, by default
-    `for_painting`. The rest: see `sample`.
+    `quantize_mode_for_inference`. The rest: see `sample`.
 
     Raises UserError if the LoRA was made for another family or does not fit the base.
     """
@@ -70,7 +70,7 @@ def generate(
     del encoder
     release_memory(device)
 
-    unet = base.load_unet(device, dtype, quantize or for_painting(device))
+    unet = base.load_unet(device, dtype, quantize or quantize_mode_for_inference(device))
     if lora_file:
         attach(unet, lora_file.settings, 0, base.lora_targets)
         set_lora(unet, lora_file, strength)

@@ -24,7 +24,7 @@ from ..preferences.dataset_pairs import DatasetPairs
 from ..preferences.datasets import find_dataset
 from ..preferences.pairs import PairSet, split_by_prompt, split_hash
 from ..preferences.store import Store
-from ..reports.summary import Summary, summarise
+from ..reports.summary import Summary, summarize_run
 from ..runs.run_folder import Run, all_runs
 from ..text import format_duration, format_size
 
@@ -48,7 +48,7 @@ class Preflight:
     problems: tuple[str, ...]
 
 
-def propose(
+def propose_config(
     store: Store, dataset: str, base: str, tokenizers: Path | None = None, memory: int | None = None
 ) -> RunConfig:
     """A training of `dataset` on `base` with every setting chosen.
@@ -65,7 +65,7 @@ def propose(
     config = parse_config(
         {
             **values,
-            "name": free_name(store.workspace, dataset),
+            "name": unused_run_name(store.workspace, dataset),
             "base": base,
             "data": {"pairs": f"dataset:{dataset}", "held_out": share},
             "training": {**values.get("training", {}), "auto": True},  # whoever presses one button wants no settings
@@ -104,7 +104,7 @@ def preflight(store: Store, config: RunConfig) -> Preflight:
     return Preflight(tuple(_estimates(config, pairs, room, earlier)), tuple(problems))
 
 
-def free_name(workspace: Path, dataset: str, loras: Path | None = None) -> str:
+def unused_run_name(workspace: Path, dataset: str, loras: Path | None = None) -> str:
     """NAME-1, or the next number that no run has, nor a LoRA in the folder `loras` that it will be copied to."""
     stem = re.sub(r"[^\w.+-]+", "-", dataset).strip("-.") or "taste"
     taken = {folder.name.lower() for folder in (workspace / "runs").glob("*")}
@@ -235,7 +235,7 @@ def _earlier(workspace: Path, base: str) -> Summary | None:
     """The newest run on the same base that took enough steps to know its pace."""
     for run in all_runs(workspace):
         with suppress(UserError):  # a damaged run is told of in the library
-            if run.config().base == base and len((found := summarise(run)).taken) > 1:
+            if run.config().base == base and len((found := summarize_run(run)).taken) > 1:
                 return found
     return None
 

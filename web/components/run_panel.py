@@ -20,7 +20,7 @@ from ...trainer.reports.chart_svg import draw_svg
 from ...trainer.reports.charts import Chart
 from ...trainer.reports.html import escape_text
 from ...trainer.reports.sections import learning_chart
-from ...trainer.reports.summary import Summary, course, headline, summarise
+from ...trainer.reports.summary import Summary, course, headline, summarize_run
 from ...trainer.reports.summary import measured as newest
 from ...trainer.runs.run_folder import Event, Run
 from ...trainer.services.job_kinds import start
@@ -97,7 +97,7 @@ class RunPanel:
             return [_NOTHING, _html(""), *hidden, "", *nothing, "", gr.Accordion(visible=False)]
         status, events = Job(run.folder).status(), list(run.events())
         try:
-            summary = summarise(run)
+            summary = summarize_run(run)
         except UserError as error:
             return [
                 f'<p class="run-message">{escape_text(str(error))}</p>',

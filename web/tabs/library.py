@@ -10,7 +10,7 @@ import gradio as gr
 from ...trainer.errors import UserError
 from ...trainer.jobs.job import Job
 from ...trainer.models.safetensors_file import read_header
-from ...trainer.reports.summary import course, summarise
+from ...trainer.reports.summary import course, summarize_run
 from ...trainer.runs.run_folder import Run, all_runs
 from ...trainer.services import lora_library
 from ...trainer.text import format_interval, format_size
@@ -62,7 +62,7 @@ def library_tab(context: PageContext) -> None:
         run = next((run for run in runs if run.name == name), None)
         if run is None:
             return [None, _cards(runs, None), gr.Column(visible=False), *[gr.skip()] * 8, gr.Row(visible=False)]
-        summary, has_lora = summarise(run), run.lora_file.is_file()
+        summary, has_lora = summarize_run(run), run.lora_file.is_file()
         return [
             run.name,
             _cards(runs, run.name),
@@ -142,7 +142,7 @@ def _cards(runs: list[Run], chosen: str | None) -> str:
 def _card(run: Run, is_chosen: bool) -> str:
     parts = [PHASES[Job(run.folder).status().phase]]
     try:
-        summary = summarise(run)
+        summary = summarize_run(run)
     except UserError as error:
         parts = [str(error)]
     else:
@@ -162,7 +162,7 @@ def _card(run: Run, is_chosen: bool) -> str:
 
 def _facts(run: Run) -> str:
     """What it was trained on, and what its file says of itself."""
-    summary = summarise(run)
+    summary = summarize_run(run)
     started = summary.started
     rows = {
         "Trained on": f"{summary.config.data.pairs} ({started.get('pairs', '?')} pairs)",

@@ -17,7 +17,7 @@ from ...trainer.jobs.job import Job, start_training
 from ...trainer.models.open import TINY
 from ...trainer.reports.html import escape_text
 from ...trainer.runs.run_folder import Run, all_runs
-from ...trainer.services.training_proposal import Preflight, preflight, propose
+from ...trainer.services.training_proposal import Preflight, preflight, propose_config
 from ..components.model_choices import copy_to_hosts
 from ..components.run_panel import RunPanel, ask_for_more, is_measuring_curve
 from ..components.settings_form import SettingsForm
@@ -65,7 +65,7 @@ def train_tab(context: PageContext) -> None:
         if not dataset:
             no_dataset = Preflight((), ("No dataset is chosen: choose or make one at the top.",))
             return None, *_offer(no_dataset), *([gr.skip()] * len(values))
-        config = propose(context.store, dataset, (base or "").strip(), _tokenizers(context), nvidia_smi_memory())
+        config = propose_config(context.store, dataset, (base or "").strip(), _tokenizers(context), nvidia_smi_memory())
         shown = form.with_edits(config, parse_config(before, "the proposal"), values) if before else config
         if goes_on:
             adapter = shown.adapter.model_copy(update={"continue_from": goes_on["lora"]})

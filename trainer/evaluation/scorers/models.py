@@ -35,7 +35,7 @@ KINDS = {"pickscore": "PickScore", "hps": "HPS v2.1", "aesthetic": "Aesthetic"}
 _AESTHETIC_CLIP = "openai/clip-vit-large-patch14"
 _TOKENIZERS = {"pickscore": "laion/CLIP-ViT-H-14-laion2B-s32B-b79K", "hps": "laion/CLIP-ViT-H-14-laion2B-s32B-b79K"}
 """Whose tokenizer is taken where the weights bring none; CLIP has one for all its sizes."""
-_AT_ONCE = 16
+_BATCH_SIZE = 16
 
 
 class Scorer(Protocol):
@@ -58,14 +58,14 @@ class PromptScorer:
     name: str
     model: CLIPModel
     tokenizer: CLIPTokenizer
-    pictures: PictureInput
+    pictures: ImagePreprocessor
     device: torch.device
 
     @torch.no_grad()
     def score(self, prompts: Sequence[str], pictures: Sequence[Image.Image]) -> list[float]:
         found: list[float] = []
-        for start in range(0, len(pictures), _AT_ONCE):
-            some = slice(start, start + _AT_ONCE)
+        for start in range(0, len(pictures), _BATCH_SIZE):
+            some = slice(start, start + _BATCH_SIZE)
             cosines = (self._texts(prompts[some]) * _features(self, pictures[some])).sum(dim=-1)
             found += (self.model.logit_scale.exp() * cosines).tolist()
         return found
@@ -87,14 +87,14 @@ class AestheticScorer:
     name: str
     model: CLIPModel
     head: nn.Module
-    pictures: PictureInput
+    pictures: ImagePreprocessor
     device: torch.device
 
     @torch.no_grad()
     def score(self, prompts: Sequence[str], pictures: Sequence[Image.Image]) -> list[float]:
         found: list[float] = []
-        for start in range(0, len(pictures), _AT_ONCE):
-            found += self.head(_features(self, pictures[start : start + _AT_ONCE])).squeeze(-1).tolist()
+        for start in range(0, len(pictures), _BATCH_SIZE):
+            found += self.head(_features(self, pictures[start : start + _BATCH_SIZE])).squeeze(-1).tolist()
         return found
 
     def close(self) -> None:
@@ -121,10 +121,10 @@ def open_scorer(asked: str, device: torch.device | None = None) -> Scorer:
                 f"{head} is made for picture features of {weights[0].in_features} numbers, and "
                 f"{clip or _AESTHETIC_CLIP} gives {wide}: name the CLIP that it was trained on"
             )
-        opened = picture_input(_folder(clip or _AESTHETIC_CLIP), model.config.vision_config.image_size)
+        opened = read_preprocessor(_folder(clip or _AESTHETIC_CLIP), model.config.vision_config.image_size)
         return AestheticScorer(KINDS[kind], model.to(device), weights.to(device), opened, device)
     model = _clip(where, KINDS[kind])
-    opened = picture_input(_folder(where), model.config.vision_config.image_size)
+    opened = read_preprocessor(_folder(where), model.config.vision_config.image_size)
     return PromptScorer(KINDS[kind], model.to(device), _tokenizer(where, kind), opened, device)
 
 
@@ -229,7 +229,7 @@ _MEAN, _DEVIATION = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258
 
 
 @dataclass(frozen=True)
-class PictureInput:
+class ImagePreprocessor:
     """shortest: what the shorter side becomes; side: of the square that is cut from the middle; both in pixels."""
 
     shortest: int
@@ -254,14 +254,14 @@ class PictureInput:
         return scaled.transpose(2, 0, 1)
 
 
-def picture_input(folder: Path | None, side: int) -> PictureInput:
+def read_preprocessor(folder: Path | None, side: int) -> ImagePreprocessor:
     """As the preprocessor_config.json in `folder` says; as every published CLIP of `side` pixels has it otherwise."""
     file = folder / "preprocessor_config.json" if folder else None
     if file is None or not file.is_file():
-        return PictureInput(side, side)
+        return ImagePreprocessor(side, side)
     told = json.loads(file.read_text(encoding="utf-8"))
     size, cut = told.get("size", side), told.get("crop_size", side)
-    return PictureInput(
+    return ImagePreprocessor(
         size if isinstance(size, int) else size["shortest_edge"],
         cut if isinstance(cut, int) else cut["height"],
         tuple(told.get("image_mean", _MEAN)),

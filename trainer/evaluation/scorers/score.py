@@ -75,7 +75,9 @@ def score_comparison(store: Store, name: str, scorers: Sequence[str], tell: Tell
     return Scores(len({prompt for prompt, *_ in painted}), len(painted), tuple(rows), tuple(absent))
 
 
-def score_pairs(scorers: Sequence[str], painted: Painted, tell: Tell = lambda *_: None) -> tuple[list[Row], list[str]]:
+def score_pairs(
+    scorers: Sequence[str], painted: Painted, tell: Tell = lambda *_: None
+) -> tuple[list[ScorerResult], list[str]]:
     """A row for each scorer whose weights are there, and why not for each other one. One is in memory at a time."""
     from .models import open_scorer  # torch, which a report does without
 
@@ -93,7 +95,7 @@ def score_pairs(scorers: Sequence[str], painted: Painted, tell: Tell = lambda *_
             for side in (1, 2)
         )
         scorer.close()
-        rows.append(row_of(scorer.name, prompts, before, after))
+        rows.append(scorer_result(scorer.name, prompts, before, after))
     return rows, absent
 
 
@@ -145,7 +147,7 @@ _DRAWS = 4000
 
 
 @dataclass(frozen=True)
-class Row:
+class ScorerResult:
     """One scorer. before, after: mean scores without and with the LoRA; change: their mean difference, with its 95 %
     interval low to high; higher: how many of `pairs` pictures scored higher with the LoRA."""
 
@@ -179,7 +181,7 @@ class Scores:
 
     prompts: int
     pairs: int
-    rows: tuple[Row, ...]
+    rows: tuple[ScorerResult, ...]
     absent: tuple[str, ...] = ()
 
     def sentence(self) -> str:
@@ -201,7 +203,7 @@ class Scores:
         return "\n".join([*lines, *(f"{one}." for one in self.absent)])
 
 
-def row_of(scorer: str, prompts: Sequence[str], before: Sequence[float], after: Sequence[float]) -> Row:
+def scorer_result(scorer: str, prompts: Sequence[str], before: Sequence[float], after: Sequence[float]) -> ScorerResult:
     """Add up the scores of pairs of pictures. The interval is drawn by prompt: pictures of one prompt are alike."""
     change = np.asarray(after, dtype=np.float64) - np.asarray(before, dtype=np.float64)
     names = sorted(set(prompts))
@@ -211,14 +213,14 @@ def row_of(scorer: str, prompts: Sequence[str], before: Sequence[float], after: 
     low, high = np.percentile(sums[rows].sum(axis=1) / counts[rows].sum(axis=1), (2.5, 97.5))
     higher = int((change > 0).sum())
     means = (float(np.mean(before)), float(np.mean(after)), float(change.mean()))
-    return Row(scorer, *means, float(low), float(high), higher, len(change))
+    return ScorerResult(scorer, *means, float(low), float(high), higher, len(change))
 
 
 def read_scores(run: Run) -> Scores | None:
     """What was kept for a run; None where nothing was, or its file is damaged."""
     with suppress(OSError, ValueError, KeyError, TypeError):
         told = json.loads(scores_file(run).read_text(encoding="utf-8"))
-        rows = tuple(Row(**row) for row in told["rows"])
+        rows = tuple(ScorerResult(**row) for row in told["rows"])
         return Scores(int(told["prompts"]), int(told["pairs"]), rows, tuple(map(str, told["absent"])))
     return None
 

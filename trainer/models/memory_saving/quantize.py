@@ -35,8 +35,8 @@ def check(how: Quantize, device: torch.device) -> None:
     raise UserError(f"--quantize {how} is not supported on {device_can.name}{needs}: use {instead}")
 
 
-def for_painting(device: torch.device) -> Quantize:
-    """How a base is stored that pictures are painted with: as the preset for the device's card trains on it."""
+def quantize_mode_for_inference(device: torch.device) -> Quantize:
+    """How a base is stored that only generates images: as the preset for the device's card trains on it."""
     preset = preset_for(total_memory(device))
     how = preset.settings.get("training", {}).get("quantize", "none") if preset else "none"
     return how if how in ("none", *capabilities(device).storage) else "int8"
