@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from mapo_studio.trainer.cli.arguments import settings_of
-from mapo_studio.trainer.config.cli_flags import checked, unchecked
+from mapo_studio.trainer.config.cli_flags import from_dataclass, to_dataclass
 from mapo_studio.trainer.config.run_config import (
     ObjectiveConfig,
     OptimizerConfig,
@@ -134,7 +134,7 @@ def test_flags_have_names_that_do_not_collide():
 
 def test_flags_left_alone_give_the_same_settings():
     config = parse_config({"name": "n", "adapter": {"rank": 5}, "watch": {"sample_prompts": ["a"]}}, "")
-    assert checked(unchecked(config), "flags") == config
+    assert from_dataclass(to_dataclass(config), "flags") == config
 
 
 @given(st.sampled_from(["constant", "cosine", "linear"]), st.integers(0, 30), st.integers(1, 200), st.integers(0, 400))

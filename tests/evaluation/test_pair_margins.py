@@ -83,7 +83,7 @@ def test_a_margin_has_the_sign_that_agreement_counts(filled, trained):
     encoded = encode(base, found, (), there.store.workspace / "cache", CPU, resolution=base.resolution).pairs
     unet = base.load_unet(CPU, torch.float32)
     adapter.attach(unet, lora.settings, seed=0)
-    adapter.load_state(unet, lora.state)
+    adapter.load_lora_state_dict(unet, lora.state)
     # Many levels: the noise is another where chosen and rejected change places, and so the margin is a little too.
     held_out = HeldOut(encoded, timesteps=base.schedule.timesteps, levels=24, batch_size=24)
     measured = list(held_out.margins(base, unet.eval(), build_objective(run.config().objective), CPU))

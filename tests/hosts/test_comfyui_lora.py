@@ -9,7 +9,7 @@ import pytest
 import safetensors.torch
 import torch
 from diffusers import StableDiffusionXLPipeline, UNet2DConditionModel
-from mapo_studio.trainer.lora.adapter import LoraSettings, attach, load_state
+from mapo_studio.trainer.lora.adapter import LoraSettings, attach, load_lora_state_dict
 from mapo_studio.trainer.lora.file import write_lora
 
 pytestmark = pytest.mark.slow
@@ -73,7 +73,7 @@ def test_trainer_diffusers_and_comfyui_paint_the_same_with_a_lora(family, tmp_pa
     for index, settings in enumerate(SETTINGS):
         unet, host = deepcopy(base), deepcopy(base)
         attach(unet, settings, seed=0)
-        load_state(unet, random_lora(unet, seed=index))
+        load_lora_state_dict(unet, random_lora(unet, seed=index))
         trainer.append(ask(unet, question))
         paths.append(write_lora(tmp_path / f"{index}.safetensors", unet, settings, family))
         lora, alphas = StableDiffusionXLPipeline.lora_state_dict(paths[-1], unet_config=host.config)

@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 from mapo_studio.trainer.errors import UserError
-from mapo_studio.trainer.lora.adapter import LoraSettings, attach, disabled, load_state, state
+from mapo_studio.trainer.lora.adapter import LoraSettings, attach, disabled, load_lora_state_dict, lora_state_dict
 
 pytestmark = pytest.mark.slow
 
@@ -29,7 +29,7 @@ def test_lora_adds_scaled_product_of_its_two_matrices_to_each_target(family, set
     unet, merged = small_unet(family), small_unet(family)
     attach(unet, settings, seed=0)
     lora = random_lora(unet)
-    load_state(unet, lora)
+    load_lora_state_dict(unet, lora)
     scale = (settings.alpha or settings.rank) / (math.sqrt(settings.rank) if settings.rslora else settings.rank)
     with torch.no_grad():
         for key, down in lora.items():
@@ -78,7 +78,7 @@ def test_adapter_is_float32_and_the_base_frozen_whatever_the_base_dtype(dtype, f
 def test_gradients_reach_every_adapter_weight_and_nothing_else(family, checkpointing, small_unet, answer, random_lora):
     unet = small_unet(family)
     parameters = attach(unet, LoraSettings(rank=2, targets="all"), seed=0)
-    load_state(unet, random_lora(unet))
+    load_lora_state_dict(unet, random_lora(unet))
     unet.train()
     if checkpointing:
         unet.enable_gradient_checkpointing()
@@ -92,7 +92,7 @@ def test_first_weights_depend_on_the_seed_alone(small_unet):
         torch.manual_seed(noise)
         unet = small_unet("sdxl").to(dtype)
         attach(unet, LoraSettings(rank=4), seed)
-        return state(unet)
+        return lora_state_dict(unet)
 
     one, again, half, other = (
         first_weights(5, noise=1), first_weights(5, noise=2), first_weights(5, 3, torch.bfloat16), first_weights(6, 1)
@@ -114,9 +114,9 @@ def test_attaching_leaves_the_global_random_state_alone(small_unet):
 def test_first_weights_are_gaussian_of_width_one_over_rank_and_zero(rank, small_unet):
     unet = small_unet("sdxl")
     attach(unet, LoraSettings(rank=rank, targets="all"), seed=0)
-    down = torch.cat([weight.flatten() for key, weight in state(unet).items() if "lora_A" in key])
+    down = torch.cat([weight.flatten() for key, weight in lora_state_dict(unet).items() if "lora_A" in key])
     assert down.std().item() == pytest.approx(1 / rank, rel=0.05)
-    assert all(not weight.any() for key, weight in state(unet).items() if "lora_B" in key)
+    assert all(not weight.any() for key, weight in lora_state_dict(unet).items() if "lora_B" in key)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -124,7 +124,7 @@ def test_disabled_lora_is_the_base_exactly_and_comes_back(family, small_unet, an
     unet = small_unet(family)
     base = answer(unet)
     parameters = attach(unet, LoraSettings(rank=2, targets="all"), seed=0)
-    load_state(unet, random_lora(unet))
+    load_lora_state_dict(unet, random_lora(unet))
     trained = answer(unet)
     assert not torch.allclose(trained, base, atol=1e-2)
     with disabled(unet):
@@ -139,7 +139,7 @@ def test_disabled_lora_is_the_base_exactly_and_comes_back(family, small_unet, an
 def test_lora_comes_back_after_an_error_inside_disabled(small_unet, answer, random_lora):
     unet = small_unet("sdxl")
     attach(unet, LoraSettings(rank=2), seed=0)
-    load_state(unet, random_lora(unet))
+    load_lora_state_dict(unet, random_lora(unet))
     trained = answer(unet)
     with pytest.raises(KeyboardInterrupt), disabled(unet):
         raise KeyboardInterrupt
@@ -153,7 +153,7 @@ def test_reference_pass_between_forward_and_backward_leaves_gradients_alone(
     def gradients(with_reference: bool) -> list:
         unet = small_unet("sdxl")
         parameters = attach(unet, LoraSettings(rank=2), seed=0)
-        load_state(unet, random_lora(unet))
+        load_lora_state_dict(unet, random_lora(unet))
         unet.train()
         if checkpointing:
             unet.enable_gradient_checkpointing()
@@ -173,16 +173,16 @@ def test_state_goes_onto_another_model_exactly(family, settings, small_unet, ans
     one, two = small_unet(family), small_unet(family)
     attach(one, settings, seed=0)
     attach(two, settings, seed=1)
-    load_state(one, random_lora(one))
-    load_state(two, state(one))
+    load_lora_state_dict(one, random_lora(one))
+    load_lora_state_dict(two, lora_state_dict(one))
     assert torch.equal(answer(one), answer(two))
-    assert all(torch.equal(weight, state(two)[key]) for key, weight in random_lora(one).items())
+    assert all(torch.equal(weight, lora_state_dict(two)[key]) for key, weight in random_lora(one).items())
 
 
 def test_state_is_a_snapshot(small_unet):
     unet = small_unet("sdxl")
     parameters = attach(unet, LoraSettings(rank=2), seed=0)
-    before = state(unet)
+    before = lora_state_dict(unet)
     kept = {key: weight.clone() for key, weight in before.items()}
     with torch.no_grad():
         for parameter in parameters:
@@ -193,10 +193,10 @@ def test_state_is_a_snapshot(small_unet):
 def test_state_names_modules_alike_under_torch_compile(small_unet):
     unet = small_unet("sdxl")
     attach(unet, LoraSettings(rank=2), seed=0)
-    plain = list(state(unet))
+    plain = list(lora_state_dict(unet))
     for index, block in enumerate(unet.down_blocks):
         unet.down_blocks[index] = torch.compile(block)
-    assert list(state(torch.compile(unet))) == plain
+    assert list(lora_state_dict(torch.compile(unet))) == plain
 
 
 @pytest.mark.parametrize(
@@ -210,17 +210,17 @@ def test_state_names_modules_alike_under_torch_compile(small_unet):
 def test_state_that_does_not_fit_is_refused_whole(spoil, says, small_unet, random_lora):
     unet = small_unet("sdxl")
     attach(unet, LoraSettings(rank=2), seed=0)
-    before, lora = state(unet), random_lora(unet)
+    before, lora = lora_state_dict(unet), random_lora(unet)
     spoil(lora)
     with pytest.raises(UserError, match=says):
-        load_state(unet, lora)
-    assert all(torch.equal(weight, before[key]) for key, weight in state(unet).items())
+        load_lora_state_dict(unet, lora)
+    assert all(torch.equal(weight, before[key]) for key, weight in lora_state_dict(unet).items())
 
 
 def test_dropout_acts_in_training_mode_only(small_unet, answer, random_lora):
     unet = small_unet("sd15")
     attach(unet, LoraSettings(rank=2, dropout=0.5, targets="all"), seed=0)
-    load_state(unet, random_lora(unet))
+    load_lora_state_dict(unet, random_lora(unet))
     assert torch.equal(answer(unet), answer(unet))
     unet.train()
     assert not torch.equal(answer(unet), answer(unet))
@@ -244,7 +244,7 @@ def test_model_without_target_modules_is_refused():
 def test_a_model_carries_one_lora_at_most_and_state_needs_one(small_unet):
     unet = small_unet("sd15")
     with pytest.raises(ValueError, match="no LoRA"):
-        state(unet)
+        lora_state_dict(unet)
     attach(unet, LoraSettings(), seed=0)
     with pytest.raises(ValueError, match="already"):
         attach(unet, LoraSettings(), seed=0)

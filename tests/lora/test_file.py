@@ -15,7 +15,7 @@ from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
 from diffusers.utils import convert_unet_state_dict_to_peft
 from mapo_studio.tests.tiny_models import write_null_metadata
 from mapo_studio.trainer.errors import UserError
-from mapo_studio.trainer.lora.adapter import LoraSettings, attach, load_state, state
+from mapo_studio.trainer.lora.adapter import LoraSettings, attach, load_lora_state_dict, lora_state_dict
 from mapo_studio.trainer.lora.file import _dotted, host_name, read_lora, write_lora
 from mapo_studio.trainer.lora.inspect import describe
 from peft.tuners.lora import LoraLayer
@@ -35,7 +35,7 @@ def trained(small_unet, random_lora):
     def make(family: str, settings: LoraSettings):
         unet = small_unet(family)
         attach(unet, settings, seed=0)
-        load_state(unet, random_lora(unet))
+        load_lora_state_dict(unet, random_lora(unet))
         return unet
 
     return make
@@ -131,9 +131,9 @@ def test_training_can_continue_from_a_file_exactly(family, targets, rslora, tmp_
     assert (lora.family, lora.settings, lora.dtype) == (family, settings, torch.float32)
     again = small_unet(family)
     attach(again, lora.settings, seed=99)
-    load_state(again, lora.state)
+    load_lora_state_dict(again, lora.state)
     assert torch.equal(answer(again), answer(unet))
-    before = state(unet)
+    before = lora_state_dict(unet)
     assert lora.state.keys() == before.keys()
     assert all(torch.equal(weight, before[key]) for key, weight in lora.state.items())
 
@@ -144,13 +144,13 @@ def test_half_precision_files_round_weights_but_not_alpha(dtype, error, tmp_path
     unet = trained("sdxl", settings)
     lora = read_lora(write_lora(tmp_path / "a.safetensors", unet, settings, "sdxl", dtype=dtype))
     assert (lora.dtype, lora.settings.alpha) == (dtype, 100.3)
-    for key, weight in state(unet).items():
+    for key, weight in lora_state_dict(unet).items():
         torch.testing.assert_close(lora.state[key], weight, rtol=error, atol=1e-7)
 
 
 def test_small_weights_survive_bfloat16_better_than_float16(tmp_path, trained):
     settings = LoraSettings(4)
-    lora = {key: weight * 1e-5 for key, weight in state(trained("sdxl", settings)).items()}
+    lora = {key: weight * 1e-5 for key, weight in lora_state_dict(trained("sdxl", settings)).items()}
 
     def worst(dtype: torch.dtype) -> float:
         read = read_lora(write_lora(tmp_path / "a.safetensors", lora, settings, "sdxl", dtype=dtype)).state
@@ -198,7 +198,7 @@ def test_two_files_of_one_name_have_different_aliases(tmp_path, trained, random_
     settings = LoraSettings(4)
     unet = trained("sd15", settings)
     one = read_lora(write_lora(tmp_path / "a.safetensors", unet, settings, "sd15"))
-    load_state(unet, random_lora(unet, seed=1))
+    load_lora_state_dict(unet, random_lora(unet, seed=1))
     two = read_lora(write_lora(tmp_path / "a.safetensors", unet, settings, "sd15"))
     assert one.metadata["ss_output_name"] != two.metadata["ss_output_name"]
 
@@ -234,7 +234,7 @@ def test_hosts_that_list_the_folder_never_see_half_a_file(tmp_path, trained, mon
 
 @pytest.mark.parametrize(("value", "dtype"), [(float("nan"), torch.float32), (1e6, torch.float16)])
 def test_weights_that_are_not_finite_are_not_written(value, dtype, tmp_path, trained):
-    lora = state(trained("sd15", LoraSettings(4)))
+    lora = lora_state_dict(trained("sd15", LoraSettings(4)))
     next(iter(lora.values()))[0, 0] = value
     with pytest.raises(UserError, match="not finite"):
         write_lora(tmp_path / "a.safetensors", lora, LoraSettings(4), "sd15", dtype=dtype)
@@ -338,8 +338,8 @@ def test_description_counts_and_measures_what_the_file_does(tmp_path, trained):
     )
     assert (summary.family, summary.rank, summary.alpha, summary.scale) == ("sd15", 4, 8.0, 4.0)
     assert (summary.rslora, summary.targets, summary.dtype) == (True, "all", "bfloat16")
-    assert summary.parameters == sum(weight.numel() for weight in state(unet).values())
-    assert summary.modules == len(state(unet)) // 2
+    assert summary.parameters == sum(weight.numel() for weight in lora_state_dict(unet).values())
+    assert summary.modules == len(lora_state_dict(unet)) // 2
     assert summary.size_bytes == path.stat().st_size
     assert json.loads(json.dumps(summary.as_json()))["metadata"]["mapo.steps"] == "20"
 

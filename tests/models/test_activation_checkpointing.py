@@ -29,7 +29,7 @@ def learning(small_unet, random_lora):
         unet = small_unet(family)
         activation_checkpointing.apply(unet, how, CPU)
         adapter.attach(unet, adapter.LoraSettings(rank=4, **lora), seed=0)
-        adapter.load_state(unet, random_lora(unet))
+        adapter.load_lora_state_dict(unet, random_lora(unet))
         return unet.train()
 
     return make

@@ -96,7 +96,7 @@ def unpacked(unet, small_unet, family):
 
 def learning(unet, random_lora, dropout=0.0):
     parameters = adapter.attach(unet, LoraSettings(rank=2, targets="all", dropout=dropout), seed=0)
-    adapter.load_state(unet, random_lora(unet))
+    adapter.load_lora_state_dict(unet, random_lora(unet))
     return parameters
 
 
@@ -162,10 +162,10 @@ def test_a_lora_goes_on_and_off_as_on_a_whole_unet(family, how, quantized, small
         parameters = adapter.attach(unet, LoraSettings(rank=2, targets="all"), seed=3)
         assert torch.equal(answer(unet), base)
         adapter.attach(whole, LoraSettings(rank=2, targets="all"), seed=3)
-        fresh, expected = adapter.state(unet), adapter.state(whole)
+        fresh, expected = adapter.lora_state_dict(unet), adapter.lora_state_dict(whole)
         assert list(fresh) == list(expected)
         assert all(torch.equal(fresh[key], expected[key]) for key in fresh)
-        adapter.load_state(unet, random_lora(unet))
+        adapter.load_lora_state_dict(unet, random_lora(unet))
         trained = answer(unet)
         assert not torch.allclose(trained, base, atol=1e-2)
         with adapter.disabled(unet):

@@ -6,7 +6,7 @@ import pytest
 import torch
 from mapo_studio.tests.tiny_models import write_sd15, write_sdxl
 from mapo_studio.trainer.errors import UserError
-from mapo_studio.trainer.lora.adapter import LoraSettings, attach, disabled, load_state
+from mapo_studio.trainer.lora.adapter import LoraSettings, attach, disabled, load_lora_state_dict
 from mapo_studio.trainer.lora.file import write_lora
 from mapo_studio.trainer.models.open import open_base
 from mapo_studio.trainer.sampling.sampler import decode, generate, sample
@@ -213,7 +213,7 @@ def lora(base, tmp_path):
     model = base.load_unet(CPU, torch.float32)
     attach(model, settings, seed=0)
     state = random_lora_state(model)
-    load_state(model, state)
+    load_lora_state_dict(model, state)
     return write_lora(tmp_path / "taste.safetensors", model, settings, "sdxl"), settings, state
 
 
@@ -230,7 +230,7 @@ def test_a_lora_file_changes_the_pictures_as_the_trained_model_would(base, lora,
     path, settings, state = lora
     trained = base.load_unet(CPU, torch.float32)
     attach(trained, settings, seed=0)
-    load_state(trained, state)
+    load_lora_state_dict(trained, state)
     plan = {"seeds": [5], "steps": 3, "device": CPU}
     [with_file] = generate(base, ["a red fox"], path, **plan)
     [without] = generate(base, ["a red fox"], **plan)

@@ -26,7 +26,7 @@ def batches(base, encoded):
 
 def learned(learner, batches, steps=3):
     numbers = [learner.train_step(step, [batches[2 * step], batches[2 * step + 1]]) for step in range(steps)]
-    return torch.stack(numbers), adapter.state(learner.unet)
+    return torch.stack(numbers), adapter.lora_state_dict(learner.unet)
 
 
 def apart(one, other):

@@ -86,14 +86,14 @@ def unet(base):
 
 
 def test_the_untouched_base_is_asked_and_the_model_left_as_it_was(base, encoded, unet):
-    before = adapter.state(unet)
+    before = adapter.lora_state_dict(unet)
     margins = measure_margins(base, unet, encoded.pairs, 1.0, CPU, batch_size=4)
     assert (margins.shape, margins.dtype) == ((FEW,), torch.float64)
     assert margins.std() > 0
     bare = measure_margins(base, base.load_unet(CPU, torch.float32), encoded.pairs, 1.0, CPU, batch_size=4)
     assert torch.equal(margins, bare)
     assert unet.training
-    assert all(torch.equal(before[name], now) for name, now in adapter.state(unet).items())
+    assert all(torch.equal(before[name], now) for name, now in adapter.lora_state_dict(unet).items())
 
 
 def test_batches_and_split_pairs_measure_the_same(base, encoded, unet):

@@ -111,12 +111,12 @@ def preset_here(arguments: Arguments) -> Preset | None:
 
 def _with_flags(config: RunConfig, words: list[str], verb: str, description: str) -> tuple[RunConfig, Any]:
     """(`config` with the settings in `words`, the verb's own flags)."""
-    from ..config.cli_flags import checked, unchecked
+    from ..config.cli_flags import from_dataclass, to_dataclass
 
-    defaults = unchecked(config, everyday=not {"--help", "-h"}.isdisjoint(words))
+    defaults = to_dataclass(config, everyday=not {"--help", "-h"}.isdisjoint(words))
     run_flags = tyro.conf.OmitArgPrefixes[type(defaults)]
     own = [("workspace", Workspace, default_workspace()), ("json", Json, False), *_OWN.get(verb, [])]
     flags = make_dataclass("Flags", [("run", run_flags), *own])
     flags.__doc__ = description + " A TOML file of settings may come first; flags go over it."
     parsed = parse(flags, list(words), f"{verb} [FILE.toml]", flags(defaults))
-    return checked(parsed.run, "settings"), parsed
+    return from_dataclass(parsed.run, "settings"), parsed

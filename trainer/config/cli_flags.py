@@ -1,4 +1,4 @@
-"""How do RunConfig's fields become flags of the command line, with errors of one line?
+"""Command-line flags out of RunConfig's fields, with errors of one line.
 
 tyro would construct the pydantic models itself and print pydantic's own report of a wrong value. So it is given
 dataclasses of the same shape, which check nothing, and what it parsed is checked as a settings file is.
@@ -15,7 +15,7 @@ from pydantic import BaseModel
 from .run_config import RunConfig, is_expert, parse_config
 
 
-def unchecked(config: BaseModel, *, everyday: bool = False) -> Any:
+def to_dataclass(config: BaseModel, *, everyday: bool = False) -> Any:
     """A dataclass instance with the fields, values and explanations of `config`, for tyro to take as defaults.
 
     everyday: without the settings that help does not show.
@@ -28,18 +28,18 @@ def unchecked(config: BaseModel, *, everyday: bool = False) -> Any:
         if everyday and is_expert(field):
             continue
         if isinstance(value, BaseModel):
-            value = unchecked(value, everyday=everyday)
+            value = to_dataclass(value, everyday=everyday)
             fields.append((name, type(value)))
         else:
-            settings = [one for one in field.metadata if type(one).__module__.startswith("tyro")]
+            settings = [item for item in field.metadata if type(item).__module__.startswith("tyro")]
             help_text = tyro.conf.arg(help=field.description)
             fields.append((name, Annotated[(field.annotation, *(settings or [None]), help_text)]))
         values[name] = value
-    made = dataclasses.make_dataclass(kind.__name__, fields)
-    made.__doc__ = kind.__doc__
-    return made(**values)
+    flags = dataclasses.make_dataclass(kind.__name__, fields)
+    flags.__doc__ = kind.__doc__
+    return flags(**values)
 
 
-def checked(flags: Any, source: str) -> RunConfig:
+def from_dataclass(flags: Any, source: str) -> RunConfig:
     """The RunConfig that parsed flags describe. Raises UserError naming the wrong value; `source` names its place."""
     return parse_config(dataclasses.asdict(flags), source)

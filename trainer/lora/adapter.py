@@ -42,10 +42,10 @@ def attach(
     """
     if any(True for _ in _layers(unet)):
         raise ValueError("this model already carries a LoRA")
-    wanted = targets[settings.targets]
-    if not any(name.endswith(tuple(f".{target}" for target in wanted)) for name, _ in unet.named_modules()):
+    suffixes = targets[settings.targets]
+    if not any(name.endswith(tuple(f".{suffix}" for suffix in suffixes)) for name, _ in unet.named_modules()):
         raise UserError(
-            f"the base model has none of the modules that a LoRA is trained on ({', '.join(wanted)}): "
+            f"the base model has none of the modules that a LoRA is trained on ({', '.join(suffixes)}): "
             f"use a base of {titles()}"
         )
     unet.requires_grad_(False)
@@ -54,7 +54,7 @@ def attach(
         lora_alpha=settings.true_alpha,
         lora_dropout=settings.dropout,
         use_rslora=settings.rslora,
-        target_modules=list(wanted),
+        target_modules=list(suffixes),
         init_lora_weights=False,
     )
     with torch.random.fork_rng(devices=[]):  # making layers draws from the global generator; the values are not kept
@@ -108,7 +108,7 @@ def disabled(unet: nn.Module) -> Iterator[None]:
             layer.enable_adapters(True)
 
 
-def state(unet: nn.Module) -> dict[str, Tensor]:
+def lora_state_dict(unet: nn.Module) -> dict[str, Tensor]:
     """A snapshot of the LoRA: `<module path>.lora_A.weight` and `.lora_B.weight`, float32 copies on the CPU.
 
     Module paths are those of diffusers, whatever torch.compile wrapped around. Linear: A (rank, in), B (out, rank);
@@ -116,34 +116,34 @@ def state(unet: nn.Module) -> dict[str, Tensor]:
 
     Raises ValueError if the model carries no LoRA.
     """
-    found = {key: weight.detach().to("cpu", torch.float32, copy=True) for key, weight in _weights(unet)}
-    if not found:
+    state_dict = {key: weight.detach().to("cpu", torch.float32, copy=True) for key, weight in _weights(unet)}
+    if not state_dict:
         raise ValueError("this model carries no LoRA")
-    return found
+    return state_dict
 
 
-def load_state(unet: nn.Module, state: Mapping[str, Tensor]) -> None:
-    """Put a snapshot of `state` back onto a model with a LoRA of the same settings, exactly.
+def load_lora_state_dict(unet: nn.Module, state_dict: Mapping[str, Tensor]) -> None:
+    """Put a snapshot of `lora_state_dict` back onto a model with a LoRA of the same settings, exactly.
 
     Nothing is changed unless all of it fits. Raises UserError naming the first module that does not.
     """
     weights = dict(_weights(unet))
-    missing, surplus = sorted(weights.keys() - state.keys()), sorted(state.keys() - weights.keys())
+    missing, surplus = sorted(weights.keys() - state_dict.keys()), sorted(state_dict.keys() - weights.keys())
     if missing or surplus:
-        what = f"lacks {missing[0]}" if missing else f"has {surplus[0]}, which this model does not train"
+        problem = f"lacks {missing[0]}" if missing else f"has {surplus[0]}, which this model does not train"
         raise UserError(
-            f"the LoRA to continue from does not fit: it {what} ({len(missing)} missing, {len(surplus)} surplus); "
+            f"the LoRA to continue from does not fit: it {problem} ({len(missing)} missing, {len(surplus)} surplus); "
             "use the base model family and the targets it was trained with"
         )
     for key, weight in weights.items():
-        if weight.shape != state[key].shape:
+        if weight.shape != state_dict[key].shape:
             raise UserError(
-                f"the LoRA to continue from does not fit: {key} is {tuple(state[key].shape)}, this run needs "
+                f"the LoRA to continue from does not fit: {key} is {tuple(state_dict[key].shape)}, this run needs "
                 f"{tuple(weight.shape)}; use the rank and the base model family it was trained with"
             )
     with torch.no_grad():
         for key, weight in weights.items():
-            weight.copy_(state[key])
+            weight.copy_(state_dict[key])
 
 
 def _layers(unet: nn.Module) -> Iterator[tuple[str, LoraLayer]]:

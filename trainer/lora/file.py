@@ -62,7 +62,7 @@ class LoraFile:
     """A LoRA file as read.
 
     settings: what `attach` needs to go on; dropout and rslora are known of our own files only. dtype: as stored.
-    state: float32, ready for `load_state`. metadata: all of it, as strings.
+    state: float32, ready for `load_lora_state_dict`. metadata: all of it, as strings.
     """
 
     family: str
@@ -177,9 +177,9 @@ def _host_tensors(
 ) -> dict[str, Tensor]:
     import torch
 
-    from .adapter import state
+    from .adapter import lora_state_dict
 
-    weights = source if isinstance(source, Mapping) else state(source)
+    weights = source if isinstance(source, Mapping) else lora_state_dict(source)
     tensors = {}
     for key, weight in weights.items():
         module, part = next((key.removesuffix(f".{ours}"), part) for part, ours in _PARTS.items() if key.endswith(ours))

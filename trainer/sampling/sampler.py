@@ -16,7 +16,7 @@ from ..device import pick_device, pick_precision, release_memory, torch_dtype
 from ..errors import UserError
 from ..images.contact_sheet import grid
 from ..images.crop import SizeConditioning
-from ..lora.adapter import attach, load_state
+from ..lora.adapter import attach, load_lora_state_dict
 from ..lora.file import LoraFile, read_lora
 from ..models.base_model import BaseModel, TextTensors
 from ..models.memory_saving.quantize import Quantize, quantize_mode_for_inference
@@ -101,7 +101,7 @@ def lora_for(base: BaseModel, file: Path) -> LoraFile:
 
 def set_lora(unet: nn.Module, lora: LoraFile, strength: float) -> None:
     """Let `unet`, to which a LoRA of the same settings is attached, use `lora` at `strength` (1: as trained)."""
-    load_state(unet, {k: v * strength if k.endswith(".lora_B.weight") else v for k, v in lora.state.items()})
+    load_lora_state_dict(unet, {k: v * strength if k.endswith(".lora_B.weight") else v for k, v in lora.state.items()})
     unet.requires_grad_(False).eval()
 
 

@@ -40,12 +40,12 @@ class Result:
         if self.weights is None:
             yield
             return
-        own = adapter.state(unet)
-        adapter.load_state(unet, self.weights)
+        own = adapter.lora_state_dict(unet)
+        adapter.load_lora_state_dict(unet, self.weights)
         try:
             yield
         finally:
-            adapter.load_state(unet, own)
+            adapter.load_lora_state_dict(unet, own)
 
 
 def final_result(run: Run, config: RunConfig, history: EvalHistory, step: int) -> Result:

@@ -61,7 +61,7 @@ class HeldoutEval:
             return
         before, state.history = state.history, state.history.after(point)
         if self._world.is_main and self._config.watch.keep == "best" and state.history.best is point:
-            save_best(self._run.state_folder, state.step, adapter.state(learner.unet))
+            save_best(self._run.state_folder, state.step, adapter.lora_state_dict(learner.unet))
         if (rise := before.chosen_error_rise(point)) and not _has_warned(self._run):
             text = chosen_error_warning(self._config.objective, *rise, point.agreement)
             self._run.log("warning", kind="harm", step=state.step, text=text)

@@ -49,7 +49,7 @@ class Learner:
         if self.precision != "float32":
             adapter.disable_input_cast(unet)
         if initial is not None:
-            adapter.load_state(unet, initial)
+            adapter.load_lora_state_dict(unet, initial)
         compile_fallback = speed.apply(unet, training, device)
         self._optimizer, optimizer_fallbacks = build_optimizer(
             config.optimization, parameters, loss_scaling=self.precision == "float16"
@@ -107,11 +107,11 @@ class Learner:
 
     def state_dict(self) -> LearnerState:
         """The LoRA's weights and the optimizer's state, as a checkpoint holds them."""
-        return LearnerState(adapter.state(self.unet), self._optimizer.state_dict())
+        return LearnerState(adapter.lora_state_dict(self.unet), self._optimizer.state_dict())
 
     def load_state_dict(self, state: LearnerState) -> None:
         """Go back to a saved state; a fallback is added where the optimizer could not."""
-        adapter.load_state(self.unet, state.adapter)
+        adapter.load_lora_state_dict(self.unet, state.adapter)
         if fallback := self._optimizer.load_state_dict(state.optimizer):
             self.fallbacks += (fallback,)
 
