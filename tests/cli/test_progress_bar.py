@@ -1,7 +1,8 @@
-"""What the terminal shows of a run."""
+"""Progress bar: what the terminal shows of a run."""
 
 import io
 
+import pytest
 from mapo_studio.trainer.cli import progress_bar
 from mapo_studio.trainer.cli.progress_bar import watching
 from rich.console import Console
@@ -29,17 +30,36 @@ def test_a_log_gets_plain_lines_and_not_one_for_every_step(capfd):
     assert "\x1b" not in "".join(lines)
 
 
-def test_a_terminal_gets_a_bar_with_the_time_that_remains(monkeypatch):
-    screen = io.StringIO()
+@pytest.fixture
+def shown(monkeypatch):
+    """shown(width, events): what is written to a terminal of that many columns."""
 
-    def console(highlight, **_):
-        return Console(file=screen, force_terminal=True, width=120, legacy_windows=False, highlight=highlight)
+    def show(width, events):
+        screen = io.StringIO()
 
-    monkeypatch.setattr(progress_bar, "Console", console)
-    with watching() as listen:
-        for event in EVENTS:
-            listen(event)
-    shown = screen.getvalue()
+        def console(highlight, **_):
+            return Console(file=screen, force_terminal=True, width=width, legacy_windows=False, highlight=highlight)
+
+        monkeypatch.setattr(progress_bar, "Console", console)
+        with watching() as listen:
+            for event in events:
+                listen(event)
+        return screen.getvalue()
+
+    return show
+
+
+def test_a_terminal_gets_a_bar_with_the_time_that_remains(shown):
+    shown = shown(120, EVENTS)
     assert "25/100" in shown
     assert "1 min 15 s left" in shown
     assert "[red] is not markup" in shown
+
+
+@pytest.mark.parametrize(("width", "left"), [(80, "1 h 15 min left"), (40, "1 h 15")])
+def test_the_step_stays_whole_in_a_narrow_terminal(shown, width, left):
+    long = {"event": "step", "step": 1250, "remaining": 4500.0, "loss": 0.25}
+    events = [EVENTS[0] | {"phase": "check"}, EVENTS[1] | {"steps": 5000}, *EVENTS[2:4], long]
+    last = [line for line in shown(width, events).splitlines() if "training" in line][-1]
+    assert "1250/5000" in last
+    assert left in last

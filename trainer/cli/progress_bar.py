@@ -8,7 +8,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, Task, TextColumn
+from rich.table import Column
+from rich.text import Text
 
 from ..runs.event_log import Event, Listener
 from ..services.run_progress import ENCODING_PHASES
@@ -16,6 +18,8 @@ from ..text import format_duration, format_interval
 
 _COPYING = ("importing", "exporting")
 _QUIET_SECONDS = 10.0
+_NARROW = 60
+"""Columns of a terminal; below, there is no room for a bar beside the numbers."""
 
 
 @contextmanager
@@ -25,15 +29,28 @@ def watching() -> Iterator[Listener]:
     if not console.is_terminal:
         yield _Lines()
         return
+    # Not rich's TimeRemainingColumn: it would count the steps of before a resume and the evaluations into its speed.
     columns = (
         SpinnerColumn(),
-        TextColumn("{task.description}"),
-        BarColumn(bar_width=28),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[note]}"),
+        _ShrinkingColumn("{task.description}"),
+        *([BarColumn(bar_width=max(4, min(28, console.width - 96)))] if console.width >= _NARROW else []),
+        MofNCompleteColumn(table_column=Column(no_wrap=True)),
+        _ShrinkingColumn("{task.fields[note]}"),
     )
     with Progress(*columns, console=console) as progress:
         yield _Bar(progress)
+
+
+class _ShrinkingColumn(TextColumn):
+    """Text that ends in an ellipsis where the terminal is narrow, so that the step number stays whole."""
+
+    def __init__(self, text_format: str):
+        super().__init__(text_format, table_column=Column(no_wrap=False))  # rich shrinks only columns that may wrap
+
+    def render(self, task: Task) -> Text:
+        text = super().render(task)
+        text.no_wrap, text.overflow = True, "ellipsis"
+        return text
 
 
 class _Bar:
