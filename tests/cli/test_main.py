@@ -161,6 +161,13 @@ def test_an_unknown_command_and_an_unknown_run_are_answered(mapo):
     assert (code, "no run named cats" in err) == (2, True)
 
 
+def test_the_removed_quick_learning_curve_is_answered_with_what_to_do_instead(mapo):
+    code, _, err = mapo("learning-curve", "cats", "--quick")
+    assert code == 2
+    assert "--quick is removed" in err
+    assert "--steps" in err
+
+
 def test_help_lists_every_command(capfd):
     assert main([]) == 0
     said = capfd.readouterr().out

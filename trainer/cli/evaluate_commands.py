@@ -38,6 +38,11 @@ def learning_curve(words: list[str]) -> int:
         ] = None
         json: Json = False
 
+    if "--quick" in words:
+        raise UserError(
+            "--quick is removed: pairs that a LoRA was trained on say too little about what more pairs would bring. "
+            "Leave it out; a small --steps makes the measurement shorter"
+        )
     options = parse(LearningCurve, words, "learning-curve", LearningCurve(tyro.MISSING, default_workspace()))
     from ..evaluation.learning_curve import measure_curve
     from ..reports.report import write_report
