@@ -4,7 +4,7 @@ None of them comes with the program: each is a path or a hub id that somebody na
 
     pickscore=PATH       CLIPModel as transformers saves it (yuvalkirstain/PickScore_v1); arXiv 2305.01569
     hps=PATH             the same layout, of HPS v2.1's weights; arXiv 2306.09341. The released .pt is in open_clip's.
-    aesthetic=HEAD,CLIP  LAION's head on CLIP ViT-L/14's picture features; HEAD is its .pth or .safetensors file,
+    aesthetic=HEAD,CLIP  LAION's head on CLIP ViT-L/14's image features; HEAD is its .pth or .safetensors file,
                          CLIP the model, by default openai/clip-vit-large-patch14
 """
 
@@ -39,12 +39,12 @@ _BATCH_SIZE = 16
 
 
 class Scorer(Protocol):
-    """Gives a number to each picture; higher is better. Its weights are on the device until `close`."""
+    """Gives a number to each image; higher is better. Its weights are on the device until `close`."""
 
     name: str
 
-    def score(self, prompts: Sequence[str], pictures: Sequence[Image.Image]) -> list[float]:
-        """One for each picture, which was painted for the prompt at its place."""
+    def score(self, prompts: Sequence[str], images: Sequence[Image.Image]) -> list[float]:
+        """One for each image, which was generated for the prompt at its place."""
 
     def close(self) -> None:
         """Give the device's memory back."""
@@ -52,23 +52,23 @@ class Scorer(Protocol):
 
 @dataclass
 class PromptScorer:
-    """How well a picture answers its prompt, to a CLIP that was tuned on what people prefer: the cosine of the two,
+    """How well an image answers its prompt, to a CLIP that was tuned on what people prefer: the cosine of the two,
     times the model's scale (about 100)."""
 
     name: str
     model: CLIPModel
     tokenizer: CLIPTokenizer
-    pictures: ImagePreprocessor
+    preprocessor: ImagePreprocessor
     device: torch.device
 
     @torch.no_grad()
-    def score(self, prompts: Sequence[str], pictures: Sequence[Image.Image]) -> list[float]:
-        found: list[float] = []
-        for start in range(0, len(pictures), _BATCH_SIZE):
+    def score(self, prompts: Sequence[str], images: Sequence[Image.Image]) -> list[float]:
+        scores: list[float] = []
+        for start in range(0, len(images), _BATCH_SIZE):
             some = slice(start, start + _BATCH_SIZE)
-            cosines = (self._texts(prompts[some]) * _features(self, pictures[some])).sum(dim=-1)
-            found += (self.model.logit_scale.exp() * cosines).tolist()
-        return found
+            cosines = (self._texts(prompts[some]) * _features(self, images[some])).sum(dim=-1)
+            scores += (self.model.logit_scale.exp() * cosines).tolist()
+        return scores
 
     def close(self) -> None:
         self.model.to("cpu")
@@ -82,34 +82,34 @@ class PromptScorer:
 
 @dataclass
 class AestheticScorer:
-    """What people who rated pictures from 1 to 10 would say, whatever the prompt."""
+    """What people who rated images from 1 to 10 would say, whatever the prompt."""
 
     name: str
     model: CLIPModel
     head: nn.Module
-    pictures: ImagePreprocessor
+    preprocessor: ImagePreprocessor
     device: torch.device
 
     @torch.no_grad()
-    def score(self, prompts: Sequence[str], pictures: Sequence[Image.Image]) -> list[float]:
-        found: list[float] = []
-        for start in range(0, len(pictures), _BATCH_SIZE):
-            found += self.head(_features(self, pictures[start : start + _BATCH_SIZE])).squeeze(-1).tolist()
-        return found
+    def score(self, prompts: Sequence[str], images: Sequence[Image.Image]) -> list[float]:
+        scores: list[float] = []
+        for start in range(0, len(images), _BATCH_SIZE):
+            scores += self.head(_features(self, images[start : start + _BATCH_SIZE])).squeeze(-1).tolist()
+        return scores
 
     def close(self) -> None:
         self.model.to("cpu")
         release_memory(self.device)
 
 
-def open_scorer(asked: str, device: torch.device | None = None) -> Scorer:
-    """The scorer that `asked` names, as this module's first lines say.
+def open_scorer(name: str, device: torch.device | None = None) -> Scorer:
+    """The scorer that `name` means, as this module's first lines say.
 
     Raises UserError where there is no such kind, or its weights are not there, not in that layout or not complete.
     """
-    kind, _, where = asked.partition("=")
+    kind, _, where = name.partition("=")
     if kind not in KINDS or not where:
-        raise UserError(f"{asked!r} names no scorer: say {', '.join(f'{one}=WEIGHTS' for one in KINDS)}")
+        raise UserError(f"{name!r} names no scorer: say {', '.join(f'{one}=WEIGHTS' for one in KINDS)}")
     device = device or pick_device()
     if kind == "aesthetic":
         head, _, clip = where.partition(",")
@@ -121,25 +121,25 @@ def open_scorer(asked: str, device: torch.device | None = None) -> Scorer:
                 f"{head} is made for picture features of {weights[0].in_features} numbers, and "
                 f"{clip or _AESTHETIC_CLIP} gives {wide}: name the CLIP that it was trained on"
             )
-        opened = read_preprocessor(_folder(clip or _AESTHETIC_CLIP), model.config.vision_config.image_size)
-        return AestheticScorer(KINDS[kind], model.to(device), weights.to(device), opened, device)
+        preprocessor = read_preprocessor(_folder(clip or _AESTHETIC_CLIP), model.config.vision_config.image_size)
+        return AestheticScorer(KINDS[kind], model.to(device), weights.to(device), preprocessor, device)
     model = _clip(where, KINDS[kind])
-    opened = read_preprocessor(_folder(where), model.config.vision_config.image_size)
-    return PromptScorer(KINDS[kind], model.to(device), _tokenizer(where, kind), opened, device)
+    preprocessor = read_preprocessor(_folder(where), model.config.vision_config.image_size)
+    return PromptScorer(KINDS[kind], model.to(device), _tokenizer(where, kind), preprocessor, device)
 
 
-def why_absent(asked: str) -> str | None:
-    """Why `asked` cannot score; None where it can. Its weights are read for that, on the CPU."""
+def why_absent(name: str) -> str | None:
+    """Why `name` cannot score; None where it can. Its weights are read for that, on the CPU."""
     try:
-        open_scorer(asked, torch.device("cpu"))
+        open_scorer(name, torch.device("cpu"))
     except UserError as error:
         return str(error)
     return None
 
 
-def _features(scorer: PromptScorer | AestheticScorer, pictures: Sequence[Image.Image]) -> Tensor:
-    """(pictures, projection): of length 1."""
-    pixels = torch.from_numpy(scorer.pictures.batch(pictures)).to(scorer.device)
+def _features(scorer: PromptScorer | AestheticScorer, images: Sequence[Image.Image]) -> Tensor:
+    """(images, projection): of length 1."""
+    pixels = torch.from_numpy(scorer.preprocessor.batch(images)).to(scorer.device)
     pooled = scorer.model.vision_model(pixel_values=pixels).pooler_output
     return functional.normalize(scorer.model.visual_projection(pooled), dim=-1)
 
@@ -156,13 +156,13 @@ def _clip(where: str, name: str) -> CLIPModel:
             "model.safetensors); a checkpoint of open_clip has to be converted first"
         )
     try:
-        model, found = CLIPModel.from_pretrained(
+        model, loading = CLIPModel.from_pretrained(
             str(path) if path.exists() else where, output_loading_info=True, use_safetensors=True
         )
     except Exception as error:  # absent, offline, gated, another architecture: transformers has an exception for each
         reason = " ".join(str(error).split())[:160]
         raise UserError(f"the weights of {name} cannot be loaded from {where} ({reason})") from error
-    if missing := sorted(found["missing_keys"]):
+    if missing := sorted(loading["missing_keys"]):
         raise UserError(f"{where} is no whole CLIP model: {missing[0]} and {len(missing) - 1} others are not in it")
     return model.eval().requires_grad_(False)
 
@@ -238,16 +238,16 @@ class ImagePreprocessor:
     deviation: tuple[float, ...] = _DEVIATION
     resample: int = int(Image.Resampling.BICUBIC)
 
-    def batch(self, pictures: Sequence[Image.Image]) -> np.ndarray:
-        """(pictures, 3, side, side) float32."""
-        return np.stack([self._one(picture) for picture in pictures])
+    def batch(self, images: Sequence[Image.Image]) -> np.ndarray:
+        """(images, 3, side, side) float32."""
+        return np.stack([self._one(image) for image in images])
 
-    def _one(self, picture: Image.Image) -> np.ndarray:
-        picture = picture.convert("RGB")
-        short, long = sorted(picture.size)
+    def _one(self, image: Image.Image) -> np.ndarray:
+        image = image.convert("RGB")
+        short, long = sorted(image.size)
         longer = int(self.shortest * long / short)
-        size = (self.shortest, longer) if picture.width <= picture.height else (longer, self.shortest)
-        pixels = np.asarray(picture.resize(size, Image.Resampling(self.resample)), dtype=np.float32)
+        size = (self.shortest, longer) if image.width <= image.height else (longer, self.shortest)
+        pixels = np.asarray(image.resize(size, Image.Resampling(self.resample)), dtype=np.float32)
         top, left = (size[1] - self.side) // 2, (size[0] - self.side) // 2
         pixels = pixels[top : top + self.side, left : left + self.side] / np.float32(255)
         scaled = (pixels - np.array(self.mean, np.float32)) / np.array(self.deviation, np.float32)
@@ -259,12 +259,12 @@ def read_preprocessor(folder: Path | None, side: int) -> ImagePreprocessor:
     file = folder / "preprocessor_config.json" if folder else None
     if file is None or not file.is_file():
         return ImagePreprocessor(side, side)
-    told = json.loads(file.read_text(encoding="utf-8"))
-    size, cut = told.get("size", side), told.get("crop_size", side)
+    values = json.loads(file.read_text(encoding="utf-8"))
+    size, cut = values.get("size", side), values.get("crop_size", side)
     return ImagePreprocessor(
         size if isinstance(size, int) else size["shortest_edge"],
         cut if isinstance(cut, int) else cut["height"],
-        tuple(told.get("image_mean", _MEAN)),
-        tuple(told.get("image_std", _DEVIATION)),
-        told.get("resample", int(Image.Resampling.BICUBIC)),
+        tuple(values.get("image_mean", _MEAN)),
+        tuple(values.get("image_std", _DEVIATION)),
+        values.get("resample", int(Image.Resampling.BICUBIC)),
     )

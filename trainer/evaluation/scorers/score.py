@@ -27,9 +27,9 @@ if TYPE_CHECKING:
     from ...runs.run_folder import Run
 
 
-Tell = Callable[[int, int, str], None]
-Painted = Sequence[tuple[str, Path, Path]]
-"""(prompt, the picture without the LoRA, the one with it)."""
+ReportProgress = Callable[[int, int, str], None]
+ImagePairs = Sequence[tuple[str, Path, Path]]
+"""(prompt, the image without the LoRA, the one with it)."""
 
 
 def score_run(
@@ -37,61 +37,63 @@ def score_run(
     scorers: Sequence[str],
     prompts: Sequence[str] = (),
     seeds: int = 2,
-    tell: Tell = lambda *_: None,
+    report_progress: ReportProgress = lambda *_: None,
     check: Callable[[], None] = lambda: None,
 ) -> Scores:
-    """Paint base and LoRA on the same noise, score both, and keep the table with the run, for its report.
+    """Generate with base and LoRA on the same noise, score both, and keep the table with the run, for its report.
 
-    scorers: see scorers.py. prompts: by default those that the run kept aside. What was painted before is kept in the
-    run's folder and not painted again; nothing is, where no scorer's weights are there. tell: (done, total, what);
-    check may raise to stop.
+    scorers: see models.py. prompts: by default those that the run kept aside. What was generated before is kept in the
+    run's folder and not generated again; nothing is, where no scorer's weights are there. report_progress: (done,
+    total, what); check may raise to stop.
 
     Raises UserError where the run has no LoRA, or nobody named prompts that were not trained on.
     """
     if not run.lora_file.is_file():
         raise UserError(f"{run.name} has no LoRA yet: let it finish its training first")
-    wanted = tuple(prompts) or held_out_prompts(run.workspace, [str(run.lora_file)])
-    if not wanted:
+    prompts = tuple(prompts) or held_out_prompts(run.workspace, [str(run.lora_file)])
+    if not prompts:
         raise UserError(f"{run.name} kept no prompts aside: name some with --prompts that it was not trained on")
     from .models import why_absent
 
-    there = any(why_absent(asked) is None for asked in scorers)
-    painted = _painted(run, wanted, seeds, tell, check) if there else []
-    rows, absent = score_pairs(scorers, painted, tell)
-    scores = Scores(len(wanted), len(painted), tuple(rows), tuple(absent))
+    there = any(why_absent(scorer) is None for scorer in scorers)
+    image_pairs = _generate_pairs(run, prompts, seeds, report_progress, check) if there else []
+    rows, absent = score_pairs(scorers, image_pairs, report_progress)
+    scores = Scores(len(prompts), len(image_pairs), tuple(rows), tuple(absent))
     if rows or read_scores(run) is None:  # a mistyped path must not cost what was scored before
         keep_scores(run, scores)
     return scores
 
 
-def score_comparison(store: Store, name: str, scorers: Sequence[str], tell: Tell = lambda *_: None) -> Scores:
-    """Score the pictures of a comparison, its LoRA's against the other's. Raises UserError where there is none."""
+def score_comparison(
+    store: Store, name: str, scorers: Sequence[str], report_progress: ReportProgress = lambda *_: None
+) -> Scores:
+    """Score the images of a comparison, its LoRA's against the other's. Raises UserError where there is none."""
     with store.reading() as session:
-        found = comparison_pairs(session, find_dataset(session, name))
-        painted = [(duel.prompt, *(image_path(store, one) for one in (duel.other, duel.lora))) for duel in found]
-    if not painted:
+        pairs = comparison_pairs(session, find_dataset(session, name))
+        image_pairs = [(pair.prompt, *(image_path(store, one) for one in (pair.other, pair.lora))) for pair in pairs]
+    if not image_pairs:
         raise UserError(f"nothing of {name} is painted yet")
-    rows, absent = score_pairs(scorers, painted, tell)
-    return Scores(len({prompt for prompt, *_ in painted}), len(painted), tuple(rows), tuple(absent))
+    rows, absent = score_pairs(scorers, image_pairs, report_progress)
+    return Scores(len({prompt for prompt, *_ in image_pairs}), len(image_pairs), tuple(rows), tuple(absent))
 
 
 def score_pairs(
-    scorers: Sequence[str], painted: Painted, tell: Tell = lambda *_: None
+    scorers: Sequence[str], image_pairs: ImagePairs, report_progress: ReportProgress = lambda *_: None
 ) -> tuple[list[ScorerResult], list[str]]:
-    """A row for each scorer whose weights are there, and why not for each other one. One is in memory at a time."""
+    """A result of each scorer whose weights are there, and why not for each other one. One is in memory at a time."""
     from .models import open_scorer  # torch, which a report does without
 
-    prompts = [prompt for prompt, *_ in painted]
+    prompts = [prompt for prompt, *_ in image_pairs]
     rows, absent = [], []
-    for number, asked in enumerate(scorers):
-        tell(number, len(scorers), f"scoring by {asked.partition('=')[0]}")
+    for number, name in enumerate(scorers):
+        report_progress(number, len(scorers), f"scoring by {name.partition('=')[0]}")
         try:
-            scorer = open_scorer(asked)
+            scorer = open_scorer(name)
         except UserError as error:
-            absent.append(f"Not scored by {asked.partition('=')[0]}: {error}")
+            absent.append(f"Not scored by {name.partition('=')[0]}: {error}")
             continue
         before, after = (
-            scorer.score(prompts, [_opened(one[side]) for one in painted])  # type: ignore[arg-type]
+            scorer.score(prompts, [_open_image(one[side]) for one in image_pairs])  # type: ignore[arg-type]
             for side in (1, 2)
         )
         scorer.close()
@@ -99,8 +101,8 @@ def score_pairs(
     return rows, absent
 
 
-def _painted(
-    run: Run, prompts: Sequence[str], seeds: int, tell: Tell, check: Callable[[], None]
+def _generate_pairs(
+    run: Run, prompts: Sequence[str], seeds: int, report_progress: ReportProgress, check: Callable[[], None]
 ) -> list[tuple[str, Path, Path]]:
     from ...models.open import open_base
     from ...sampling.batch_sampler import BatchSampler, ImageRequest, LoraUse, SamplingSettings
@@ -117,28 +119,28 @@ def _painted(
     def file(request: ImageRequest) -> Path:
         return run.folder / "scored" / f"{provenance.fingerprint(request).rpartition(':')[2]}.png"
 
-    duels = [
+    pairs = [
         (ImageRequest(prompt, seed), ImageRequest(prompt, seed, lora))
         for prompt in prompts
         for seed in (seed_of(prompt, number) for number in range(seeds))
     ]
-    every = [request for duel in duels for request in duel]
+    every = [request for pair in pairs for request in pair]
     left = [request for request in every if not file(request).is_file()]
     done = len(every) - len(left)
-    tell(done, len(every), f"painting {run.name}")
-    for pictures in BatchSampler(base, sampling, [run.lora_file]).generate(left, check):
-        for request, picture in pictures:
+    report_progress(done, len(every), f"painting {run.name}")
+    for images in BatchSampler(base, sampling, [run.lora_file]).generate(left, check):
+        for request, image in images:
             with atomic_write(file(request)) as part:
-                picture.save(part, "PNG")
-        done += len(pictures)
-        tell(done, len(every), f"painting {run.name}")
-    return [(before.prompt, file(before), file(after)) for before, after in duels]
+                image.save(part, "PNG")
+        done += len(images)
+        report_progress(done, len(every), f"painting {run.name}")
+    return [(before.prompt, file(before), file(after)) for before, after in pairs]
 
 
-def _opened(file: Path) -> Image.Image:
+def _open_image(file: Path) -> Image.Image:
     try:
-        with Image.open(file) as picture:
-            return picture.convert("RGB")
+        with Image.open(file) as image:
+            return image.convert("RGB")
     except OSError as error:
         raise UserError(f"{file} cannot be read as a picture: paint it again") from error
 
@@ -149,7 +151,7 @@ _DRAWS = 4000
 @dataclass(frozen=True)
 class ScorerResult:
     """One scorer. before, after: mean scores without and with the LoRA; change: their mean difference, with its 95 %
-    interval low to high; higher: how many of `pairs` pictures scored higher with the LoRA."""
+    interval low to high; higher: how many of `pairs` images scored higher with the LoRA."""
 
     scorer: str
     before: float
@@ -176,7 +178,7 @@ class ScorerResult:
 
 @dataclass(frozen=True)
 class Scores:
-    """prompts, pairs: on how many pictures were painted; rows: of the scorers that were there; absent: sentences
+    """prompts, pairs: how many images were generated with each; rows: of the scorers that were there; absent: sentences
     without a full stop, why another one was not."""
 
     prompts: int
@@ -204,7 +206,7 @@ class Scores:
 
 
 def scorer_result(scorer: str, prompts: Sequence[str], before: Sequence[float], after: Sequence[float]) -> ScorerResult:
-    """Add up the scores of pairs of pictures. The interval is drawn by prompt: pictures of one prompt are alike."""
+    """Add up the scores of pairs of images. The interval is drawn by prompt: images of one prompt are alike."""
     change = np.asarray(after, dtype=np.float64) - np.asarray(before, dtype=np.float64)
     names = sorted(set(prompts))
     sums = np.array([sum(one for one, of in zip(change, prompts, strict=True) if of == name) for name in names])
@@ -219,9 +221,9 @@ def scorer_result(scorer: str, prompts: Sequence[str], before: Sequence[float], 
 def read_scores(run: Run) -> Scores | None:
     """What was kept for a run; None where nothing was, or its file is damaged."""
     with suppress(OSError, ValueError, KeyError, TypeError):
-        told = json.loads(scores_file(run).read_text(encoding="utf-8"))
-        rows = tuple(ScorerResult(**row) for row in told["rows"])
-        return Scores(int(told["prompts"]), int(told["pairs"]), rows, tuple(map(str, told["absent"])))
+        values = json.loads(scores_file(run).read_text(encoding="utf-8"))
+        rows = tuple(ScorerResult(**row) for row in values["rows"])
+        return Scores(int(values["prompts"]), int(values["pairs"]), rows, tuple(map(str, values["absent"])))
     return None
 
 
