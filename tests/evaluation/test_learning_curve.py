@@ -12,7 +12,7 @@ from mapo_studio.trainer.evaluation.learning_curve import MIN_HELD_OUT, CurvePoi
 from mapo_studio.trainer.jobs import job
 from mapo_studio.trainer.models import safetensors_file
 from mapo_studio.trainer.preferences.io.detect_layout import open_pairs
-from mapo_studio.trainer.reports.report import write_report
+from mapo_studio.trainer.reports.report import report_at_end, write_report
 from mapo_studio.trainer.runs.run_folder import Run, all_runs
 from mapo_studio.trainer.services import job_kinds
 from mapo_studio.trainer.training import loop
@@ -79,6 +79,17 @@ def test_parts_are_trained_the_run_itself_is_reused_and_a_report_tells(finished)
     page = write_report(finished).read_text(encoding="utf-8")
     assert "How many more pairs?" in page
     assert "Agreement by number of pairs" in page
+
+
+def test_a_part_that_is_stopped_has_a_report_of_its_own(finished):
+    def listen(event):
+        if event["event"] == "step":
+            (finished.workspace / "stop").touch()
+
+    with pytest.raises(Cancelled):
+        measure_curve(finished, no_stop(finished), listen=listen, listener_of=report_at_end)
+    (part,) = (finished.workspace / "curves").iterdir()
+    assert "Stopped at step" in (part / "report.html").read_text(encoding="utf-8")
 
 
 def test_other_steps_train_all_three(finished):

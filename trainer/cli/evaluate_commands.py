@@ -45,11 +45,13 @@ def learning_curve(words: list[str]) -> int:
         )
     options = parse(LearningCurve, words, "learning-curve", LearningCurve(tyro.MISSING, default_workspace()))
     from ..evaluation.learning_curve import measure_curve
-    from ..reports.report import write_report
+    from ..reports.report import report_at_end, write_report
     from ..runs.run_folder import Run
 
     run = Run.open(options.workspace.resolve(), options.run)
-    curve = _in_turn(run, lambda stop, listen: measure_curve(run, stop, options.steps, listen))
+    curve = _in_turn(
+        run, lambda stop, listen: measure_curve(run, stop, options.steps, listen, listener_of=report_at_end)
+    )
     write_report(run)
     _say(*curve.sentences())
     if options.json:

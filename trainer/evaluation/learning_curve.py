@@ -38,6 +38,8 @@ _FOLDER = "curves"
 _BOOTSTRAPS = 4000
 _NEARLY_NOTHING = 0.02
 
+ListenerOf = Callable[[Run], Callable[[Event], None]]
+
 Verdict = Literal["more", "little", "perfect", "few", "unlearned", "open"]
 
 
@@ -150,13 +152,14 @@ def measure_curve(
     steps: int | None = None,
     listen: Callable[[Event], None] = lambda event: None,
     report_progress: Callable[[int, int, str], None] = lambda *_: None,
+    listener_of: ListenerOf | None = None,
 ) -> LearningCurve:
     """Train on nested parts of the run's pairs, measure each on the same held-out pairs, and keep the result.
 
     All trainings are equally long, so that only the pairs differ; they use the run's settings, seed and cache. What is
     finished is not trained again, and what was stopped is resumed. listen: is given the events of the trainings;
-    report_progress: (steps done, of all, what it does). To be called by whoever has the device, and who writes the
-    run's report anew afterwards.
+    report_progress: (steps done, of all, what it does); listener_of: makes a listener of each training's own run. To be
+    called by whoever has the device, and who writes the run's report anew afterwards.
 
     Raises UserError where there are too few pairs or none is held out, Cancelled where it was asked to stop.
     """
@@ -174,7 +177,9 @@ def measure_curve(
         report_progress(number * steps, len(sizes) * steps, f"training on {pairs} pairs")
         agreeing = _agreeing_of_run(run, config, steps) if pairs == sizes[-1] else None
         if agreeing is None:
-            agreeing = _train_on_part(run, _part_config(run, config, pairs, steps), stop, on_event)
+            part = _open_part(run, _part_config(run, config, pairs, steps))
+            part.listeners.extend([on_event, *([listener_of(part)] if listener_of else [])])
+            agreeing = _train_part(part, stop)
         measured[pairs] = CurvePoint(pairs, agreeing)
     curve = LearningCurve(steps, tuple(measured.values()))
     if len({len(point.agreeing) for point in curve.measured}) > 1:
@@ -193,8 +198,8 @@ def check(workspace: Path, settings: dict[str, Any]) -> dict[str, Any]:
     return curve.plain()
 
 
-def run(context: JobContext) -> str:
-    """The work of a job."""
+def run(context: JobContext, listener_of: ListenerOf | None = None) -> str:
+    """The work of a job. listener_of: see `measure_curve`."""
     settings = CurveSettings.given(context.settings)
 
     def report_progress(done: int, total: int, message: str) -> None:
@@ -203,7 +208,8 @@ def run(context: JobContext) -> str:
             context.report_progress(done, total, message)
 
     run = Run.open(context.workspace, settings.run)
-    curve = measure_curve(run, _StopOrPause(context), settings.steps, report_progress=report_progress)
+    stop = _StopOrPause(context)
+    curve = measure_curve(run, stop, settings.steps, report_progress=report_progress, listener_of=listener_of)
     return curve.forecast().sentence()
 
 
@@ -256,10 +262,8 @@ def _agreeing_of_run(run: Run, config: RunConfig, steps: int) -> str | None:
     return None
 
 
-def _train_on_part(run: Run, config: RunConfig, stop: StopRequest, listen: Callable[[Event], None]) -> str:
-    """Train what `config` says, or resume it, and return which held-out pairs agree at the end."""
-    from ..training.loop import train_locked
-
+def _open_part(run: Run, config: RunConfig) -> Run:
+    """The training that `config` says: the one begun before, if it is of the same settings and pairs, or a new one."""
     folder = _part_folder(run, config.data.max_pairs or 0)
     digest = training_digest(run.workspace, config)
     part = Run(folder)
@@ -267,15 +271,22 @@ def _train_on_part(run: Run, config: RunConfig, stop: StopRequest, listen: Calla
         shutil.rmtree(folder, ignore_errors=True)
         part = Run.create(run.workspace, config, parent=_FOLDER)
         write_digest(part, digest)
-    if (agreeing := _agreeing_at(part, config.training.steps)) is not None:
+    return part
+
+
+def _train_part(part: Run, stop: StopRequest) -> str:
+    """Train it, or resume it, and return which held-out pairs agree at the end."""
+    from ..training.loop import train_locked
+
+    steps = part.config().training.steps
+    if (agreeing := _agreeing_at(part, steps)) is not None:
         return agreeing
-    part.listeners.append(listen)
     with part.locked():
         stop.check()
         outcome = train_locked(part, stop)
     if not outcome.finished:
         raise Cancelled
-    agreeing = _agreeing_at(part, config.training.steps)
+    agreeing = _agreeing_at(part, steps)
     assert agreeing is not None, "a finished training is measured at its last step"
     return agreeing
 

@@ -19,7 +19,7 @@ from ..jobs import kind as jobs
 from ..jobs import worker
 from ..jobs.job import Job
 from ..jobs.kind import JobContext, JobKind
-from ..reports.report import write_report
+from ..reports.report import report_at_end, write_report
 from ..runs.run_folder import Run
 
 
@@ -43,7 +43,7 @@ def rate_unjudged_pairs(run: Run) -> None:
 
 
 def _learning_curve(context: JobContext) -> str:
-    message = learning_curve.run(context)
+    message = learning_curve.run(context, report_at_end)
     write_report(Run.open(context.workspace, context.settings["run"]))
     return message
 
