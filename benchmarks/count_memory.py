@@ -1,4 +1,4 @@
-"""What does each preset take of a card? Counted without a card, for the published SDXL and SD 1.5: docs/cards.md.
+"""Memory of each preset, counted without a card for the published SDXL and SD 1.5: the table of docs/cards.md.
 
     python benchmarks/count_memory.py [--preset "8 GB"] [--json]
 
@@ -23,18 +23,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--preset", action="append", help="only this one; may be given several times")
     parser.add_argument("--json", action="store_true", help="end with one JSON object on a line of its own")
-    asked = parser.parse_args()
+    options = parser.parse_args()
     rows = []
     print(f"| preset | base | {' | '.join(PARTS)} |")
     print("|---" * (len(PARTS) + 2) + "|")
     for family in FAMILIES:
         estimator = MemoryEstimator(shapes_of(family))
-        for preset in map(preset_named, asked.preset) if asked.preset else presets():
+        for preset in map(preset_named, options.preset) if options.preset else presets():
             sizes = estimator.estimate(apply(RunConfig(), preset)).in_gib()
             figures = " | ".join(f"{sizes[part + '_gib']:.2f}" for part in PARTS)
             print(f"| {preset.name} | {family} | {figures} |", flush=True)
             rows.append({"preset": preset.name, "family": family, **sizes})
-    if asked.json:
+    if options.json:
         print(json.dumps(rows))
 
 

@@ -1,4 +1,4 @@
-"""How many pictures a second are encoded, beside a plain loop over the same pictures with the same VAE?
+"""Encoding speed: pictures a second, beside a plain loop over the same pictures with the same VAE.
 
     python benchmarks/encode.py BASE [--pictures 16] [--side 256] [--rounds 3] [--json]
 
@@ -36,18 +36,18 @@ def main() -> None:
     parser.add_argument("--side", type=int, default=256, help="that they are trained at, in px; a third larger on disk")
     parser.add_argument("--rounds", type=int, default=3, help="counted ones; one more warms up")
     parser.add_argument("--json", action="store_true", help="end with one JSON object on a line of its own")
-    asked = parser.parse_args()
+    options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        rates = measure(open_base(asked.base), Path(folder), asked.pictures, asked.side, asked.rounds)
-    print(f"{asked.pictures} pictures, encoded at {asked.side} px; torch {torch.__version__}")
-    for way, seen in rates.items():
-        print(f"  {way:5} {statistics.median(seen):.2f} pictures/s ({min(seen):.2f} to {max(seen):.2f})")
-    if asked.json:
-        print(json.dumps({"pictures": asked.pictures, "side": asked.side, "rates": rates}))
+        rates = measure(open_base(options.base), Path(folder), options.pictures, options.side, options.rounds)
+    print(f"{options.pictures} pictures, encoded at {options.side} px; torch {torch.__version__}")
+    for name, seen in rates.items():
+        print(f"  {name:5} {statistics.median(seen):.2f} pictures/s ({min(seen):.2f} to {max(seen):.2f})")
+    if options.json:
+        print(json.dumps({"pictures": options.pictures, "side": options.side, "rates": rates}))
 
 
 def measure(base: BaseModel, folder: Path, pictures: int, side: int, rounds: int) -> dict[str, list[float]]:
-    """Pictures a second of every counted round of each way."""
+    """Pictures a second in every counted round, for "plain" and "ours"."""
     files = write_pictures(folder / "pairs", pictures, side * 4 // 3)
     pairs = open_pairs(folder / "pairs").load().pairs
     vae = base.load_vae(CPU)
@@ -65,7 +65,7 @@ def measure(base: BaseModel, folder: Path, pictures: int, side: int, rounds: int
         rates["plain"].append(pictures / (time.perf_counter() - begun))
         encode(base, pairs, (), folder / f"cache-{number}", CPU, resolution=side)
         rates["ours"].append(pictures / (time.perf_counter() - since[0]))
-    return {way: seen[1:] for way, seen in rates.items()}
+    return {name: seen[1:] for name, seen in rates.items()}
 
 
 def plain(vae: Any, files: list[Path], folder: Path, side: int) -> None:

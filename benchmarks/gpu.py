@@ -1,4 +1,4 @@
-"""How fast is a training step on this card, of which share of what its matrix units can do, and in how much memory?
+"""Training step on this card: its speed, its share of what the matrix units can do, and its memory.
 
     python benchmarks/gpu.py [--minutes 9] [--steps 5] [--out gpu.json] [--small]
                              [--released CLONE [--released-python PYTHON]]
@@ -63,8 +63,8 @@ _SMALL_TEXT = {"hidden": (77, 2 * TEXT_WIDTH), "pooled": (TEXT_WIDTH,)}
 
 @dataclass(frozen=True)
 class Row:
-    """One way to train. pairs: a step, and at a time but with a preset, whose settings are all its own; the rest as in
-    TrainingConfig."""
+    """Settings of a measured training. pairs: a step, and at a time but with a preset, whose settings are all its own;
+    the rest as in TrainingConfig."""
 
     pairs: int
     preset: str = ""
@@ -106,7 +106,7 @@ class Figures:
 
 
 class RandomWeights:
-    """A source (see families/sources.py) of SDXL's shapes whose weights are drawn when the UNet is loaded."""
+    """A source (see trainer/models/sources.py) of SDXL's shapes whose weights are drawn when the UNet is loaded."""
 
     path = Path("random")
     names = ("random",)
@@ -142,15 +142,17 @@ def main() -> None:
     parser.add_argument("--released", type=Path, help="a clone of the released script, to be measured beside ours")
     parser.add_argument("--released-python", default=sys.executable, help="the Python that has its libraries")
     parser.add_argument("--folder", type=Path, default=Path(".cache/gpu"), help="for what the released script needs")
-    asked = parser.parse_args()
-    device = pick_device(asked.device)
-    if device.type == "cpu" and not asked.small:
+    options = parser.parse_args()
+    device = pick_device(options.device)
+    if device.type == "cpu" and not options.small:
         sys.exit("there is no card here: --small does the same on a CPU, with a small UNet")
     began, beside = time.perf_counter(), {}
-    if asked.released:
-        for pairs in (1,) if asked.small else (4, 1):
-            where = asked.folder.resolve() / ("small" if asked.small else "published")
-            run = theirs(asked.released, asked.released_python, where, side(asked.small), pairs, small=asked.small)
+    if options.released:
+        for pairs in (1,) if options.small else (4, 1):
+            where = options.folder.resolve() / ("small" if options.small else "published")
+            run = theirs(
+                options.released, options.released_python, where, side(options.small), pairs, small=options.small
+            )
             if run:
                 beside[pairs] = run
                 print(
@@ -159,9 +161,9 @@ def main() -> None:
                     flush=True,
                 )
     spent = time.perf_counter() - began
-    found = measure(device, asked.small, asked.steps, 60 * asked.minutes - spent, beside)
-    asked.out.write_text(json.dumps(found, indent=1), encoding="utf-8")
-    print(f"written to {asked.out}")
+    results = measure(device, options.small, options.steps, 60 * options.minutes - spent, beside)
+    options.out.write_text(json.dumps(results, indent=1), encoding="utf-8")
+    print(f"written to {options.out}")
 
 
 def measure(
@@ -211,7 +213,7 @@ def measure(
         "ceiling_tflop_a_second": ceiling,
         "rows": results,
         "left_out": left_out,
-        "released": [asdict(one) for one in (beside or {}).values()],
+        "released": [asdict(run) for run in (beside or {}).values()],
         "seconds": time.perf_counter() - began,
     }
 
@@ -318,11 +320,11 @@ def side(small: bool) -> int:
 
 def matmul_ceiling(device: torch.device, dtype: torch.dtype, width: int) -> float:
     """TFLOP/s of products of square matrices, the median of ten after three that warm up."""
-    one, other = (torch.randn(width, width, device=device, dtype=dtype) for _ in range(2))
+    a, b = (torch.randn(width, width, device=device, dtype=dtype) for _ in range(2))
     times = []
     for _ in range(13):
         begun = time.perf_counter()
-        one @ other
+        a @ b
         _settle(device)
         times.append(time.perf_counter() - begun)
     return 2 * width**3 / statistics.median(times[3:]) / 1e12
@@ -346,7 +348,7 @@ def line(figures: Figures) -> str:
 
 
 def _settle(device: torch.device) -> None:
-    """Wait until all that was asked of the device is done."""
+    """Wait until the device has done all its work."""
     if device.type in ("cuda", "xpu", "mps"):
         getattr(torch, device.type).synchronize()
 

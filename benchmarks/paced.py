@@ -1,4 +1,4 @@
-"""Runs a training as it is, some steps at a time, and says how long each took: one side of benchmarks/released.py.
+"""Paced training: runs it unchanged, some steps at a time, and times each: one side of benchmarks/released.py.
 
     python benchmarks/paced.py released CLONE ARGUMENT ...    the released script, in an environment of its own
     python benchmarks/paced.py ours RUN_TOML WORKSPACE        our training, as `mapo train` does it
@@ -29,9 +29,9 @@ STEPS = 5
 def main() -> None:
     side, *rest = sys.argv[1:]
     # What a library prints must not come between the lines that are read.
-    said = os.fdopen(os.dup(1), "w")
+    output = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
-    pace = _Pace(lambda **facts: print(json.dumps(facts), file=said, flush=True))
+    pace = _Pace(lambda **facts: print(json.dumps(facts), file=output, flush=True))
     if side == "released":
         _released(Path(rest[0]), rest[1:], pace)
     else:
@@ -39,7 +39,7 @@ def main() -> None:
 
 
 class _Pace:
-    """Times what comes between two calls of `tick`, of which `say` is told turn by turn."""
+    """Times what comes between two calls of `tick`, and reports it to `say` turn by turn."""
 
     def __init__(self, say: Callable[..., None]) -> None:
         self.say = say

@@ -1,4 +1,4 @@
-"""How fast is judging in a workspace with a million pairs?
+"""Speed of judging in a workspace with a million pairs.
 
     python benchmarks/preferences.py [--pairs 1000000] [--rounds 200] [--json]
 
@@ -44,8 +44,8 @@ _ROWS = 500
 
 @dataclass
 class Times:
-    """Seconds of every call, by what was asked, and those of them that this process computed; `first`: of the first
-    call after the workspace was opened."""
+    """Seconds of every call, by the name of the request, and those of them that this process computed; `first`: of
+    the first call after the workspace was opened."""
 
     calls: dict[str, list[float]] = field(default_factory=dict)
     computing: dict[str, list[float]] = field(default_factory=dict)
@@ -64,11 +64,11 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=1_000_000)
     parser.add_argument("--rounds", type=int, default=200, help="how often each question is asked")
     parser.add_argument("--json", action="store_true", help="end with one JSON object on a line of its own")
-    asked = parser.parse_args()
+    options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        times = measure(Path(folder), asked.pairs, asked.rounds)
+        times = measure(Path(folder), options.pairs, options.rounds)
     machine = f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, SQLite {sqlite3.sqlite_version}"
-    print(f"{machine}; {asked.pairs} pairs, {asked.rounds} rounds")
+    print(f"{machine}; {options.pairs} pairs, {options.rounds} rounds")
     print(f"  {'ms':46} median    95th  computing   first")
     for name, taken in times.calls.items():
         shown = (
@@ -77,10 +77,10 @@ def main() -> None:
             statistics.median(times.computing[name]),
             times.first.get(name),
         )
-        print(f"  {name:44}", *("" if one is None else f"{1000 * one:8.1f}" for one in shown))
-    if asked.json:
+        print(f"  {name:44}", *("" if value is None else f"{1000 * value:8.1f}" for value in shown))
+    if options.json:
         figures = {name: [statistics.median(taken), _late(taken)] for name, taken in times.calls.items()}
-        print(json.dumps({"machine": machine, "pairs": asked.pairs, "seconds": figures, "first": times.first}))
+        print(json.dumps({"machine": machine, "pairs": options.pairs, "seconds": figures, "first": times.first}))
 
 
 def measure(folder: Path, pairs: int, rounds: int) -> Times:
@@ -122,12 +122,12 @@ def _ask(times: Times, folder: Path, state: str, annotator: str, rounds: int) ->
         )
         if reply.pairs:
             shown = reply.pairs[0]
-            said = {"pair": shown.pair, "left": shown.left.id, "answer": "left", "seconds": 1.5, "client": client}
-            said |= {"sequence": number, "purpose": shown.purpose}
-            request = api.AnswersRequest.model_validate({"answers": [said]})
+            body = {"pair": shown.pair, "left": shown.left.id, "answer": "left", "seconds": 1.5, "client": client}
+            body |= {"sequence": number, "purpose": shown.purpose}
+            request = api.AnswersRequest.model_validate({"answers": [body]})
             kept = times.take(f"{state}: answer", lambda request=request: api.answers(store, request, annotator))
             assert kept.stored == [number]
-        held[:] = [one.pair for one in reply.pairs[1:]]
+        held[:] = [pair.pair for pair in reply.pairs[1:]]
 
 
 def _import(times: Times, store: Store, rounds: int) -> None:
@@ -137,8 +137,8 @@ def _import(times: Times, store: Store, rounds: int) -> None:
     for number in range(min(rounds, len(pictures) // _ROWS)):
         part = pictures[number * _ROWS : (number + 1) * _ROWS + 1]
         rows = [
-            PairRow(f"imported {number} {at // 4}", one, other, sequence=number * _ROWS + at, share_0=1.0)
-            for at, (one, other) in enumerate(pairwise(part))
+            PairRow(f"imported {number} {at // 4}", first, second, sequence=number * _ROWS + at, share_0=1.0)
+            for at, (first, second) in enumerate(pairwise(part))
         ]
 
         def add(rows: list[PairRow] = rows) -> None:
@@ -169,10 +169,10 @@ def _prompts(dataset: int, count: int) -> Iterator[tuple[dict, list[dict], list[
         yield (
             {"id": prompt, "dataset_id": dataset, "digest": digest, "text": words, "split_hash": split_hash(words)},
             [
-                {"id": one, "sha256": f"{one:064x}", "ending": ".png", "width": 1024, "height": 1024} | made
-                for one in ids
+                {"id": picture, "sha256": f"{picture:064x}", "ending": ".png", "width": 1024, "height": 1024} | made
+                for picture in ids
             ],
-            [{"prompt_id": prompt, "picture_id": one} | made for one in ids],
+            [{"prompt_id": prompt, "picture_id": picture} | made for picture in ids],
             [
                 {"dataset_id": dataset, "prompt_id": prompt, "first_id": ids[a], "second_id": ids[b], "round": index}
                 | {"shuffle": draw.random(), "abs_margin": draw.random(), "margin_run": "first", "margin": 0.5}
@@ -192,16 +192,16 @@ def _judge(store: Store, annotator: str, share: float, but: int = 0) -> None:
         done = set(session.scalars(seen))
         chosen = [pair for pair in session.scalars(order) if pair not in done]
         left = set(chosen[:: len(chosen) // but][:but]) if but else set()
-        said = {"annotator_id": who, "answer": "left", "first_on_left": True, "share_left": 1.0, "seconds": 1.5}
-        said |= {"client": f"fill-{annotator}-{share}", "created": time.time()}
+        row = {"annotator_id": who, "answer": "left", "first_on_left": True, "share_left": 1.0, "seconds": 1.5}
+        row |= {"client": f"fill-{annotator}-{share}", "created": time.time()}
         for part in _parts(enumerate(pair for pair in chosen if pair not in left)):
-            session.execute(insert(Judgement), [said | {"pair_id": pair, "sequence": number} for number, pair in part])
+            session.execute(insert(Judgement), [row | {"pair_id": pair, "sequence": number} for number, pair in part])
             once_more = {"answers": Pair.answers + 1, "votes": Pair.votes + 1, "votes_first": Pair.votes_first + 1}
-            session.execute(text("CREATE TEMP TABLE IF NOT EXISTS said (pair INTEGER PRIMARY KEY)"))
-            session.execute(text("DELETE FROM said"))
-            session.execute(text("INSERT INTO said VALUES (:pair)"), [{"pair": pair} for _, pair in part])
+            session.execute(text("CREATE TEMP TABLE IF NOT EXISTS judged (pair INTEGER PRIMARY KEY)"))
+            session.execute(text("DELETE FROM judged"))
+            session.execute(text("INSERT INTO judged VALUES (:pair)"), [{"pair": pair} for _, pair in part])
             session.execute(
-                update(Pair).where(text("pairs.id IN (SELECT pair FROM said)")).values(once_more | {"weight": 1.0})
+                update(Pair).where(text("pairs.id IN (SELECT pair FROM judged)")).values(once_more | {"weight": 1.0})
             )
 
 

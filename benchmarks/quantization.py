@@ -1,7 +1,7 @@
-"""What does it cost in accuracy to store the base in fewer bits?
+"""Accuracy of quantization: what does it cost to store the base in fewer bits?
 
     python benchmarks/quantization.py                 # errors of answers and gradients
-    python benchmarks/quantization.py --train         # the demo's training instead, once for each way to store
+    python benchmarks/quantization.py --train         # the demo's training instead, once for each quantization
 
 The errors are those of one MaPO step on a pair of noise: of the UNet's answer (norm of the difference over norm), and
 of the LoRA's gradient (cosine over all its numbers), both against float32. Two UNets: the embedded base, whose weights
@@ -44,7 +44,7 @@ from mapo_studio.trainer.training.objectives import MaPO, PairErrors
 from torch import Tensor, nn
 
 CPU = torch.device("cpu")
-WAYS: tuple[Quantize, ...] = ("int8", "nf4", "fp8")
+QUANTIZATIONS: tuple[Quantize, ...] = ("int8", "nf4", "fp8")
 FEWER_BLOCKS = {"layers_per_block": 1, "transformer_layers_per_block": [1, 1, 1], "sample_size": 32}
 Make = Callable[[Quantize, torch.dtype], nn.Module]
 
@@ -63,7 +63,9 @@ def of_sdxl_width() -> tuple[BaseModel, Make]:
             bare = UNet2DConditionModel.from_config(config)
         unet = to_quantized_empty(bare, how, dtype, CPU)
         with torch.device("meta"):
-            shapes = {name: one.shape for name, one in UNet2DConditionModel.from_config(config).state_dict().items()}
+            shapes = {
+                name: weight.shape for name, weight in UNet2DConditionModel.from_config(config).state_dict().items()
+            }
         generator = torch.Generator().manual_seed(0)
         for name, shape in shapes.items():
             norm = "norm" in name.split(".")[-2]
@@ -100,15 +102,18 @@ def step(base: BaseModel, unet: nn.Module) -> tuple[Tensor, Tensor]:
     errors = (answer.float() - noise).square().flatten(1).mean(1)
     loss = MaPO()(PairErrors(errors[:1], errors[1:])).loss
     gradients = torch.autograd.grad(loss, parameters)
-    return answer.detach(), torch.cat([one.flatten() for one in gradients])
+    return answer.detach(), torch.cat([gradient.flatten() for gradient in gradients])
 
 
 def errors(name: str, base: BaseModel, make: Make) -> None:
     expected, pull = step(base, make("none", torch.float32))
-    for label, how, dtype in (("bfloat16", "none", torch.bfloat16), *((way, way, torch.float32) for way in WAYS)):
+    for label, how, dtype in (
+        ("bfloat16", "none", torch.bfloat16),
+        *((name, name, torch.float32) for name in QUANTIZATIONS),
+    ):
         unet = make(how, dtype)  # type: ignore[arg-type]
-        found, gradient = step(base, unet)
-        off = (found - expected).norm() / expected.norm()
+        answer, gradient = step(base, unet)
+        off = (answer - expected).norm() / expected.norm()
         along = torch.cosine_similarity(gradient, pull, dim=0)
         print(f"| {name} | {label} | {off:.4f} | {along:.4f} |", flush=True)
 
@@ -136,8 +141,8 @@ def by_kind(base: BaseModel, make: Make) -> None:
                 module.__class__ = QuantizedConv2d if names is None else QuantizedLinear
                 module.allocate(packing, torch.float32, CPU)
                 module.load_weight(weight)
-        found, gradient = step(base, unet)
-        off = (found - expected).norm() / expected.norm()
+        answer, gradient = step(base, unet)
+        off = (answer - expected).norm() / expected.norm()
         along = torch.cosine_similarity(gradient, pull, dim=0)
         print(f"| {kind} | {label} | {off:.4f} | {along:.4f} |", flush=True)
 
@@ -157,8 +162,8 @@ def train_demo(workspace: Path, how: Quantize, seed: int, steps: int) -> tuple[f
     values["data"] = {"pairs": str(workspace / "pairs"), "held_out": 0.2}
     run = Run.create(workspace, parse_config({**values, "name": how, "base": "tiny"}, "benchmark"))
     outcome = train(run, StopRequest(run.stop_file))
-    found = measure(*painted(outcome.lora, seed))
-    return found.outlined, found.right, outcome.agreement.agreement if outcome.agreement else 0.0
+    measured = measure(*painted(outcome.lora, seed))
+    return measured.outlined, measured.right, outcome.agreement.agreement if outcome.agreement else 0.0
 
 
 def painted(lora: Path | None, seed: int) -> tuple[list[Any], list[str]]:
@@ -174,19 +179,19 @@ def trainings(seed: int, steps: int) -> None:
     print(f"| before | {before.outlined:.0%} | {before.right:.0%} | |", flush=True)
     with tempfile.TemporaryDirectory() as folder:
         write_pairs(Path(folder) / "pairs", 200, seed)
-        for how in ("none", *WAYS):
+        for how in ("none", *QUANTIZATIONS):
             outlined, right, agreement = train_demo(Path(folder), how, seed, steps)  # type: ignore[arg-type]
             print(f"| {how} | {outlined:.0%} | {right:.0%} | {agreement:.0%} |", flush=True)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--train", action="store_true", help="train the demo, once for each way to store")
+    parser.add_argument("--train", action="store_true", help="train the demo, once for each quantization")
     parser.add_argument("--steps", type=int, default=tiny_settings()["training"]["steps"], help="of each training")
     parser.add_argument("--seed", type=int, default=0)
-    asked = parser.parse_args()
-    if asked.train:
-        trainings(asked.seed, asked.steps)
+    options = parser.parse_args()
+    if options.train:
+        trainings(options.seed, options.steps)
         return
     print("| UNet | stored as | error of the answer | cosine of the gradient |\n|---|---|---|---|")
     errors("embedded", *trained())

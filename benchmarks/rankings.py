@@ -1,4 +1,4 @@
-"""How much faster does a ranking of k pictures go through the base than the k (k - 1) / 2 pairs that it stands for?
+"""Rankings: how much faster is a training step of k pictures than one of the k (k - 1) / 2 pairs they stand for?
 
     python benchmarks/rankings.py [--pictures 3 4 6] [--rounds 5] [--json]
 
@@ -30,20 +30,20 @@ def main() -> None:
     parser.add_argument("--pictures", type=int, nargs="+", default=[3, 4, 6], help="of a ranking")
     parser.add_argument("--rounds", type=int, default=5, help="counted ones; one more warms up")
     parser.add_argument("--json", action="store_true", help="end with one JSON object on a line of its own")
-    asked = parser.parse_args()
+    options = parser.parse_args()
     torch.set_num_threads(1)
-    found = {pictures: measure(pictures, asked.rounds) for pictures in asked.pictures}
+    results = {pictures: measure(pictures, options.rounds) for pictures in options.pictures}
     print(f"torch {torch.__version__}, processor seconds of a forward and backward, medians (least to most)")
-    for pictures, seen in found.items():
+    for pictures, seen in results.items():
         ratios = [pairs / ranking for ranking, pairs in zip(seen["ranking"], seen["pairs"], strict=True)]
-        ways = ", ".join(f"{way} {_told(seconds, 3)}" for way, seconds in seen.items())
-        print(f"  {pictures} pictures: {ways}; {_told(ratios, 2)} times as fast")
-    if asked.json:
-        print(json.dumps(found))
+        medians = ", ".join(f"{name} {_spread(seconds, 3)}" for name, seconds in seen.items())
+        print(f"  {pictures} pictures: {medians}; {_spread(ratios, 2)} times as fast")
+    if options.json:
+        print(json.dumps(results))
 
 
 def measure(pictures: int, rounds: int) -> dict[str, list[float]]:
-    """Processor seconds of every counted round of each way."""
+    """Processor seconds of every counted round, for "ranking" and "pairs"."""
     base = open_base(TINY)
     unet = base.load_unet(CPU, torch.float32)
     attach(unet, LoraSettings(rank=8), seed=0)
@@ -57,24 +57,25 @@ def measure(pictures: int, rounds: int) -> dict[str, list[float]]:
             latents=torch.randn(pictures, 4, cells, cells),
             noise=torch.randn(1, 4, cells, cells).expand(pictures, -1, -1, -1),
             timestep=torch.full((pictures,), 500),
-            text={name: one.expand(pictures, *one.shape) for name, one in text.items()},
+            text={name: tensor.expand(pictures, *tensor.shape) for name, tensor in text.items()},
             framing=torch.zeros(pictures, 6),
         ),
         pair_index=pair_index,
         preference=torch.ones(count),
         weight=torch.ones(count),
     )
-    ways = {"ranking": ranking, "pairs": ranking.expanded()}
-    seen: dict[str, list[float]] = {way: [] for way in ways}
+    batches = {"ranking": ranking, "pairs": ranking.expanded()}
+    seen: dict[str, list[float]] = {name: [] for name in batches}
     for _ in range(rounds + 1):
-        for way, batch in ways.items():
+        for name, batch in batches.items():
             begun = time.process_time()
             accumulate_gradient(base, unet, batch, MaPO(), lambda loss: loss.backward(), mode="joint", seed=0)
-            seen[way].append(time.process_time() - begun)
-    return {way: seconds[1:] for way, seconds in seen.items()}
+            seen[name].append(time.process_time() - begun)
+    return {name: seconds[1:] for name, seconds in seen.items()}
 
 
-def _told(numbers: list[float], digits: int) -> str:
+def _spread(numbers: list[float], digits: int) -> str:
+    """Median (least to most)."""
     return f"{statistics.median(numbers):.{digits}f} ({min(numbers):.{digits}f} to {max(numbers):.{digits}f})"
 
 

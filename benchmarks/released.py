@@ -1,4 +1,4 @@
-"""How fast is our training beside the released MaPO script, unmodified, on the same base, pairs and settings?
+"""Speed beside the released MaPO script, unmodified, on the same base, pairs and settings.
 
     python benchmarks/released.py [--clone PATH] [--folder .cache/released] [--rounds 6] [--threads N] [--json]
 
@@ -61,14 +61,14 @@ class Side:
 
     def turn(self, *, counted: bool) -> None:
         """Let it take its steps, and wait until it has."""
-        told = self._told()
-        while "wall" not in told:  # ours says first how long it encoded
-            self.encoding = told["encoding"] / PAIRS
-            told = self._told()
+        times = self._read()
+        while "wall" not in times:  # ours says first how long it encoded
+            self.encoding = times["encoding"] / PAIRS
+            times = self._read()
         if counted:
-            self.wall += told["wall"]
-            self.cpu += told["cpu"]
-        self.peak = told["peak"]
+            self.wall += times["wall"]
+            self.cpu += times["cpu"]
+        self.peak = times["peak"]
 
     def go_on(self) -> None:
         assert self.process.stdin is not None
@@ -79,7 +79,7 @@ class Side:
         self.process.stdin.close()  # type: ignore[union-attr]
         self.process.wait(60)
 
-    def _told(self) -> dict[str, Any]:
+    def _read(self) -> dict[str, Any]:
         line = self.process.stdout.readline()  # type: ignore[union-attr]
         if not line:
             sys.exit(f"a training ended before its time: {' '.join(self.process.args)}")  # type: ignore[arg-type]
@@ -93,11 +93,11 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=6, help="counted turns of each")
     parser.add_argument("--threads", type=int, default=os.cpu_count(), help="of each training")
     parser.add_argument("--json", action="store_true", help="end with one JSON object on a line of its own")
-    asked = parser.parse_args()
-    folder = asked.folder.resolve()
+    options = parser.parse_args()
+    folder = options.folder.resolve()
     python = environment(folder / "env")
-    sides = measure(folder, clone_of(asked.clone, folder), python, asked.rounds, asked.threads)
-    report(sides, asked.threads, asked.json)
+    sides = measure(folder, clone_of(options.clone, folder), python, options.rounds, options.threads)
+    report(sides, options.threads, options.json)
 
 
 def environment(folder: Path) -> Path:
@@ -229,8 +229,8 @@ def report(sides: dict[str, Side], threads: int, as_json: bool) -> None:
             print(f"  work on the machine changes less), {once:.2f} where every pair is encoded for one step only")
     if as_json:
         facts = {
-            name: {"wall": one.wall, "cpu": one.cpu, "encoding": one.encoding, "peak": one.peak}
-            for name, one in sides.items()
+            name: {"wall": side.wall, "cpu": side.cpu, "encoding": side.encoding, "peak": side.peak}
+            for name, side in sides.items()
         }
         print(json.dumps({"machine": machine, "threads": threads, **facts}))
 

@@ -1,4 +1,4 @@
-"""How fast is the released MaPO script, unmodified, where gpu.py measures ours, and in how much memory?
+"""Speed and memory of the released MaPO script, unmodified, where gpu.py measures ours.
 
 gpu.py asks this with --released. The script runs in a process of its own, with the Python and the libraries that are
 named for it, on a base of the same shapes and pictures of the same size (small_sdxl.py); what is timed, and how, is

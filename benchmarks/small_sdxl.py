@@ -1,4 +1,4 @@
-"""Makes an SDXL-shaped base with random weights and judged pairs for it, where the published ones would take a card.
+"""Small SDXL: a base of its shape with random weights, and judged pairs, where the published one would take a card.
 
     python benchmarks/small_sdxl.py FOLDER [--pairs 32] [--side 256] [--published]
 
@@ -37,9 +37,9 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=32)
     parser.add_argument("--side", type=int, default=256, help="of the pictures, in px")
     parser.add_argument("--published", action="store_true", help="the published model's sizes, for a card")
-    asked = parser.parse_args()
-    write_base(asked.folder / "base", asked.side, published_parts if asked.published else small_parts)
-    write_pairs(asked.folder / "pairs", asked.pairs, asked.side)
+    options = parser.parse_args()
+    write_base(options.folder / "base", options.side, published_parts if options.published else small_parts)
+    write_pairs(options.folder / "pairs", options.pairs, options.side)
 
 
 def write_base(folder: Path, side: int, parts: Callable[[int, int], dict[str, Any]]) -> None:

@@ -41,7 +41,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--times", type=int, default=3)
     parser.add_argument("--imports", type=int, default=4, help="The largest imports that are named.")
-    asked = parser.parse_args()
+    options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         lora, workspace = str(Path(folder) / "lora.safetensors"), str(Path(folder) / "workspace")
         subprocess.run([sys.executable, "-c", LORA, lora], check=True, stderr=subprocess.DEVNULL)
@@ -55,17 +55,17 @@ def main() -> None:
             "mapo studio, first page": ([*MAPO, *studio], to_the_page),
         }
         for name, (command, until) in starts.items():
-            seconds = [start(command, until)[0] for _ in range(asked.times)]
-            shares = largest_imports(start(["-X", "importtime", *command], until)[1], asked.imports)
+            seconds = [start(command, until)[0] for _ in range(options.times)]
+            shares = largest_imports(start(["-X", "importtime", *command], until)[1], options.imports)
             print(f"{name:26} {statistics.median(seconds):5.2f} s   {shares}", flush=True)
 
 
 def start(command: list[str], until: Callable[[subprocess.Popen[str]], float]) -> tuple[float, str]:
     """Processor seconds until then, and what the process wrote to standard error."""
-    with tempfile.TemporaryFile("w+") as told:
+    with tempfile.TemporaryFile("w+") as stderr:
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "120"}
         process = subprocess.Popen(
-            [sys.executable, *command], stdout=subprocess.PIPE, stderr=told, text=True, env=environment
+            [sys.executable, *command], stdout=subprocess.PIPE, stderr=stderr, text=True, env=environment
         )
         try:
             seconds = until(process)
@@ -73,8 +73,8 @@ def start(command: list[str], until: Callable[[subprocess.Popen[str]], float]) -
             process.kill()
             process.wait()
             process.stdout.close()
-        told.seek(0)
-        return seconds, told.read()
+        stderr.seek(0)
+        return seconds, stderr.read()
 
 
 def to_the_end(process: subprocess.Popen[str]) -> float:
@@ -88,7 +88,7 @@ def to_the_end(process: subprocess.Popen[str]) -> float:
 
 def to_the_first_line(process: subprocess.Popen[str]) -> float:
     if not process.stdout.readline():
-        raise SystemExit(f"{process.args} said nothing")
+        raise SystemExit(f"{process.args} printed nothing")
     return used_so_far(process)
 
 

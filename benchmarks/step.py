@@ -1,8 +1,8 @@
-"""How much does our loop add to a bare forward and backward pass of the same UNet?
+"""Training step: how much does our loop add to a bare forward and backward pass of the same UNet?
 
     python benchmarks/step.py [--rounds 15] [--pairs 4] [--json]
 
-Three ways of taking a training step on the same base, pairs and LoRA, in one process and in turn, round by round, so
+Three variants of a training step on the same base, pairs and LoRA, in one process and in turn, round by round, so
 that a machine that slows down slows all of them:
 
     bare    forward and backward of the UNet on one kept batch: the arithmetic that cannot be avoided
@@ -45,26 +45,26 @@ _WIDTHS = (96, 192, 288)
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=15, help="how often each way is timed")
+    parser.add_argument("--rounds", type=int, default=15, help="how often each variant is timed")
     parser.add_argument("--pairs", type=int, default=4, help="pairs a step")
     parser.add_argument("--json", action="store_true", help="end with one JSON object on a line of its own")
-    asked = parser.parse_args()
+    options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        times = measure(Path(folder), asked.rounds, asked.pairs)
-    seconds = {way: statistics.median(taken) for way, taken in times.items()}
+        times = measure(Path(folder), options.rounds, options.pairs)
+    seconds = {name: statistics.median(taken) for name, taken in times.items()}
     bare = seconds["bare"]
     machine = f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, torch {torch.__version__}"
-    print(f"{machine}; {asked.pairs} pairs a step, medians of {asked.rounds} rounds")
-    for way, median in seconds.items():
-        spread = f"{min(times[way]) * 1000:.0f} to {max(times[way]) * 1000:.0f}"
-        print(f"  {way:5} {median * 1000:7.1f} ms ({spread})   {median / bare - 1:+6.1%} over bare")
+    print(f"{machine}; {options.pairs} pairs a step, medians of {options.rounds} rounds")
+    for name, median in seconds.items():
+        spread = f"{min(times[name]) * 1000:.0f} to {max(times[name]) * 1000:.0f}"
+        print(f"  {name:5} {median * 1000:7.1f} ms ({spread})   {median / bare - 1:+6.1%} over bare")
     print(f"  data and bookkeeping (loop over step): {seconds['loop'] / seconds['step'] - 1:+.1%}")
-    if asked.json:
-        print(json.dumps({"machine": machine, "pairs": asked.pairs, "rounds": asked.rounds, "seconds": seconds}))
+    if options.json:
+        print(json.dumps({"machine": machine, "pairs": options.pairs, "rounds": options.rounds, "seconds": seconds}))
 
 
 def measure(folder: Path, rounds: int, pairs: int) -> dict[str, list[float]]:
-    """Seconds of every timed round of each way to take a step."""
+    """Seconds of every timed round of "bare", "step" and "loop"."""
     base = _wider(open_base(TINY))
     write_pairs(folder / "pairs", 16 * pairs, seed=0)
     config = parse_config(
@@ -76,8 +76,8 @@ def measure(folder: Path, rounds: int, pairs: int) -> dict[str, list[float]]:
         },
         "benchmark",
     )
-    found = open_pairs(folder / "pairs").load().pairs
-    encoded = encode(base, found, (), folder / "cache", CPU, resolution=base.resolution)
+    pair_list = open_pairs(folder / "pairs").load().pairs
+    encoded = encode(base, pair_list, (), folder / "cache", CPU, resolution=base.resolution)
     settings = BatchSettings(pairs, base.schedule.timesteps, seed=0)
     batches = PairBatches(encoded.pairs, load_text(encoded.text("")), settings)
     learner, run = Learner(config, base, CPU), Run.create(folder, config)
@@ -94,14 +94,18 @@ def measure(folder: Path, rounds: int, pairs: int) -> dict[str, list[float]]:
         step, micro_batches = next(ahead)
         metrics.add(step + 1, learner.train_step(step, micro_batches), learner.learning_rate(step), micro_batches)
 
-    ways: dict[str, Callable[[], object]] = {"bare": bare, "step": lambda: learner.train_step(0, [kept]), "loop": loop}
-    times: dict[str, list[float]] = {way: [] for way in ways}
+    variants: dict[str, Callable[[], object]] = {
+        "bare": bare,
+        "step": lambda: learner.train_step(0, [kept]),
+        "loop": loop,
+    }
+    times: dict[str, list[float]] = {name: [] for name in variants}
     for _ in range(rounds + 1):
-        for way, take in ways.items():
+        for name, take in variants.items():
             began = time.perf_counter()
             take()
-            times[way].append(time.perf_counter() - began)
-    return {way: taken[1:] for way, taken in times.items()}
+            times[name].append(time.perf_counter() - began)
+    return {name: taken[1:] for name, taken in times.items()}
 
 
 def _wider(base: BaseModel) -> BaseModel:

@@ -1,4 +1,4 @@
-"""The demo's judge: pairs of one taste, "outlined", as a judged dataset on disk, and how far images follow it.
+"""Judge of the demo: pairs of one taste, "outlined", as a judged dataset on disk, and how far images follow it.
 
 What is measured is also how much of a caption an image still shows.
 """
@@ -89,7 +89,7 @@ class Measurement:
 def measure(pictures: Sequence[Image.Image], captions: Sequence[str]) -> Measurement:
     """Read every picture and compare it with its caption.
 
-    Raises ValueError where there are no pictures or not one caption a picture, KeyError for a caption of another world.
+    Raises ValueError where there are no pictures or not a caption for each, KeyError for a caption of another world.
     """
     if not pictures or len(pictures) != len(captions):
         raise ValueError(f"{len(pictures)} pictures and {len(captions)} captions: one caption a picture, at least one")

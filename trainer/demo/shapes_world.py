@@ -1,4 +1,4 @@
-"""What the tiny world looks like: scenes, how they are drawn, and how every attribute is read back from pixels.
+"""World of shapes: scenes, how they are drawn, and how every attribute is read back from pixels.
 
 The caption names colour, shape and position. Outline, size and background tint are never named, so a base trained on
 captions leaves them to chance, and a taste for one of them can be taught without touching what the caption says.
@@ -66,14 +66,14 @@ class Scene:
 
     @property
     def caption(self) -> str:
-        """What the picture is asked for by; says nothing of outline, size and tint."""
+        """The prompt of the picture; it says nothing of outline, size and tint."""
         article = "an" if self.colour[0] in "aeiou" else "a"
         return f"{article} {self.colour} {self.shape} {self.position}"
 
 
 @dataclass(frozen=True)
 class Reading:
-    """What was recognised in a picture; None for an attribute that cannot be told."""
+    """What was recognised in a picture; None for an attribute that cannot be recognised."""
 
     colour: str | None
     shape: str | None

@@ -1,4 +1,4 @@
-"""The demo: a small model paints, learns a taste from judged pairs, and paints the same prompts again."""
+"""Demo: a small model generates images, learns a taste from judged pairs, and generates the same prompts again."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ class DemoResult:
 def show(workspace: Path, seed: int, watching: Callable[[], AbstractContextManager[Listener]]) -> DemoResult:
     """Draw pairs, paint, train, paint again, and measure; everything lands in a new run folder of `workspace`.
 
-    watching: gives what is told of the progress. Raises UserError as `train` does, Cancelled where it was stopped.
+    watching: opens the listener for progress events. Raises UserError as `train` does, Cancelled where it was stopped.
     """
     workspace = workspace.resolve()
     pairs = workspace / f"demo-pairs-{seed}"

@@ -1,4 +1,4 @@
-"""How the tiny base is made: everything is trained from scratch on drawn pictures, in one command.
+"""Training of the tiny base: everything is trained from scratch on drawn pictures, in one command.
 
     python -m mapo_studio.trainer.demo.tiny_base.train_base --out trainer/demo/tiny_base/weights --work /tmp/base
 
@@ -50,7 +50,7 @@ class Pictures:
 
 @dataclass(frozen=True)
 class Conditions:
-    """What the UNet is told: context (n, tokens, 128) and pooled (n, 64), a row per caption, then "", then zeros."""
+    """Conditions of the UNet: context (n, tokens, 128) and pooled (n, 64), a row per caption, then "", then zeros."""
 
     context: torch.Tensor
     pooled: torch.Tensor
@@ -256,11 +256,11 @@ def train_unet(
     while learning.step < learning.steps:
         rows = torch.randint(len(latents), (batch,))
         clean = latents[rows]
-        told = caption[rows].clone()
+        condition_row = caption[rows].clone()
         # One caption in eight is dropped, half as the empty text and half as zeros: samplers use either for guidance.
         dropped = torch.rand(batch)
-        told[dropped < 0.125] = len(conditions.context) - 1
-        told[dropped < 0.0625] = len(conditions.context) - 2
+        condition_row[dropped < 0.125] = len(conditions.context) - 1
+        condition_row[dropped < 0.0625] = len(conditions.context) - 2
         noise = torch.randn_like(clean)
         # One timestep from each 1/batch of the schedule: the same mean as chance, with less noise in the gradient.
         timestep = (torch.arange(batch) * 1000 + torch.randint(1000, (batch,))) // batch
@@ -269,8 +269,8 @@ def train_unet(
         predicted = learning.unet(
             noisy.contiguous(memory_format=torch.channels_last),
             timestep,
-            conditions.context[told],
-            added_cond_kwargs={"text_embeds": conditions.pooled[told], "time_ids": time_ids},
+            conditions.context[condition_row],
+            added_cond_kwargs={"text_embeds": conditions.pooled[condition_row], "time_ids": time_ids},
         ).sample
         loss = (weight[timestep] * (predicted - noise).square().mean((1, 2, 3))).mean()
         learning.learn(loss)
