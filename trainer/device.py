@@ -78,19 +78,19 @@ class Memory:
     free: int
 
 
-def pick_device(wanted: str = "auto") -> torch.device:
-    """The device called `wanted`; "auto": the first of CUDA (or ROCm), XPU, MPS, CPU that is there."""
+def pick_device(name: str = "auto") -> torch.device:
+    """The device called `name`; "auto": the first of CUDA (or ROCm), XPU, MPS, CPU that is there."""
     import torch
 
-    if wanted == "auto":
+    if name == "auto":
         for kind in ("cuda", "xpu", "mps"):
             if _available(kind):
                 return torch.device(kind)
         return torch.device("cpu")
     try:
-        device = torch.device(wanted)
+        device = torch.device(name)
     except RuntimeError:
-        raise UserError(f"device {wanted!r} is not known: use auto, cpu, cuda, cuda:1, mps or xpu") from None
+        raise UserError(f"device {name!r} is not known: use auto, cpu, cuda, cuda:1, mps or xpu") from None
     if device.type != "cpu" and not _available(device.type):
         raise UserError(
             f"this machine's torch sees no {device.type} device: `mapo doctor` says why, --device cpu works"
@@ -98,14 +98,14 @@ def pick_device(wanted: str = "auto") -> torch.device:
     return device
 
 
-def pick_precision(wanted: str, device: torch.device) -> str:
+def pick_precision(setting: str, device: torch.device) -> str:
     """The arithmetic of the base on `device`, see `torch_dtype`; see TrainingConfig.precision.
 
     Raises UserError for a precision that the device cannot train in.
     """
-    if wanted == "float16" and device.type in ("cpu", "mps"):
+    if setting == "float16" and device.type in ("cpu", "mps"):
         raise UserError(f"float16 cannot be trained in on {device.type}: use --precision float32 or bfloat16")
-    return capabilities(device).precision if wanted == "auto" else wanted
+    return capabilities(device).precision if setting == "auto" else setting
 
 
 def capabilities(device: torch.device) -> DeviceCapabilities:
@@ -139,11 +139,11 @@ def cards() -> dict[str, int]:
     """Every card of this machine: torch's name of it -> bytes of its memory. Takes none of it."""
     import torch
 
-    found = {}
+    sizes = {}
     for kind in ("cuda", "xpu"):
         for number in range(getattr(torch, kind).device_count() if _available(kind) else 0):
-            found[f"{kind}:{number}"] = int(getattr(torch, kind).get_device_properties(number).total_memory)
-    return found
+            sizes[f"{kind}:{number}"] = int(getattr(torch, kind).get_device_properties(number).total_memory)
+    return sizes
 
 
 def total_memory(device: torch.device) -> int | None:
@@ -161,12 +161,12 @@ def nvidia_smi_memory() -> int | None:
 
     For pages, which do without torch: importing it takes seconds. Called once: nvidia-smi can take seconds too.
     """
-    found = shutil.which("nvidia-smi")
-    if not found:
+    executable = shutil.which("nvidia-smi")
+    if not executable:
         return None
-    ask = [found, "--query-gpu=memory.total", "--format=csv,noheader,nounits"]
+    command = [executable, "--query-gpu=memory.total", "--format=csv,noheader,nounits"]
     try:
-        answer = subprocess.run(ask, capture_output=True, text=True, errors="replace", timeout=20)
+        answer = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=20)
     except (OSError, subprocess.TimeoutExpired):
         return None
     sizes = [int(line) for line in map(str.strip, answer.stdout.splitlines()) if line.isdecimal()]

@@ -18,7 +18,7 @@ WAYS = ("off", "on", "offload")
 def in_pieces(monkeypatch):
     """Everything is small here: let a few numbers be too many at once, and everything worth moving."""
     monkeypatch.setattr(low_memory_blocks, "_PIECE", 100)
-    monkeypatch.setattr(activation_checkpointing, "_WORTH_MOVING", 1)
+    monkeypatch.setattr(activation_checkpointing, "_MIN_NUMBERS", 1)
 
 
 @pytest.fixture
@@ -85,29 +85,29 @@ def test_what_is_checkpointed_keeps_a_fraction(learning, monkeypatch):
 
 def test_what_is_offloaded_leaves_nothing_large_on_the_device(learning, in_pieces, monkeypatch):
     moved = []
-    parked = activation_checkpointing._Parked
+    original = activation_checkpointing.OffloadedTensor
     monkeypatch.setattr(
-        activation_checkpointing, "_Parked", lambda tensor, *how: moved.append(tensor) or parked(tensor, *how)
+        activation_checkpointing, "OffloadedTensor", lambda tensor, *how: moved.append(tensor) or original(tensor, *how)
     )
     ask(learning("sdxl", "offload"), side=(16, 16))
     inputs = {tuple(tensor.shape) for tensor in moved}
     assert {(2, 64, 32), (2, 32, 8, 8), (2, 16, 16, 16)} <= inputs  # of a transformer block, and of residual blocks
 
 
-def test_a_parked_tensor_does_not_change_with_the_one_it_was_made_of():
-    host = activation_checkpointing._Host(CPU)
+def test_an_offloaded_tensor_does_not_change_with_the_one_it_was_made_of():
+    offload = activation_checkpointing.CpuOffload(CPU)
     tensor = torch.randn(600, 600)
     numbers = tensor.clone()
-    kept = host.pack(tensor)
+    kept = offload.pack(tensor)
     tensor.zero_()
-    assert torch.equal(host.unpack(kept), numbers)
+    assert torch.equal(offload.unpack(kept), numbers)
 
 
 def test_weights_and_what_is_small_stay_where_they_are():
-    host = activation_checkpointing._Host(CPU)
+    offload = activation_checkpointing.CpuOffload(CPU)
     weight = nn.Parameter(torch.randn(600, 600))
     for tensor in (weight, weight.t(), torch.randn(3)):
-        assert host.pack(tensor) is tensor
+        assert offload.pack(tensor) is tensor
 
 
 @pytest.mark.parametrize("how", ["on", "offload"])

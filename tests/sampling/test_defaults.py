@@ -11,7 +11,7 @@ from mapo_studio.trainer.cli import evaluate_commands, main
 from mapo_studio.trainer.config.run_config import RunConfig
 from mapo_studio.trainer.evaluation.generate_comparison import ComparisonSettings
 from mapo_studio.trainer.jobs import job
-from mapo_studio.trainer.models.few_step import Distilled
+from mapo_studio.trainer.models.few_step import FewStep
 from mapo_studio.trainer.models.open import open_base
 from mapo_studio.trainer.sampling.batch_sampler import open_for_sampling
 from mapo_studio.trainer.sampling.defaults import steps_and_cfg, steps_and_cfg_at
@@ -31,7 +31,7 @@ def turbo(tmp_path_factory):
 
 @pytest.mark.parametrize("given", [(None, None), (7, None), (None, 2.0), (7, 2.0)])
 def test_what_is_given_goes_over_the_bases_own(given):
-    ordinary, few = SimpleNamespace(distilled=None), SimpleNamespace(distilled=Distilled("Turbo", 4, "its name"))
+    ordinary, few = SimpleNamespace(distilled=None), SimpleNamespace(distilled=FewStep("Turbo", 4, "its name"))
     for base, own in ((ordinary, (28, 5.0)), (few, (4, 1.0))):
         assert steps_and_cfg(base, *given) == (given[0] or own[0], given[1] or own[1])
 
@@ -150,7 +150,7 @@ def test_mapo_compare_leaves_a_few_step_base_its_own(turbo, tmp_path, monkeypatc
     assert opened_with(settings.model_dump(exclude_none=True), turbo) == (4, 1.0)
 
 
-@pytest.mark.parametrize(("distilled", "own"), [(None, (28, 5.0)), (Distilled("Turbo", 4, "its name"), (4, 1.0))])
+@pytest.mark.parametrize(("distilled", "own"), [(None, (28, 5.0)), (FewStep("Turbo", 4, "its name"), (4, 1.0))])
 def test_validation_images_are_generated_as_all_others(distilled, own, monkeypatch):
     class Seen(Exception):
         pass

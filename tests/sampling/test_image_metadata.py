@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from mapo_studio.trainer.models.few_step import Distilled
+from mapo_studio.trainer.models.few_step import FewStep
 from mapo_studio.trainer.sampling import sampler
 from mapo_studio.trainer.sampling.batch_sampler import ImageRequest, LoraUse, SamplingSettings
 from mapo_studio.trainer.sampling.image_metadata import Provenance
@@ -19,7 +19,7 @@ SCHEDULERS = {"Euler": "EulerDiscreteScheduler", "LCM": "LCMScheduler"}
 
 def base(kind):
     return SimpleNamespace(
-        distilled=Distilled(kind, 4, "its name") if kind else None,
+        distilled=FewStep(kind, 4, "its name") if kind else None,
         scheduler_config={},
         schedule=SimpleNamespace(timesteps=1000),
         identity=lambda: "a base",

@@ -42,8 +42,8 @@ class Preset:
 @lru_cache(maxsize=1)
 def presets() -> tuple[Preset, ...]:
     """All of them, for the smallest card first."""
-    found = [Preset(**read_toml(file)) for file in _FOLDER.glob("*-gb.toml")]
-    return tuple(sorted(found, key=lambda preset: preset.card))
+    files = _FOLDER.glob("*-gb.toml")
+    return tuple(sorted((Preset(**read_toml(file)) for file in files), key=lambda preset: preset.card))
 
 
 def preset_named(name: str) -> Preset:

@@ -29,8 +29,8 @@ def _sentence(key: str, details: list[Any], model: type[BaseModel] | None) -> st
         return f"unknown key {key}" + (_suggestion(_path(first["loc"], model), model) if model else "")
     if first["type"] == "missing" or (first["type"] == "string_too_short" and first["input"] == ""):
         return f"{key} is missing"
-    said = ", or ".join(dict.fromkeys(map(_message, details)))
-    return f"{key}: {said}{_given(first)}"
+    message = ", or ".join(dict.fromkeys(map(_message, details)))
+    return f"{key}: {message}{_given(first)}"
 
 
 def _message(detail: Any) -> str:
@@ -41,10 +41,10 @@ def _message(detail: Any) -> str:
 
 def _given(detail: Any) -> str:
     """What was given, where a person would know it again: not a whole request, nor what our own message names."""
-    given = detail["input"]
-    if detail["type"] in ("value_error", "json_invalid") or not (given is None or isinstance(given, (str, int, float))):
+    value = detail["input"]
+    if detail["type"] in ("value_error", "json_invalid") or not (value is None or isinstance(value, (str, int, float))):
         return ""
-    shown = repr(given)
+    shown = repr(value)
     return f" (got {shown if len(shown) <= _LONGEST_INPUT else shown[:_LONGEST_INPUT] + '...'})"
 
 

@@ -1,4 +1,4 @@
-"""How is a LoRA written so that every host loads it, and read so that training can go on from it?
+"""LoRA files: written so that every host loads them, and read so that training can go on from them.
 
 The keys are kohya's over diffusers' module paths: of the styles in use the one that ComfyUI, Forge, A1111 and
 diffusers all load completely. A module path P becomes `lora_unet_` + P with "." as "_", and the file holds its
@@ -244,18 +244,18 @@ def _settings(
     rank: int, host_alpha: float, modules: set[str], metadata: Mapping[str, str], family: Family
 ) -> LoraSettings:
     attention_only = all(module.endswith(family.lora_targets["attention"]) for module in modules)
-    found = LoraSettings(rank, host_alpha, targets="attention" if attention_only else "all")
+    applied = LoraSettings(rank, host_alpha, targets="attention" if attention_only else "all")
     try:
         ours = replace(
-            found,
+            applied,
             alpha=float(metadata["mapo.alpha"]),
             dropout=float(metadata["mapo.dropout"]),
             rslora=metadata["mapo.rslora"] == "true",
         )
     except (KeyError, ValueError, UserError):
-        return found
+        return applied
     # Tools that merge or resize LoRAs often keep metadata that no longer holds. The tensors are what hosts apply.
-    return ours if math.isclose(ours.scale, found.scale, rel_tol=1e-6) else found
+    return ours if math.isclose(ours.scale, applied.scale, rel_tol=1e-6) else applied
 
 
 def _family(path: Path, shapes: Mapping[str, tuple[int, ...]], metadata: Mapping[str, str]) -> Family:

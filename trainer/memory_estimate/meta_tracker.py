@@ -83,10 +83,10 @@ class MetaMemoryTracker(TorchDispatchMode):
             return _done(func, args, kwargs)
         made = _done(func, args, kwargs)
         single = isinstance(made, Tensor)
-        given = {one.untyped_storage()._cdata for one in tree_leaves((args, kwargs)) if isinstance(one, Tensor)}
+        inputs = {one.untyped_storage()._cdata for one in tree_leaves((args, kwargs)) if isinstance(one, Tensor)}
         tensors = (made,) if single else made
         if isinstance(tensors, tuple) and all(
-            isinstance(one, Tensor) and one.device.type == META.type and one.untyped_storage()._cdata not in given
+            isinstance(one, Tensor) and one.device.type == META.type and one.untyped_storage()._cdata not in inputs
             for one in tensors
         ):
             _SHAPES[key] = ([((one.shape, one.stride()), one.dtype) for one in tensors], single)

@@ -12,7 +12,7 @@ if TYPE_CHECKING:  # pictures.py is needed where no model is: a page that shows 
     import torch
     from torch import Tensor, nn
 
-    from .few_step import Distilled
+    from .few_step import FewStep
     from .memory_saving.quantize import Quantize
 
 TextTensors: TypeAlias = "Mapping[str, Tensor]"
@@ -106,7 +106,7 @@ class BaseModel(Protocol):
     schedule: NoiseSchedule
     scheduler_config: Mapping[str, Any]
     """For samplers of diffusers."""
-    distilled: Distilled | None
+    distilled: FewStep | None
     """What it is where it paints in a few steps only."""
 
     @property

@@ -1,4 +1,4 @@
-"""Is this the same model as last time? The content hash of weight files, remembered while they do not change."""
+"""Content hash of weight files, remembered while they do not change: is this the same model as last time?"""
 
 from __future__ import annotations
 

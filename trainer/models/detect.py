@@ -100,10 +100,10 @@ def schedule_hints(file: SafetensorsFile) -> dict[str, Any]:
     ModelSpec metadata field `modelspec.prediction_type`. A file that says nothing gives {}.
     """
     marks: dict[str, Any] = {}
-    said = str(file.metadata.get("modelspec.prediction_type", "")).lower().replace("-", "_")
-    if "v_pred" in file.shapes or said in ("v", "v_prediction"):
+    prediction_type = str(file.metadata.get("modelspec.prediction_type", "")).lower().replace("-", "_")
+    if "v_pred" in file.shapes or prediction_type in ("v", "v_prediction"):
         marks["prediction_type"] = "v_prediction"
-    elif said in ("epsilon", "eps"):
+    elif prediction_type in ("epsilon", "eps"):
         marks["prediction_type"] = "epsilon"
     if "ztsnr" in file.shapes:
         # Sampling must begin at the last timestep, which the "leading" spacing never reaches (Lin et al. 2023, 3.3).

@@ -30,7 +30,7 @@ _NOISY = ("LCM", "DMD")
 
 
 @dataclass(frozen=True)
-class Distilled:
+class FewStep:
     """kind: "Turbo", "Lightning", "Hyper", "LCM" or "DMD"; "" for a base that was only said to be used in few steps.
 
     steps: in which it paints; evidence: what says so, as part of a sentence. Its guidance is 1.
@@ -61,41 +61,41 @@ class Distilled:
         )
 
 
-def distilled_by(names: Iterable[str], scheduler: Mapping[str, Any], unet: Mapping[str, Any]) -> Distilled | None:
+def distilled_by(names: Iterable[str], scheduler: Mapping[str, Any], unet: Mapping[str, Any]) -> FewStep | None:
     """What a base is, by its names (file, folder, hub, titles in its metadata) and diffusers configurations.
 
     None where nothing says that it was distilled.
     """
-    said = [name for name in names if name]
-    steps = next((int(found[1]) for name in said if (found := _COUNT.search(name))), None)
+    titles = [name for name in names if name]
+    steps = next((int(match[1]) for name in titles if (match := _COUNT.search(name))), None)
 
-    def found(kind: str, evidence: str) -> Distilled:
-        return Distilled(kind, steps or _STEPS[kind], evidence)
+    def few_step(kind: str, evidence: str) -> FewStep:
+        return FewStep(kind, steps or _STEPS[kind], evidence)
 
-    for name in said:
+    for name in titles:
         for kind, pattern in _NAMES:
             if pattern.search(name):
-                return found(kind, f"its name ({name})")
+                return few_step(kind, f"its name ({name})")
     if unet.get("time_cond_proj_dim"):
-        return found("LCM", "its UNet, which is told the guidance (time_cond_proj_dim)")
+        return few_step("LCM", "its UNet, which is told the guidance (time_cond_proj_dim)")
     sampler = str(scheduler.get("_class_name", ""))
     if sampler in _SCHEDULERS:
-        return found(_SCHEDULERS[sampler], f"its scheduler ({sampler})")
+        return few_step(_SCHEDULERS[sampler], f"its scheduler ({sampler})")
     # Zero-terminal-SNR bases are sampled with trailing timesteps too, but never with this sampler by default.
     trailing = scheduler.get("timestep_spacing") == "trailing" and not scheduler.get("rescale_betas_zero_snr")
     if sampler == "EulerAncestralDiscreteScheduler" and trailing:
-        return found("Turbo", "its scheduler (Euler ancestral with trailing timesteps)")
+        return few_step("Turbo", "its scheduler (Euler ancestral with trailing timesteps)")
     return None
 
 
-def with_step_count(found: Distilled | None, timesteps: str) -> Distilled | None:
-    """What a person says goes over what was `found`. timesteps: as in config.TrainingConfig."""
+def with_step_count(detected: FewStep | None, timesteps: str) -> FewStep | None:
+    """What a person says goes over what was `detected`. timesteps: as in config.TrainingConfig."""
     if timesteps in ("auto", "all"):
-        return found
-    return Distilled(found.kind if found else "", int(timesteps), f"--timesteps {timesteps}")
+        return detected
+    return FewStep(detected.kind if detected else "", int(timesteps), f"--timesteps {timesteps}")
 
 
-def trained_timesteps(found: Distilled | None, timesteps: str, total: int) -> Sequence[int]:
+def trained_timesteps(detected: FewStep | None, timesteps: str, total: int) -> Sequence[int]:
     """The timesteps that a base is trained and measured at, of `total`; the other arguments as of `with_step_count`."""
-    few = None if timesteps == "all" else with_step_count(found, timesteps)
+    few = None if timesteps == "all" else with_step_count(detected, timesteps)
     return few.timesteps(total) if few else range(total)

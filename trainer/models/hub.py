@@ -1,4 +1,4 @@
-"""How a model's name on the Hugging Face hub becomes a folder with what is needed of it, and no more."""
+"""Hugging Face hub: how a model's name there becomes a folder with what is needed of it, and no more."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ def looks_like_hub_id(name: str) -> bool:
 def needed(files: Iterable[str]) -> list[str]:
     """Of a repository's files, those that a base is loaded from; of two precisions the fp16 one, half the download."""
     there = set(files)
-    wanted = [name for name in _ALWAYS if name in there]
-    wanted += [f"{t}/{name}" for t in _TOKENIZERS for name in CLIP_FILES if f"{t}/{name}" in there]
+    selected = [name for name in _ALWAYS if name in there]
+    selected += [f"{t}/{name}" for t in _TOKENIZERS for name in CLIP_FILES if f"{t}/{name}" in there]
     for component in _COMPONENTS:
         if f"{component}/config.json" in there:
             weights = [
@@ -39,8 +39,8 @@ def needed(files: Iterable[str]) -> list[str]:
                 and ".non_ema" not in name
             ]
             half = [name for name in weights if ".fp16" in name]
-            wanted += [f"{component}/config.json", *sorted(half or weights)]
-    return wanted
+            selected += [f"{component}/config.json", *sorted(half or weights)]
+    return selected
 
 
 def fetch(repo: str) -> Path:

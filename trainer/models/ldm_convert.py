@@ -1,9 +1,9 @@
-"""How the weights of a single-file checkpoint become models of diffusers and transformers.
+"""LDM conversion: how the weights of a single-file checkpoint become models of diffusers and transformers.
 
 The UNet's and the VAE's names are translated by diffusers. The text encoders' are translated here: transformers moved
 the levels of CLIPTextModel between versions, and a name that misses leaves a weight at its random start. Hence also
-the ways in, `filled` and for the UNet `filled_unet`: every weight of the model must come out of the file, or it is an
-error.
+the strictness of `load_converted` and, for the UNet, `load_unet_streaming`: every weight of the model must come out of
+the file, or it is an error.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from ..errors import UserError
 from .memory_saving.quantize import Quantize
 from .safetensors_file import SafetensorsFile
-from .streaming_load import Stored, filled_unet
+from .streaming_load import Stored, load_unet_streaming
 
 State = dict[str, Tensor]
 
@@ -52,7 +52,7 @@ def unet(
     names = {id(stand_in): name for name, stand_in in stand_ins.items()}
     state = _translated(convert_ldm_unet_checkpoint, stand_ins, file, config)
     stored = {name: Stored(file, names[id(stand_in)]) for name, stand_in in state.items()}
-    return filled_unet(config, stored, device, dtype, how, partial(_unfit, file, "UNet2DConditionModel"))
+    return load_unet_streaming(config, stored, device, dtype, how, partial(_unfit, file, "UNet2DConditionModel"))
 
 
 def vae(file: SafetensorsFile, config: Mapping[str, Any], device: torch.device, dtype: torch.dtype) -> nn.Module:
@@ -61,7 +61,7 @@ def vae(file: SafetensorsFile, config: Mapping[str, Any], device: torch.device, 
     from diffusers.loaders.single_file_utils import convert_ldm_vae_checkpoint
 
     state = _translated(convert_ldm_vae_checkpoint, dict(file.read("first_stage_model.")), file, config)
-    return filled(lambda: AutoencoderKL.from_config(dict(config)), state, file, device, dtype)
+    return load_converted(lambda: AutoencoderKL.from_config(dict(config)), state, file, device, dtype)
 
 
 def text_encoder(
@@ -78,7 +78,7 @@ def text_encoder(
     def build() -> nn.Module:
         return kind(CLIPTextConfig(**config))
 
-    return filled(build, state, file, device, dtype)
+    return load_converted(build, state, file, device, dtype)
 
 
 def from_transformers(raw: State) -> State:
@@ -123,7 +123,7 @@ def _translated(names: Callable[..., State], raw: State, file: SafetensorsFile, 
     return {name: tensor for name, tensor in state.items() if tensor is not None}
 
 
-def filled(
+def load_converted(
     build: Callable[[], nn.Module], state: State, file: SafetensorsFile, device: torch.device, dtype: torch.dtype
 ) -> nn.Module:
     """The model that `build` makes with `state` as its weights: frozen, in evaluation mode, on `device` in `dtype`.
@@ -135,19 +135,19 @@ def filled(
 
     with init_empty_weights(include_buffers=False):
         model = build()
-    wanted = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
-    inner = "text_model." if any(name.startswith("text_model.") for name in wanted) else ""
-    state = {name if name in wanted else inner + name: tensor for name, tensor in state.items()}
+    shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    inner = "text_model." if any(name.startswith("text_model.") for name in shapes) else ""
+    state = {name if name in shapes else inner + name: tensor for name, tensor in state.items()}
 
-    missing = sorted(wanted.keys() - state.keys())
-    odd = sorted(name for name in wanted.keys() & state.keys() if tuple(state[name].shape) != wanted[name])
+    missing = sorted(shapes.keys() - state.keys())
+    odd = sorted(name for name in shapes.keys() & state.keys() if tuple(state[name].shape) != shapes[name])
     if missing or odd:
         name = (missing or odd)[0]
         ails = f"lacks {len(missing)} weights" if missing else f"has other shapes for {len(odd)} weights"
         raise _unfit(file, type(model).__name__, f"{ails} (the first: {name})")
-    for name in wanted:
+    for name in shapes:
         state[name] = state[name].to(device=device, dtype=dtype, copy=True).contiguous()
-    model.load_state_dict({name: state[name] for name in wanted}, strict=True, assign=True)
+    model.load_state_dict({name: state[name] for name in shapes}, strict=True, assign=True)
     return model.to(device).eval().requires_grad_(False)
 
 

@@ -85,8 +85,8 @@ class _Shapes:
 class _Tokens:
     """A tokenizer that makes the usual number of tokens of any prompt: what they are does not matter here."""
 
-    def __init__(self, longest: int) -> None:
-        self.model_max_length = longest
+    def __init__(self, max_length: int) -> None:
+        self.model_max_length = max_length
 
     def __call__(self, prompts: list[str], **_: Any) -> Any:
         from transformers import BatchEncoding

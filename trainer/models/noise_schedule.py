@@ -29,10 +29,10 @@ def resolve_prediction_type(
             f"The base's scheduler is a {kind}: it was trained with another kind of noise than {titles()}. "
             "Choose a base with an ordinary epsilon or v-prediction schedule."
         )
-    found = resolved.setdefault("prediction_type", known[0])
-    if found not in known:
+    prediction_type = resolved.setdefault("prediction_type", known[0])
+    if prediction_type not in known:
         raise UserError(
-            f'The base\'s scheduler config says prediction_type "{found}"; known are {" and ".join(known)}.'
+            f'The base\'s scheduler config says prediction_type "{prediction_type}"; known are {" and ".join(known)}.'
         )
     return resolved
 

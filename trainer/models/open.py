@@ -8,7 +8,7 @@ from typing import Any, Literal
 from ..errors import UserError
 from .base_model import BaseModel
 from .detect import SD2_WIDTH, detect_family, schedule_hints
-from .few_step import Distilled, distilled_by
+from .few_step import FewStep, distilled_by
 from .hub import fetch, looks_like_hub_id
 from .noise_schedule import resolve_prediction_type
 from .registry import FAMILIES, Family, latent_channels, titles
@@ -53,7 +53,7 @@ def family_at(where: str | Path) -> str:
     return _recognised(where, None)[0].name
 
 
-def few_step_at(where: str | Path) -> Distilled | None:
+def few_step_at(where: str | Path) -> FewStep | None:
     """Whether a base was distilled to few steps, told as `family_at` tells the family."""
     source = _recognised(where, None)[1]
     return distilled_by(source.names, resolve_prediction_type(source.config("scheduler")), source.config("unet"))

@@ -50,8 +50,8 @@ class SDXLText:
             return []
         hidden, pooled = [], None
         for number, (tokenizer, encoder) in enumerate(self._pairs):
-            longest = encoder.config.max_position_embeddings
-            ids = token_ids(tokenizer, prompts, longest, say_cut=number == 0).to(self._device)
+            max_length = encoder.config.max_position_embeddings
+            ids = token_ids(tokenizer, prompts, max_length, warn_truncated=number == 0).to(self._device)
             outputs = encoder(ids, output_hidden_states=True)
             hidden.append(outputs.hidden_states[-2])
             pooled = outputs[0]  # of the last encoder, the only one with a projection: text_embeds

@@ -1,4 +1,4 @@
-"""Where the parts of a base lie, and how one of them is loaded: a diffusers folder, or a single file."""
+"""Model sources: where the parts of a base lie, and how one of them is loaded: a diffusers folder, or a single file."""
 
 from __future__ import annotations
 
@@ -68,13 +68,13 @@ class Folder:
         return read_json(self.path / component / _config_name(component))
 
     def files(self, part: str) -> list[Path]:
-        found: list[Path] = []
+        paths: list[Path] = []
         for folder in component_folders(self.path, part):
-            found += [folder / _config_name(folder.name), *weight_files(folder)]
-        return found
+            paths += [folder / _config_name(folder.name), *weight_files(folder)]
+        return paths
 
     def unet(self, device: torch.device, dtype: torch.dtype, how: Quantize = "none") -> nn.Module:
-        from .streaming_load import Stored, filled_unet
+        from .streaming_load import Stored, load_unet_streaming
 
         folder = self.path / "unet"
 
@@ -87,7 +87,7 @@ class Folder:
         except UserError as error:
             raise UserError(f"{folder} could not be loaded ({error})") from error
         stored = {name: Stored(file, name) for file in files for name in file.shapes}
-        return filled_unet(self.config("unet"), stored, device, dtype, how, refused)
+        return load_unet_streaming(self.config("unet"), stored, device, dtype, how, refused)
 
     def vae(self, device: torch.device, dtype: torch.dtype) -> nn.Module:
         from diffusers import AutoencoderKL
@@ -155,8 +155,8 @@ class SingleFile:
 
     @property
     def names(self) -> tuple[str, ...]:
-        said = (self._file.metadata.get(f"modelspec.{field}", "") for field in ("title", "description"))
-        return (self.path.stem, *said)
+        titles = (self._file.metadata.get(f"modelspec.{field}", "") for field in ("title", "description"))
+        return (self.path.stem, *titles)
 
     def config(self, component: str) -> dict[str, Any]:
         config = read_json(self._configs / component / _config_name(component))
@@ -229,14 +229,14 @@ def _no_progress_bars() -> Iterator[None]:
 def read_json(path: Path) -> dict[str, Any]:
     """Raises UserError if the file is missing or holds no JSON object."""
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        value = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise UserError(f"{path} is missing: this is no whole diffusers model. Download it again.") from error
     except ValueError as error:
         raise UserError(f"{path} is no valid JSON. Download the model again.") from error
-    if not isinstance(found, dict):
+    if not isinstance(value, dict):
         raise UserError(f"{path} should hold one JSON object. Download the model again.")
-    return found
+    return value
 
 
 def _config_name(component: str) -> str:

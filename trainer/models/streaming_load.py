@@ -1,4 +1,4 @@
-"""How do a UNet's weights get from their files into it, one at a time?
+"""Streaming load: a UNet's weights go from their files into it one at a time.
 
 Nothing is mapped and nothing is read ahead: beside the UNet as it will be kept, there is one weight in memory.
 """
@@ -30,7 +30,7 @@ class Stored:
         return str(self.file.path), self.file.spans[self.name][0]
 
 
-def filled_unet(
+def load_unet_streaming(
     config: Mapping[str, Any],
     stored: Mapping[str, Stored],
     device: torch.device,
@@ -47,15 +47,15 @@ def filled_unet(
 
     with torch.device("meta"):
         unet = UNet2DConditionModel.from_config(dict(config))
-    wanted = {name: tuple(weight.shape) for name, weight in unet.state_dict().items()}
-    missing = sorted(wanted.keys() - stored.keys())
-    odd = sorted(name for name in wanted.keys() & stored.keys() if _shape(stored[name]) != wanted[name])
+    shapes = {name: tuple(weight.shape) for name, weight in unet.state_dict().items()}
+    missing = sorted(shapes.keys() - stored.keys())
+    odd = sorted(name for name in shapes.keys() & stored.keys() if _shape(stored[name]) != shapes[name])
     if missing:
         raise refused(f"lacks {len(missing)} weights of its own model (the first: {missing[0]})")
     if odd:
         raise refused(f"has other shapes for {len(odd)} weights (the first: {odd[0]})")
     to_quantized_empty(unet, how, dtype, device)
-    for name in sorted(wanted, key=lambda name: stored[name].place):
+    for name in sorted(shapes, key=lambda name: stored[name].place):
         load_weight(unet, name, stored[name].file.tensor(stored[name].name))
     return unet
 

@@ -1,4 +1,4 @@
-"""Where a single file's tokenizers come from (it holds none), and how prompts become token ids."""
+"""Tokenizers: where those of a single file come from (it holds none), and how prompts become token ids."""
 
 from __future__ import annotations
 
@@ -37,16 +37,17 @@ def clip_tokenizer(folder: Path | None, pad: str | None = None) -> Any:
     return CLIPTokenizer.from_pretrained(str(place), **({} if pad is None else {"pad_token": pad}))
 
 
-def token_ids(tokenizer: Any, prompts: Sequence[str], longest: int, *, say_cut: bool = True) -> Tensor:
+def token_ids(tokenizer: Any, prompts: Sequence[str], max_length: int, *, warn_truncated: bool = True) -> Tensor:
     """(prompts, tokens) int64: start and end token added, padded to full length, cut where too long.
 
-    longest: the text encoder's number of positions. A tokenizer may know a smaller one, or a far larger one: ComfyUI's
-    says 8192. say_cut: log the prompts that were cut; once is enough where two encoders read the same prompt.
+    max_length: the text encoder's number of positions. A tokenizer may know a smaller one, or a far larger one:
+    ComfyUI's says 8192. warn_truncated: log the prompts that were cut; once is enough where two encoders read the same
+    prompt.
     """
-    length = min(tokenizer.model_max_length, longest)
+    length = min(tokenizer.model_max_length, max_length)
     ids = tokenizer(list(prompts), padding="max_length", max_length=length, truncation=True, return_tensors="pt")
-    cut = [p for p in prompts if say_cut and _longer(tokenizer, p, length)]
-    for prompt in cut:
+    truncated = [p for p in prompts if warn_truncated and _longer(tokenizer, p, length)]
+    for prompt in truncated:
         log.warning("Prompt cut after %d tokens, the encoder's limit: %.60s...", length - 2, prompt)
     return ids.input_ids
 
@@ -62,10 +63,9 @@ def _longer(tokenizer: Any, prompt: str, length: int) -> bool:
 def _from_hub() -> Path:
     from huggingface_hub import snapshot_download
 
-    wanted = list(CLIP_FILES)
     for cached_only in (True, False):
         try:
-            folder = Path(snapshot_download(CLIP_REPO, allow_patterns=wanted, local_files_only=cached_only))
+            folder = Path(snapshot_download(CLIP_REPO, allow_patterns=list(CLIP_FILES), local_files_only=cached_only))
         except Exception:  # each version of the hub client has its own way to say "not there" and "no network"
             log.debug("no tokenizer (cached only: %s)", cached_only, exc_info=True)
             continue

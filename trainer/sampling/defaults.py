@@ -13,7 +13,7 @@ from ..errors import UserError
 
 if TYPE_CHECKING:
     from ..models.base_model import BaseModel
-    from ..models.few_step import Distilled
+    from ..models.few_step import FewStep
 
 DEFAULT_STEPS = 28
 DEFAULT_CFG = 5.0
@@ -42,5 +42,5 @@ def steps_and_cfg_at(where: str) -> tuple[int, float]:
         return _own(None)
 
 
-def _own(few_step: Distilled | None) -> tuple[int, float]:
+def _own(few_step: FewStep | None) -> tuple[int, float]:
     return (few_step.steps, _CFG_OF_FEW_STEP_BASES) if few_step else (DEFAULT_STEPS, DEFAULT_CFG)

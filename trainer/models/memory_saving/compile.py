@@ -40,14 +40,14 @@ def apply(unet: nn.Module, config: TrainingConfig, device: torch.device) -> str 
     backend = capabilities(device).backend
     outlasts = device.type == "cpu" and _outlasts_the_compiler(unet, config)
 
-    def wanted(name: str) -> bool:
-        asked = getattr(config, name)
-        return asked == "on" or (asked == "auto" and (backend in _AUTO[name] or (name == "compile" and outlasts)))
+    def enabled(name: str) -> bool:
+        setting = getattr(config, name)
+        return setting == "on" or (setting == "auto" and (backend in _AUTO[name] or (name == "compile" and outlasts)))
 
-    if wanted("tf32"):
+    if enabled("tf32"):
         torch.set_float32_matmul_precision("high")
-    said = _compile(unet, device) if wanted("compile") else None
-    return said if config.compile == "on" else None  # who asked for nothing misses nothing
+    fallback = _compile(unet, device) if enabled("compile") else None
+    return fallback if config.compile == "on" else None  # who asked for nothing misses nothing
 
 
 def _outlasts_the_compiler(unet: nn.Module, config: TrainingConfig) -> bool:

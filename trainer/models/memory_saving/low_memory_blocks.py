@@ -1,4 +1,4 @@
-"""How do the blocks of a frozen UNet or VAE compute without making or keeping more than they need?
+"""Low-memory blocks: norms, convolutions and GEGLU of a frozen UNet or VAE that keep less for the backward pass.
 
 What autograd would keep for the weights' own gradients, which nobody asks for, and autocast's float32 copies of what
 goes through a norm are most of a block's activations. Here a norm keeps its input as it came and makes its float32
@@ -100,10 +100,10 @@ def _normed(norm: nn.GroupNorm | nn.LayerNorm, hidden: Tensor, silu: bool) -> Te
     if torch.compiler.is_compiling():  # which fuses all of it by itself
         whole, weight, bias = hidden.float(), norm.weight.float(), norm.bias.float()
         if groups is None:
-            said = F.layer_norm(whole, norm.normalized_shape, weight, bias, norm.eps)
+            normed = F.layer_norm(whole, norm.normalized_shape, weight, bias, norm.eps)
         else:
-            said = F.group_norm(whole, groups, weight, bias, norm.eps)
-        return (F.silu(said) if silu else said).to(hidden.dtype)
+            normed = F.group_norm(whole, groups, weight, bias, norm.eps)
+        return (F.silu(normed) if silu else normed).to(hidden.dtype)
     if groups is None:
         return _LayerNorm.apply(hidden, norm.weight, norm.bias, norm.eps)
     return _GroupNorm.apply(hidden, norm.weight, norm.bias, groups, norm.eps, silu)

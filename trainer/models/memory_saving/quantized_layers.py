@@ -1,7 +1,10 @@
-"""How does a frozen layer compute whose weight is stored in a byte or half a byte a number?
+"""Quantized layers: frozen linears and convolutions whose weight is stored in a byte or half a byte a number.
 
 The weight is unpacked when it is used and dropped after, in the forward and once more in the backward: autograd keeps
 the packed weight only. Outputs are as exact as the stored weight; inputs are never rounded.
+
+No library has them: bitsandbytes (Linear4bit) and torchao train over linear layers only, not over convolutions, and
+diffusers' layerwise casting leaves the unpacked weight in the autograd graph.
 """
 
 from __future__ import annotations
@@ -181,5 +184,5 @@ class _Conv2d(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Any, ...]:
         parts = ctx.saved_tensors
         weight = ctx.packing.unpack(parts, ctx.shape, gradient.dtype)
-        found = nn.grad.conv2d_input(ctx.x_shape, weight, gradient, *ctx.how)
-        return found, None, None, None, None, *(None for _ in parts)
+        x_gradient = nn.grad.conv2d_input(ctx.x_shape, weight, gradient, *ctx.how)
+        return x_gradient, None, None, None, None, *(None for _ in parts)

@@ -1,4 +1,4 @@
-"""How does a VAE paint a large picture in tiles, where the whole of it needs more memory than a training step?
+"""VAE tiling: decoding a large image in tiles, where the whole of it needs more memory than a training step.
 
 For pictures to look at. Nothing that is trained on goes through tiles: its latents would be other ones. diffusers has
 the tiles, blended over a quarter of their side. But it makes them as large as the pictures that the VAE was trained on,
