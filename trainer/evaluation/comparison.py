@@ -1,4 +1,4 @@
-"""A blind comparison: what it is of, its images and pairs, its result, and its judgements on their way into a dataset.
+"""Blind comparison: what it is of, its images and pairs, its result, and its judgements on their way into a dataset.
 
 What adds to one is to be called within `Store.writing`; what is there already is not added again.
 """
@@ -24,7 +24,10 @@ from .win_rate import Outcome, WinRate, win_rate
 if TYPE_CHECKING:
     from sqlalchemy.orm import Session
 
-    from ..preferences.schema import ImageRecord, Pair
+_Undo = aliased(Judgement)
+
+Side = Literal["base", "lora"]
+"""What the candidates of a comparison have for their `arm`; "base" also where that is another LoRA."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +35,7 @@ class ComparisonInfo:
     """What a comparison is of. lora, against: names of the files, against is empty for the base alone.
 
     Hashes are SHA-256. dataset: what the LoRA was trained on, empty where nobody said. task: the name of the task that
-    paints it. fed_back: the dataset that its judgements were added to. schedule: in words, how the LoRA's strength
+    generates it. fed_back: the dataset that its judgements were added to. schedule: in words, how the LoRA's strength
     changes over the steps; empty where it does not.
     """
 
@@ -60,7 +63,7 @@ class ComparisonInfo:
 
 @dataclass(frozen=True)
 class ComparisonResult:
-    """How a comparison stands. pairs: that are painted; judged: those that somebody answered; rate: all answers."""
+    """How a comparison stands. pairs: that are generated; judged: those that somebody answered; rate: all answers."""
 
     pairs: int
     judged: int
@@ -92,7 +95,7 @@ def comparison_result(session: Session, comparison: Dataset) -> ComparisonResult
     counts = select(func.count(), func.count().filter(Pair.answers > 0)).where(Pair.dataset_id == comparison.id)
     pairs, judged = session.execute(counts).one()
     first = aliased(Candidate)
-    said = (
+    answers = (
         select(Pair.prompt_id, Judgement.answer, Judgement.first_on_left, first.arm)
         .join(Pair, Pair.id == Judgement.pair_id)
         .join(first, (first.prompt_id == Pair.prompt_id) & (first.picture_id == Pair.first_id))
@@ -101,23 +104,23 @@ def comparison_result(session: Session, comparison: Dataset) -> ComparisonResult
         .order_by(Judgement.id)
     )
     outcomes = [
-        (prompt, _outcome(given, lora_on_left=on_left == (arm == "lora")))
-        for prompt, given, on_left, arm in session.execute(said)
+        (prompt, _outcome(answered, lora_on_left=on_left == (arm == "lora")))
+        for prompt, answered, on_left, arm in session.execute(answers)
     ]
     return ComparisonResult(pairs, judged, win_rate(outcomes))
 
 
 def newest_answer(session: Session) -> int:
-    """The number of the last thing that was said about any comparison, an undo too; 0 where nothing was."""
-    said = select(func.max(Judgement.id)).join(Pair, Pair.id == Judgement.pair_id)
-    said = said.join(Dataset, Dataset.id == Pair.dataset_id).where(Dataset.kind == "comparison")
-    return session.scalar(said) or 0
+    """The id of the last judgement of any comparison, an undo too; 0 where there is none."""
+    newest = select(func.max(Judgement.id)).join(Pair, Pair.id == Judgement.pair_id)
+    newest = newest.join(Dataset, Dataset.id == Pair.dataset_id).where(Dataset.kind == "comparison")
+    return session.scalar(newest) or 0
 
 
 def comparison_pairs(session: Session, comparison: Dataset) -> list[ComparisonPair]:
-    """Every pair, both pictures by what painted them, in the order of painting."""
+    """Every pair, both images by what generated them, in the order in which they were."""
     first, second, arm = aliased(ImageRecord), aliased(ImageRecord), aliased(Candidate)
-    found = (
+    pairs = (
         select(Pair, Prompt.text, first, second, arm.arm)
         .join(Prompt, Prompt.id == Pair.prompt_id)
         .join(first, first.id == Pair.first_id)
@@ -127,7 +130,7 @@ def comparison_pairs(session: Session, comparison: Dataset) -> list[ComparisonPa
         .order_by(Pair.id)
     )
     unblinded = []
-    for pair, prompt, one, two, arm_of_one in session.execute(found):
+    for pair, prompt, one, two, arm_of_one in session.execute(pairs):
         share = pair.votes_first / pair.votes if pair.votes else None
         if arm_of_one == "lora":
             unblinded.append(ComparisonPair(prompt, two, one, share))
@@ -137,14 +140,14 @@ def comparison_pairs(session: Session, comparison: Dataset) -> list[ComparisonPa
 
 
 def export_to_dataset(session: Session, comparison: Dataset, dataset: Dataset) -> int:
-    """Add the pairs of `comparison` that were judged, and what was said of them, to `dataset` to train on.
+    """Add the pairs of `comparison` that were judged, and their judgements, to `dataset` to train on.
 
-    Its pairs are marked with where they are from. Doing so again adds only what was said or taken back since; prompts
+    Its pairs are marked with where they are from. Doing so again adds only what was judged or taken back since; prompts
     that `dataset` holds out stay held out, as that hangs on their text. Returns how many judgements are new.
     """
     if dataset.kind != "pairs":
         raise UserError(f"{dataset.name} is a comparison itself: choose a dataset that is trained on")
-    told = comparison_info(comparison)
+    info = comparison_info(comparison)
     rows = (
         select(Judgement, Annotator.name)
         .join(Annotator, Annotator.id == Judgement.annotator_id)
@@ -154,51 +157,29 @@ def export_to_dataset(session: Session, comparison: Dataset, dataset: Dataset) -
     )
     client = f"comparison:{comparison.id}"
     added, copies = 0, dict[int, tuple[Pair, str, str]]()
-    for said, annotator in session.execute(rows).all():
-        if said.pair_id not in copies:
-            copies[said.pair_id] = _copied(session, session.get_one(Pair, said.pair_id), comparison, dataset)
-        pair, first, second = copies[said.pair_id]
-        if said.undoes is not None:
-            undo(session, annotator, client, said.id, said.undoes)
+    for judgement, annotator in session.execute(rows).all():
+        if judgement.pair_id not in copies:
+            copies[judgement.pair_id] = _copy_pair(
+                session, session.get_one(Pair, judgement.pair_id), comparison, dataset
+            )
+        pair, first, second = copies[judgement.pair_id]
+        if judgement.undoes is not None:
+            undo(session, annotator, client, judgement.id, judgement.undoes)
             continue
-        left = first if said.first_on_left else second
-        added += answer(session, annotator, Answer.copy_of(said, pair.id, left, client, "compare"))
-    comparison.about = replace(told, fed_back=dataset.name).written()
+        left = first if judgement.first_on_left else second
+        added += answer(session, annotator, Answer.copy_of(judgement, pair.id, left, client, "compare"))
+    comparison.about = replace(info, fed_back=dataset.name).written()
     return added
-
-
-_Undo = aliased(Judgement)
-
-
-def _copied(session: Session, pair: Pair, comparison: Dataset, dataset: Dataset) -> tuple[Pair, str, str]:
-    """The pair as it is in `dataset`, and the names of the pictures that come first and second in the comparison's."""
-    prompt = add_prompt(session, dataset, session.get_one(Prompt, pair.prompt_id).text)
-    first, second = (session.get_one(ImageRecord, number) for number in (pair.first_id, pair.second_id))
-    add_candidates(session, prompt, [first, second])
-    copy = add_pair(session, dataset, prompt, first, second, source=f"comparison: {comparison.name}")
-    return copy, first.sha256, second.sha256
-
-
-def _outcome(given: str, lora_on_left: bool) -> Outcome:
-    if given == "tie":
-        return "tie"
-    if given == "both_bad":
-        return "neither"
-    return "win" if (given == "left") == lora_on_left else "loss"
-
-
-Side = Literal["base", "lora"]
-"""What the candidates of a comparison have for their `arm`; "base" also where that is another LoRA."""
 
 
 def suggest_names(lora: str, against: str = "") -> Iterator[str]:
     """What a comparison may be called, best first. lora, against: files; against is empty for the base alone."""
-    wanted = normalize_prompt(f"{Path(lora).stem} or {Path(against).stem if against else 'the base'}")[:190]
-    yield wanted
+    name = normalize_prompt(f"{Path(lora).stem} or {Path(against).stem if against else 'the base'}")[:190]
+    yield name
     number = 1
     while True:
         number += 1
-        yield f"{wanted} {number}"
+        yield f"{name} {number}"
 
 
 def find_named(session: Session, name: str) -> Dataset | None:
@@ -207,60 +188,77 @@ def find_named(session: Session, name: str) -> Dataset | None:
 
 
 def open_comparison(
-    session: Session, name: str, told: ComparisonInfo, is_it: Callable[[ComparisonInfo], bool]
+    session: Session, name: str, info: ComparisonInfo, is_it: Callable[[ComparisonInfo], bool]
 ) -> Dataset:
     """The comparison of that name, new where there is none. Raises UserError where what is there is another one.
 
-    told: what a new one is of. is_it: whether one of this name that is about something goes on here.
+    info: what a new one is of. is_it: whether one of this name that is about something goes on here.
     """
     there = find_named(session, name)
     if there is None:
-        return create_dataset(session, name, held_out=0.0, kind="comparison", about=told.written())
+        return create_dataset(session, name, held_out=0.0, kind="comparison", about=info.written())
     if there.kind != "comparison" or not is_it(comparison_info(there)):
         raise UserError(f"there is a dataset or comparison named {there.name}: start again under another name")
     return there
 
 
-def continue_comparison(session: Session, name: str, told: ComparisonInfo) -> Dataset:
-    """The comparison in which these two sides, as `told`, have met, or meet first. name: empty for one made for them.
+def continue_comparison(session: Session, name: str, info: ComparisonInfo) -> Dataset:
+    """The comparison in which these two sides, as `info` says, have met, or meet first. name: empty for a new name.
 
     Raises UserError where `name` is another's: of another LoRA, another strength or schedule of it, or no comparison.
     """
 
     def is_same(there: ComparisonInfo) -> bool:
-        return _sides(there) == _sides(told)
+        return _sides(there) == _sides(info)
 
     if normalize_prompt(name):
         there = find_named(session, name)
         if there is not None and there.kind == "comparison" and not is_same(comparison_info(there)):
             raise UserError(
-                f"{there.name} compares {_said(comparison_info(there))}, not {_said(told)}: "
+                f"{there.name} compares {_describe(comparison_info(there))}, not {_describe(info)}: "
                 "give this one another name, or none"
             )
-        return open_comparison(session, name, told, is_same)
-    for free in suggest_names(told.lora, told.against):
+        return open_comparison(session, name, info, is_same)
+    for free in suggest_names(info.lora, info.against):
         there = find_named(session, free)
         if there is None or (there.kind == "comparison" and is_same(comparison_info(there))):
-            return open_comparison(session, free, told, is_same)
-    raise AssertionError("names never ends")
+            return open_comparison(session, free, info, is_same)
+    raise AssertionError("suggest_names never ends")
 
 
-def add_comparison_image(session: Session, comparison: Dataset, prompt: str, picture: ImageRecord, side: Side) -> None:
-    """Add a picture that was painted for a prompt."""
-    add_candidates(session, add_prompt(session, comparison, prompt), [picture], side)
+def add_comparison_image(session: Session, comparison: Dataset, prompt: str, image: ImageRecord, side: Side) -> None:
+    """Add an image that was generated for a prompt."""
+    add_candidates(session, add_prompt(session, comparison, prompt), [image], side)
 
 
 def add_comparison_pair(
     session: Session, comparison: Dataset, prompt: str, other: ImageRecord, lora: ImageRecord
 ) -> Pair:
-    """Pair two pictures of the same prompt and seed, both added before."""
+    """Pair two images of the same prompt and seed, both added before."""
     return add_pair(session, comparison, add_prompt(session, comparison, prompt), other, lora)
 
 
-def _sides(one: ComparisonInfo) -> tuple[str, str, str, float, str]:
+def _sides(info: ComparisonInfo) -> tuple[str, str, str, float, str]:
     """What two comparisons have in common that are of the same. A file is known by its content, not by its name."""
-    return (one.base, one.lora_sha256 or one.lora, one.against_sha256 or one.against, one.strength, one.schedule)
+    return (info.base, info.lora_sha256 or info.lora, info.against_sha256 or info.against, info.strength, info.schedule)
 
 
-def _said(one: ComparisonInfo) -> str:
-    return f"{Path(one.lora).stem} at {one.strength:g}{one.schedule and f', {one.schedule},'} with {one.other}"
+def _describe(info: ComparisonInfo) -> str:
+    return f"{Path(info.lora).stem} at {info.strength:g}{info.schedule and f', {info.schedule},'} with {info.other}"
+
+
+def _outcome(answered: str, lora_on_left: bool) -> Outcome:
+    if answered == "tie":
+        return "tie"
+    if answered == "both_bad":
+        return "neither"
+    return "win" if (answered == "left") == lora_on_left else "loss"
+
+
+def _copy_pair(session: Session, pair: Pair, comparison: Dataset, dataset: Dataset) -> tuple[Pair, str, str]:
+    """The pair as it is in `dataset`, and the names of the images that come first and second in the comparison's."""
+    prompt = add_prompt(session, dataset, session.get_one(Prompt, pair.prompt_id).text)
+    first, second = (session.get_one(ImageRecord, number) for number in (pair.first_id, pair.second_id))
+    add_candidates(session, prompt, [first, second])
+    copy = add_pair(session, dataset, prompt, first, second, source=f"comparison: {comparison.name}")
+    return copy, first.sha256, second.sha256
