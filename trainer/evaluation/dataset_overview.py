@@ -1,4 +1,4 @@
-"""What is in a dataset, at a glance: its newest preferences on one sheet, and how far it is in words."""
+"""Dataset overview: its newest preferences on one sheet, and how far it is in words."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _NOTHING = "No pair of {name} has a preference yet: judge some, and the newest a
 def newest(session: Session, store: Store, dataset: Dataset) -> list[tuple[str, Path, Path]]:
     """(prompt, chosen, rejected) of the newest pairs of `dataset` that have a preference, as many as a sheet holds."""
     first, second = aliased(ImageRecord), aliased(ImageRecord)
-    found = session.execute(
+    rows = session.execute(
         select(Pair.votes_first * 2 > Pair.votes, Prompt.text, first, second)
         .join(Prompt, Prompt.id == Pair.prompt_id)
         .join(first, first.id == Pair.first_id)
@@ -41,7 +41,7 @@ def newest(session: Session, store: Store, dataset: Dataset) -> list[tuple[str, 
     )
     return [
         (prompt, *(image_path(store, one) for one in ((a, b) if for_first else (b, a))))
-        for for_first, prompt, a, b in found
+        for for_first, prompt, a, b in rows
     ]
 
 

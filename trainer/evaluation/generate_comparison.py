@@ -1,4 +1,7 @@
-"""Start a blind comparison and generate its images: both sides on the same seeds, for prompts not trained on."""
+"""Comparison job: starts a blind comparison and generates its images, both sides on the same seeds.
+
+Its prompts are those that were not trained on, where nobody names others.
+"""
 
 from __future__ import annotations
 
@@ -69,51 +72,51 @@ def check(workspace: Path, settings: dict[str, Any]) -> dict[str, Any]:
     prompts = cleaned(settings.get("prompts") or ())
     if not prompts:
         raise UserError("give at least one prompt to compare on")
-    asked = ComparisonSettings.given(
+    comparison = ComparisonSettings.given(
         {**settings, "prompts": prompts, "name": normalize_prompt(settings.get("name", ""))}
     )
     with open_store(workspace).reading() as session:
-        if session.scalar(select(Dataset.id).where(Dataset.name == asked.name)) is not None:
-            raise UserError(f"there is a dataset or comparison named {asked.name}: choose another name")
-    lora, against = str(lora_file(asked.lora)), str(lora_file(asked.against)) if asked.against else None
+        if session.scalar(select(Dataset.id).where(Dataset.name == comparison.name)) is not None:
+            raise UserError(f"there is a dataset or comparison named {comparison.name}: choose another name")
+    lora, against = str(lora_file(comparison.lora)), str(lora_file(comparison.against)) if comparison.against else None
     if against and (lora == against or filecmp.cmp(lora, against, shallow=False)):
         raise UserError(f"{lora} cannot be compared with itself: choose another LoRA, or the base")
-    return asked.model_copy(update={"base": whole_path(asked.base), "lora": lora, "against": against}).plain()
+    return comparison.model_copy(update={"base": whole_path(comparison.base), "lora": lora, "against": against}).plain()
 
 
 def run(context: JobContext) -> str:
-    """Paint what is not there yet. A pair can be judged as soon as both its pictures are painted."""
+    """Generate what is not there yet. A pair can be judged as soon as both its images are there."""
     from ..sampling.batch_sampler import BatchSampler, open_for_sampling
     from ..sampling.image_metadata import Provenance
 
-    asked = ComparisonSettings.given(context.settings)
+    settings = ComparisonSettings.given(context.settings)
     store = open_store(context.workspace)
-    base, sampling = open_for_sampling(asked)
-    loras = [Path(file) for file in (asked.lora, asked.against) if file]
-    provenance = Provenance.of(base, asked.base, sampling, loras)
-    duels = [duel for prompt in asked.prompts for duel in _duels(asked, prompt)]
+    base, sampling = open_for_sampling(settings)
+    loras = [Path(file) for file in (settings.lora, settings.against) if file]
+    provenance = Provenance.of(base, settings.base, sampling, loras)
+    duels = [duel for prompt in settings.prompts for duel in _duels(settings, prompt)]
     requests = [request for duel in duels for request in duel]
     with store.writing() as session:
-        comparison = _opened_comparison(session, asked, provenance, context.job.name)
-        # Of other comparisons and of candidates too: the base is painted once for all LoRAs that meet it.
-        there = _painted_before(session, store, {provenance.fingerprint(request) for request in requests})
+        comparison = _opened_comparison(session, settings, provenance, context.job.name)
+        # Of other comparisons and of candidates too: the base generates once for all LoRAs that meet it.
+        there = _existing_images(session, store, {provenance.fingerprint(request) for request in requests})
         for duel in duels:
             _add_pair(session, comparison, duel, [there.get(provenance.fingerprint(request)) for request in duel])
     left = [request for request in requests if provenance.fingerprint(request) not in there]
     done = len(requests) - len(left)
-    context.report_progress(done, len(requests), "loading the base" if left else f"painting {asked.name}")
+    context.report_progress(done, len(requests), "loading the base" if left else f"painting {settings.name}")
     duel_of = {request: duel for duel in duels for request in duel}
-    for pictures in BatchSampler(base, sampling, loras).generate(left, context.check):
-        files = store_images(store, provenance, pictures)
+    for images in BatchSampler(base, sampling, loras).generate(left, context.check):
+        files = store_images(store, provenance, images)
         with store.writing() as session:
-            comparison = find_dataset(session, asked.name)
+            comparison = find_dataset(session, settings.name)
             for request, file, known in files:
                 there[provenance.fingerprint(request)] = image_record(session, file, known)
-            for duel in dict.fromkeys(duel_of[request] for request, _ in pictures):
+            for duel in dict.fromkeys(duel_of[request] for request, _ in images):
                 _add_pair(session, comparison, duel, [there.get(provenance.fingerprint(request)) for request in duel])
-        done += len(pictures)
-        context.report_progress(done, len(requests), f"painting {asked.name}")
-    return f"{asked.name} is painted: {format_count(len(duels), 'pair')} to judge"
+        done += len(images)
+        context.report_progress(done, len(requests), f"painting {settings.name}")
+    return f"{settings.name} is painted: {format_count(len(duels), 'pair')} to judge"
 
 
 COMPARE = JobKind("compare", check, run)
@@ -146,57 +149,57 @@ def known_prompts(run: Run) -> Known:
     )
 
 
-def _duels(asked: ComparisonSettings, prompt: str) -> list[tuple[ImageRequest, ImageRequest]]:
+def _duels(settings: ComparisonSettings, prompt: str) -> list[tuple[ImageRequest, ImageRequest]]:
     """For each seed what the LoRA is compared with, and the LoRA."""
     from ..sampling.batch_sampler import ImageRequest, LoraUse
     from ..sampling.image_metadata import seed_of
 
-    other = LoraUse(Path(asked.against), asked.strength) if asked.against else None
-    seeds = [seed_of(prompt, number, asked.first_seed) for number in range(asked.seeds)]
-    lora = LoraUse(Path(asked.lora), asked.strength)
+    other = LoraUse(Path(settings.against), settings.strength) if settings.against else None
+    seeds = [seed_of(prompt, number, settings.first_seed) for number in range(settings.seeds)]
+    lora = LoraUse(Path(settings.lora), settings.strength)
     return [(ImageRequest(prompt, seed, other), ImageRequest(prompt, seed, lora)) for seed in seeds]
 
 
-def _opened_comparison(session: Session, asked: ComparisonSettings, provenance: Provenance, task: str) -> Dataset:
+def _opened_comparison(session: Session, settings: ComparisonSettings, provenance: Provenance, task: str) -> Dataset:
     """The task's own comparison, made if it is not there. Raises UserError where another's has its name."""
-    told = ComparisonInfo(
-        run=asked.run,
+    info = ComparisonInfo(
+        run=settings.run,
         base=provenance.model,
-        lora=Path(asked.lora).name,
-        lora_sha256=provenance.hashes[Path(asked.lora)],
-        against=Path(asked.against).name if asked.against else "",
-        against_sha256=provenance.hashes[Path(asked.against)] if asked.against else "",
-        strength=asked.strength,
-        dataset=asked.dataset,
+        lora=Path(settings.lora).name,
+        lora_sha256=provenance.hashes[Path(settings.lora)],
+        against=Path(settings.against).name if settings.against else "",
+        against_sha256=provenance.hashes[Path(settings.against)] if settings.against else "",
+        strength=settings.strength,
+        dataset=settings.dataset,
         task=task,
     )
-    return open_comparison(session, asked.name, told, lambda there: there.task == task)
+    return open_comparison(session, settings.name, info, lambda there: there.task == task)
 
 
 def _add_pair(
-    session: Session, comparison: Dataset, duel: tuple[ImageRequest, ImageRequest], pictures: list[ImageRecord | None]
+    session: Session, comparison: Dataset, duel: tuple[ImageRequest, ImageRequest], images: list[ImageRecord | None]
 ) -> None:
-    """Add what is painted of a duel, each picture on its side; a pair once both are there."""
+    """Add what is generated of a duel, each image on its side; a pair once both are there."""
     sides: tuple[Side, Side] = ("base", "lora")
-    for request, picture, side in zip(duel, pictures, sides, strict=True):
-        if picture is not None:
-            add_comparison_image(session, comparison, request.prompt, picture, side)
-    other, lora = pictures
+    for request, image, side in zip(duel, images, sides, strict=True):
+        if image is not None:
+            add_comparison_image(session, comparison, request.prompt, image, side)
+    other, lora = images
     if other is not None and lora is not None:
         add_comparison_pair(session, comparison, duel[0].prompt, other, lora)
 
 
-def _painted_before(session: Session, store: Store, marks: set[str]) -> dict[str, ImageRecord]:
-    """The pictures of the workspace that were painted just so, by their marks, whose files are still there."""
-    found: dict[str, ImageRecord] = {}
-    for some in slices(sorted(marks)):
-        for picture in session.scalars(select(ImageRecord).where(ImageRecord.source.in_(some))):
-            if picture.source and image_path(store, picture).is_file():
-                found[picture.source] = picture
-    return found
+def _existing_images(session: Session, store: Store, fingerprints: set[str]) -> dict[str, ImageRecord]:
+    """The images of the workspace that were generated just so, by their fingerprints, whose files are still there."""
+    existing: dict[str, ImageRecord] = {}
+    for some in slices(sorted(fingerprints)):
+        for image in session.scalars(select(ImageRecord).where(ImageRecord.source.in_(some))):
+            if image.source and image_path(store, image).is_file():
+                existing[image.source] = image
+    return existing
 
 
-MOST_PROMPTS = 24
+MAX_PROMPTS = 24
 """Of those held out, where nobody names any: half an hour of judging would be too much to begin with."""
 
 
@@ -219,23 +222,23 @@ def start_comparison(workspace: Path, settings: Mapping[str, Any]) -> StartedCom
     if not lora:
         raise UserError("choose the LoRA to compare")
     run = run_of(workspace, lora)
-    wanted = cleaned(settings.get("prompts") or ())
-    given = {**settings, "prompts": wanted, **known_settings(run, settings.get("base"))}
-    trained_on = len(known_prompts(run).trained & set(wanted)) if run else 0
-    if stopped := _stopped(workspace, given):
+    prompts = cleaned(settings.get("prompts") or ())
+    job_settings = {**settings, "prompts": prompts, **known_settings(run, settings.get("base"))}
+    trained_on = len(known_prompts(run).trained & set(prompts)) if run else 0
+    if stopped := _stopped(workspace, job_settings):
         stopped.resume()
-        return StartedComparison(str(given["name"]), stopped, trained_on)
-    given["name"] = given.get("name") or unused_comparison_name(workspace, lora, against)
-    return StartedComparison(given["name"], start(workspace, COMPARE, given), trained_on)
+        return StartedComparison(str(job_settings["name"]), stopped, trained_on)
+    job_settings["name"] = job_settings.get("name") or unused_comparison_name(workspace, lora, against)
+    return StartedComparison(job_settings["name"], start(workspace, COMPARE, job_settings), trained_on)
 
 
 def pairings(loras: Sequence[str], with_base: bool = True) -> list[tuple[str, str | None]]:
     """Who meets whom: (LoRA, what it is compared with), None for the base alone. Raises UserError where nobody does."""
-    found: list[tuple[str, str | None]] = [(lora, None) for lora in loras] if with_base else []
-    found += [(second, first) for first, second in combinations(loras, 2)]
-    if not found:
+    pairs: list[tuple[str, str | None]] = [(lora, None) for lora in loras] if with_base else []
+    pairs += [(second, first) for first, second in combinations(loras, 2)]
+    if not pairs:
         raise UserError("give at least one LoRA to compare with the base, or two to compare with each other")
-    return found
+    return pairs
 
 
 def held_out_prompts(workspace: Path, loras: Sequence[str]) -> tuple[str, ...]:
@@ -244,7 +247,7 @@ def held_out_prompts(workspace: Path, loras: Sequence[str]) -> tuple[str, ...]:
     if not runs:
         return ()
     trained = {prompt for run in runs for prompt in known_prompts(run).trained}
-    return tuple(prompt for prompt in known_prompts(runs[0]).held_out if prompt not in trained)[:MOST_PROMPTS]
+    return tuple(prompt for prompt in known_prompts(runs[0]).held_out if prompt not in trained)[:MAX_PROMPTS]
 
 
 def run_of(workspace: Path, lora: str) -> Run | None:
@@ -257,7 +260,7 @@ def run_of(workspace: Path, lora: str) -> Run | None:
 
 
 def known_settings(run: Run | None, base: str | None) -> dict[str, Any]:
-    """What the settings of a LoRA's run say of how to paint with it; of its base only where that is the one used."""
+    """What the settings of a LoRA's run say of how to generate with it; of its base only where that is the one used."""
     if run is None:
         return {}
     config = run.config()
@@ -273,15 +276,17 @@ def unused_comparison_name(workspace: Path, lora: str, against: str = "") -> str
         return next(name for name in suggest_names(lora, against) if find_named(session, name) is None)
 
 
-def _stopped(workspace: Path, given: Mapping[str, Any]) -> Job | None:
-    """The job that was asked for the very same and did not come to its end."""
-    if not given.get("name"):
+def _stopped(workspace: Path, settings: Mapping[str, Any]) -> Job | None:
+    """The job with the very same settings that did not come to its end."""
+    if not settings.get("name"):
         return None
     for job in all_jobs(workspace, COMPARE.name):
-        if job.status().can_resume and _same(job.settings(), given):
+        if job.status().can_resume and _same(job.settings(), settings):
             return job
     return None
 
 
-def _same(there: Mapping[str, Any], given: Mapping[str, Any]) -> bool:
-    return all(there.get(name) == (list(value) if isinstance(value, tuple) else value) for name, value in given.items())
+def _same(there: Mapping[str, Any], settings: Mapping[str, Any]) -> bool:
+    return all(
+        there.get(name) == (list(value) if isinstance(value, tuple) else value) for name, value in settings.items()
+    )

@@ -1,4 +1,4 @@
-"""At which strength is a LoRA best? The same prompts and seeds at several strengths, on one sheet."""
+"""Strength sweep: at which strength is a LoRA best? The same prompts and seeds at several strengths, on one sheet."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class SweepSettings(GenerateSettings):
-    """Which LoRA is painted at which strengths."""
+    """At which strengths images are generated with which LoRA."""
 
     lora: str = Field(min_length=1)
     """A LoRA file."""
@@ -31,7 +31,7 @@ class SweepSettings(GenerateSettings):
 
 
 def sheet_of(job: Job) -> Path:
-    """Where the sheet of a sweep is, once it is painted."""
+    """Where the sheet of a sweep is, once it is generated."""
     return job.folder / "sheet.png"
 
 
@@ -40,34 +40,34 @@ def check(workspace: Path, settings: dict[str, Any]) -> dict[str, Any]:
     prompts = cleaned(settings.get("prompts") or ())
     if not prompts:
         raise UserError("give at least one prompt to paint")
-    asked = SweepSettings.given({**settings, "prompts": prompts})
-    return asked.model_copy(update={"base": whole_path(asked.base), "lora": str(lora_file(asked.lora))}).plain()
+    sweep = SweepSettings.given({**settings, "prompts": prompts})
+    return sweep.model_copy(update={"base": whole_path(sweep.base), "lora": str(lora_file(sweep.lora))}).plain()
 
 
 def run(context: JobContext) -> str:
-    """Paint the sheet; it is written anew after every round, so that it can be watched as it fills."""
+    """Generate the sheet; it is written anew after every round, so that it can be watched as it fills."""
     from ..images.contact_sheet import grid
     from ..sampling.batch_sampler import BatchSampler, ImageRequest, LoraUse, open_for_sampling
     from ..sampling.image_metadata import seed_of
 
-    asked = SweepSettings.given(context.settings)
-    base, sampling = open_for_sampling(asked)
-    lora = Path(asked.lora)
+    sweep = SweepSettings.given(context.settings)
+    base, sampling = open_for_sampling(sweep)
+    lora = Path(sweep.lora)
     requests = [
-        ImageRequest(prompt, seed_of(prompt, 0, asked.first_seed), LoraUse(lora, strength) if strength else None)
-        for prompt in asked.prompts
-        for strength in asked.strengths
+        ImageRequest(prompt, seed_of(prompt, 0, sweep.first_seed), LoraUse(lora, strength) if strength else None)
+        for prompt in sweep.prompts
+        for strength in sweep.strengths
     ]
-    painted: dict[str, list[Image.Image]] = defaultdict(list)
+    rows: dict[str, list[Image.Image]] = defaultdict(list)
     done = 0
     context.report_progress(0, len(requests), "loading the base")
-    for pictures in BatchSampler(base, sampling, [lora]).generate(requests, context.check):
-        for request, picture in pictures:
-            painted[request.prompt].append(picture)
-        header = ["base" if not strength else f"{strength:g}" for strength in asked.strengths]
+    for images in BatchSampler(base, sampling, [lora]).generate(requests, context.check):
+        for request, image in images:
+            rows[request.prompt].append(image)
+        header = ["base" if not strength else f"{strength:g}" for strength in sweep.strengths]
         with atomic_write(sheet_of(context.job)) as part:
-            grid(list(painted.values()), captions=list(painted), header=header, cell=384).save(part, "PNG")
-        done += len(pictures)
+            grid(list(rows.values()), captions=list(rows), header=header, cell=384).save(part, "PNG")
+        done += len(images)
         context.report_progress(done, len(requests), f"painting {lora.stem} at {len(header)} strengths")
     return f"{lora.stem} is painted at {len(header)} strengths"
 

@@ -10,7 +10,7 @@ import gradio as gr
 
 from ...trainer.errors import UserError
 from ...trainer.evaluation.generate_comparison import (
-    MOST_PROMPTS,
+    MAX_PROMPTS,
     known_prompts,
     known_settings,
     run_of,
@@ -80,7 +80,7 @@ def comparison_form(context: PageContext) -> ComparisonForm:
         held_out = known_prompts(run).held_out
         if not held_out:
             return run.config().base, gr.skip(), "No prompt was held out: write some that were not trained on."
-        shown = held_out[:MOST_PROMPTS]
+        shown = held_out[:MAX_PROMPTS]
         these = "This prompt was" if len(shown) == 1 else f"These {len(shown)} prompts were"
         return run.config().base, "\n".join(shown), f"{these} held out: the LoRA was not trained on them."
 
