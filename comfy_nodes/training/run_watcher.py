@@ -88,7 +88,7 @@ def sentence(run: Run, row: Row) -> str:
     if row.phase == "finished":
         try:
             summary = summarize_run(run)
-            return " ".join(filter(None, [f"{headline(summary)}.", summary.said]))
+            return " ".join(filter(None, [f"{headline(summary)}.", summary.reason]))
         except UserError:  # its settings were damaged since
             return f"{row.name} is finished."
     done = f"at step {row.step} of {row.steps}" if row.step else "before the first step"

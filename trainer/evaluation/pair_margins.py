@@ -110,7 +110,7 @@ def rate(
 
 
 def _unrated(store: Store, dataset: str, run: str, limit: int) -> dict[int, JudgedPair]:
-    """The newest unjudged pairs that `run` has not rated, by id; without those that have lost a picture."""
+    """The newest unjudged pairs that `run` has not rated, by id; without those that have lost an image."""
     with store.reading() as session:
         newest = session.scalars(
             select(Pair)
@@ -118,21 +118,21 @@ def _unrated(store: Store, dataset: str, run: str, limit: int) -> dict[int, Judg
             .order_by(Pair.id.desc())
             .limit(limit)
         ).all()
-        wanted = [pair for pair in newest if pair.margin_run != run]
-        pictures: dict[int, ImageFile] = {}
+        unrated = [pair for pair in newest if pair.margin_run != run]
+        images: dict[int, ImageFile] = {}
         prompts: dict[int, str] = {}
-        for some in slices(wanted):
+        for some in slices(unrated):
             shown = [number for pair in some for number in (pair.first_id, pair.second_id)]
-            for picture in session.scalars(select(ImageRecord).where(ImageRecord.id.in_(shown))):
-                path = image_path(store, picture)
+            for image in session.scalars(select(ImageRecord).where(ImageRecord.id.in_(shown))):
+                path = image_path(store, image)
                 if path.is_file():
-                    pictures[picture.id] = ImageFile(path, path.name, picture.sha256, (picture.width, picture.height))
+                    images[image.id] = ImageFile(path, path.name, image.sha256, (image.width, image.height))
             texts = select(Prompt.id, Prompt.text).where(Prompt.id.in_([pair.prompt_id for pair in some]))
             prompts.update(map(tuple, session.execute(texts)))
     return {
-        pair.id: JudgedPair(prompts[pair.prompt_id], pictures[pair.first_id], pictures[pair.second_id])
-        for pair in wanted
-        if pair.first_id in pictures and pair.second_id in pictures
+        pair.id: JudgedPair(prompts[pair.prompt_id], images[pair.first_id], images[pair.second_id])
+        for pair in unrated
+        if pair.first_id in images and pair.second_id in images
     }
 
 

@@ -65,14 +65,14 @@ class Target:
 
 def check(workspace: Path, settings: dict[str, Any]) -> dict[str, Any]:
     """The settings whole, paths absolute. Raises UserError naming what is wrong or missing."""
-    wanted = TargetSettings.given(settings)
-    folder = Path(wanted.folder).expanduser().resolve()
+    targets = TargetSettings.given(settings)
+    folder = Path(targets.folder).expanduser().resolve()
     if next(iter(targets_in(folder)[0]), None) is None:
         raise UserError(f"no picture in {folder} has a caption: put a .txt of the same name beside each")
     with open_store(workspace).reading() as session:
-        into_dataset(session, wanted.dataset)
-    paths = {"base": whole_path(wanted.base), "lora": str(lora_file(wanted.lora)) if wanted.lora else None}
-    return wanted.model_copy(update={**paths, "folder": str(folder)}).plain()
+        into_dataset(session, targets.dataset)
+    paths = {"base": whole_path(targets.base), "lora": str(lora_file(targets.lora)) if targets.lora else None}
+    return targets.model_copy(update={**paths, "folder": str(folder)}).plain()
 
 
 def targets_in(folder: Path) -> tuple[list[Target], int]:

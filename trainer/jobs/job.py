@@ -230,8 +230,8 @@ def wait(job: Job, listen: Callable[[Status], None]) -> Status:
 def all_jobs(workspace: Path, *kinds: str) -> list[Job]:
     """The jobs of these kinds, or of every kind, the newest first; trainings are listed by `run_folder.all_runs`."""
     jobs = [Job(file.parent) for file in (workspace.resolve() / "tasks").glob("*/task.json")]
-    wanted = [job for job in jobs if job.kind in kinds or not kinds]
-    return sorted(wanted, key=lambda job: job.name.partition("-")[2], reverse=True)
+    jobs = [job for job in jobs if job.kind in kinds or not kinds]
+    return sorted(jobs, key=lambda job: job.name.partition("-")[2], reverse=True)
 
 
 def _training_status(phase: Phase, events: list[Event], newest: Event) -> Status:

@@ -1,4 +1,4 @@
-"""What does a report look like? The frame of the page, its style sheet, and the few shapes that its sections use.
+"""Report HTML: the frame of the page, its style sheet, and the few shapes that its sections use.
 
 One file that needs nothing else: no script, no font, no picture from elsewhere. Everything that is handed in as text
 is escaped here; what is handed in as `Html` was made here or in chart_svg.py.

@@ -1,4 +1,4 @@
-"""The report of a run: one HTML file that tells a person what it learned, made from the run's folder alone."""
+"""Run report: one HTML file that tells a person what it learned, made from the run's folder alone."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _STATES = {"finished": "Finished", "stopped": "Stopped", "failed": "Failed", "op
 def write_report(run: Run) -> Path:
     """Write `run.report_file` and return it.
 
-    Whatever the run has not come to (no events, no pictures, no measurement) is said so in its place. Raises UserError
+    What the run has not come to (no events, no images, no measurement) has a sentence in its place. Raises UserError
     where run.toml cannot be read or the report not be written.
     """
     summary = summarize_run(run)
@@ -59,9 +59,9 @@ def report_at_end(run: Run) -> Callable[[Event], None]:
 
 def _top(summary: Summary) -> Html:
     sentence = escape_text(headline(summary) + ".")
-    told = measured(summary)
-    if told:
-        share = format_percent(told["agreement"])
+    evaluation = measured(summary)
+    if evaluation:
+        share = format_percent(evaluation["agreement"])
         sentence = Html(sentence.replace(f"you on {share} ", f"you on <em>{share}</em> ", 1))
     state = [element("b", escape_text(_STATES[summary.ending])), escape_text(f" · {summary.name} · MaPO Studio")]
     words = element(
@@ -88,9 +88,9 @@ def _samples(run: Run, summary: Summary) -> Html:
         "The same prompts and the same noise each time: what changes is what was learned. Click a sheet to enlarge it."
     )
     figures = (
-        enlargeable(picture(sheet, f"Sample pictures: {said}"), said)
+        enlargeable(picture(sheet, f"Sample pictures: {moment}"), moment)
         for sheet in shown
-        for said in [_moment(sheet, summary)]
+        for moment in [_moment(sheet, summary)]
     )
     return section("What it paints", paragraph(how, "soft"), element("div", *figures, kind="strip"))
 
@@ -105,7 +105,7 @@ def _moment(sheet: Path, summary: Summary) -> str:
 
 
 def _curves(summary: Summary) -> Html:
-    if not summary.taken and not summary.evaluations:
+    if not summary.step_events and not summary.evaluations:
         return section("How it went", paragraph("Not one step was taken.", "empty"))
     charts = (
         run_charts.errors(summary),
@@ -187,8 +187,8 @@ def _settings(summary: Summary) -> Html:
     )
 
 
-def _settings_of(title: str, part: BaseModel, default: BaseModel, found: dict[str, Any]) -> Html:
-    """found: what the run found by itself for settings that are "auto", by their names."""
+def _settings_of(title: str, part: BaseModel, default: BaseModel, resolved: dict[str, Any]) -> Html:
+    """resolved: what settings that are "auto" came to, by their names."""
     rows = ""
     for name, field in type(part).model_fields.items():
         value = getattr(part, name)
@@ -197,16 +197,16 @@ def _settings_of(title: str, part: BaseModel, default: BaseModel, found: dict[st
         changed = value != getattr(default, name)
         kind = "changed" if changed else "default"
         rows += element("dt", escape_text(name), kind=kind) + element(
-            "dd", escape_text(_plainly(value, found.get(name))), kind=kind
+            "dd", escape_text(_plainly(value, resolved.get(name))), kind=kind
         )
         if changed and field.description:
             rows += element("dd", escape_text(field.description), kind="why")
     return element("div", element("h3", escape_text(title.capitalize())), element("dl", Html(rows)), kind="card")
 
 
-def _plainly(value: object, found: object = None) -> str:
-    if value == "auto" and found is not None:
-        return f"auto: {_plainly(found)}"
+def _plainly(value: object, resolved: object = None) -> str:
+    if value == "auto" and resolved is not None:
+        return f"auto: {_plainly(resolved)}"
     if value is None or value == () or value == "":
         return "-"
     if isinstance(value, bool):
@@ -240,9 +240,9 @@ def add_sections(run: Run, step: int, sections: Sequence[tuple[str, Content]]) -
 def added_sections(run: Run, step: int) -> list[Html]:
     """What was kept for `run` at `step`; nothing where it was trained on since, or the file is damaged."""
     with suppress(OSError, ValueError, KeyError, TypeError):
-        told = json.loads((run.folder / _FILE).read_text(encoding="utf-8"))
-        if told["step"] == step:
-            return [_section(run, title, content) for title, content in told["sections"]]
+        kept = json.loads((run.folder / _FILE).read_text(encoding="utf-8"))
+        if kept["step"] == step:
+            return [_section(run, title, content) for title, content in kept["sections"]]
     return []
 
 

@@ -1,4 +1,4 @@
-"""Which curves tell how a run goes, and what does a good one look like?"""
+"""Run charts: which curves tell how a run goes, and what does a good one look like?"""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def agreement(summary: Summary) -> Chart:
 def errors(summary: Summary) -> Chart:
     """Of the two pictures, on pairs kept aside where that was measured twice."""
     held_out = len(course(summary.evaluations, "chosen_error")) > 1
-    events = summary.evaluations if held_out else summary.taken
+    events = summary.evaluations if held_out else summary.step_events
     return Chart(
         title="Errors" + (", pairs kept aside" if held_out else ", training pairs"),
         good="How far off the model is when it paints the two pictures. Good: that of your choices falls or stays, "
@@ -35,13 +35,15 @@ def errors(summary: Summary) -> Chart:
 
 
 def margin(summary: Summary) -> Chart:
-    """How clearly pairs are told apart."""
+    """How clearly the images of a pair are separated."""
     held_out = len(course(summary.evaluations, "margin")) > 1
     return Chart(
         title="Margin" + (", pairs kept aside" if held_out else ", training pairs"),
         good="How clearly the two pictures of a pair are told apart. Good: it climbs above zero, then levels off.",
         lines=[
-            Line("margin", course(summary.evaluations if held_out else summary.taken, "margin"), rough=not held_out),
+            Line(
+                "margin", course(summary.evaluations if held_out else summary.step_events, "margin"), rough=not held_out
+            ),
         ],
         guide=(0.0, "no preference"),
     )
@@ -52,7 +54,7 @@ def loss(summary: Summary) -> Chart:
     return Chart(
         title="Loss",
         good="What the training makes smaller. Good: it falls a little, however unevenly; its height means nothing.",
-        lines=[Line("loss", course(summary.taken, "loss"), "three", rough=True)],
+        lines=[Line("loss", course(summary.step_events, "loss"), "three", rough=True)],
     )
 
 
@@ -61,6 +63,6 @@ def learning_rate(summary: Summary) -> Chart:
     return Chart(
         title="Learning rate",
         good="How large the steps are, as set. Good: just this shape, without a jump where a run was resumed.",
-        lines=[Line("learning rate", course(summary.taken, "learning_rate"), "three")],
+        lines=[Line("learning rate", course(summary.step_events, "learning_rate"), "three")],
         from_zero=True,
     )

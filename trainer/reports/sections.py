@@ -1,4 +1,4 @@
-"""Sections of a report: its data and time, what scorers say, and whether more pairs would help."""
+"""Report sections: its data and time, what scorers say, and whether more pairs would help."""
 
 from __future__ import annotations
 
@@ -70,10 +70,10 @@ def _judging(summary: Summary) -> Html:
     ]
     if finite_number(data, "weighted"):
         rows.append(("Weighted", f"{_count(data, 'weighted')} pairs count more or less than the others"))
-    said, strengths = data.get("judgements"), data.get("strengths")
-    if isinstance(said, dict) and said:
+    answers, strengths = data.get("judgements"), data.get("strengths")
+    if isinstance(answers, dict) and answers:
         names = {"one side": "for one picture", "tie": "ties", "both_bad": "both bad", "skip": "skipped"}
-        counts = [f"{_count(said, kind)} {name}" for kind, name in names.items() if finite_number(said, kind)]
+        counts = [f"{_count(answers, kind)} {name}" for kind, name in names.items() if finite_number(answers, kind)]
         rows.append(("Judgements", ", ".join(counts)))
     if isinstance(strengths, dict) and strengths:
         rows.append(("How clearly", ", ".join(f"{_count(strengths, one)} {one}" for one in strengths)))

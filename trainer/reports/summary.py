@@ -1,4 +1,4 @@
-"""What did a run come to? Its events added up, and the few sentences that a person wants to read of them."""
+"""Run summary: what did a run come to? Its events added up, and the sentences that a person wants to read of them."""
 
 from __future__ import annotations
 
@@ -31,8 +31,7 @@ class Summary:
     ending: Ending
     error: str
     started: Event
-    taken: tuple[Event, ...]
-    """The "step" events."""
+    step_events: tuple[Event, ...]
     evaluations: tuple[Event, ...]
     warnings: tuple[str, ...]
     calibrated: Event
@@ -41,7 +40,7 @@ class Summary:
     """The step whose weights are the LoRA, of a run that has ended."""
     early: bool
     """Whether it was complete before its last step."""
-    said: str
+    reason: str
     """Why it ended early, and why an earlier step was kept; "" where neither is so."""
 
     @property
@@ -51,13 +50,13 @@ class Summary:
     @property
     def seconds_a_step(self) -> float | None:
         """Median, so that a slow first step says nothing."""
-        seconds = [value for _, value in course(self.taken, "seconds")]
+        seconds = [value for _, value in course(self.step_events, "seconds")]
         return statistics.median(seconds) if seconds else None
 
     @property
     def seconds(self) -> float:
         """All steps together, without what lay between them."""
-        return sum(value for _, value in course(self.taken, "seconds"))
+        return sum(value for _, value in course(self.step_events, "seconds"))
 
 
 def summarize_run(run: Run) -> Summary:
@@ -82,9 +81,9 @@ def summarize_run(run: Run) -> Summary:
         error=error,
         started=of_kind["started"][-1] if of_kind["started"] else {},
         calibrated=of_kind["calibrated"][-1] if of_kind["calibrated"] else {},
-        taken=of_kind["step"],
+        step_events=of_kind["step"],
         evaluations=of_kind["evaluation"],
-        # That of harm is said by `damage` as the end has it.
+        # `damage` tells that of harm as the end has it.
         warnings=tuple(
             dict.fromkeys(
                 str(one["text"]) for one in of_kind["warning"] if one.get("text") and one.get("kind") != "harm"
@@ -92,7 +91,7 @@ def summarize_run(run: Run) -> Summary:
         ),
         kept=None if (kept := finite_number(result, "kept")) is None else int(kept),
         early=result.get("early") is True,
-        said=str(result.get("said") or ""),
+        reason=str(result.get("said") or ""),
     )
 
 
@@ -107,12 +106,14 @@ def course(events: tuple[Event, ...], *names: str) -> list[tuple[float, ...]]:
 
 def headline(summary: Summary) -> str:
     """What was learned, as one sentence without its full stop."""
-    told = measured(summary)
-    if told is None:
+    evaluation = measured(summary)
+    if evaluation is None:
         return f"How well {summary.name} agrees with you was not measured"
-    pairs = int(finite_number(told, "pairs") or 0)
+    pairs = int(finite_number(evaluation, "pairs") or 0)
     among = format_count(pairs, "pair") if pairs else "pairs"
-    share = format_interval(told["agreement"], finite_number(told, "low"), finite_number(told, "high"))
+    share = format_interval(
+        evaluation["agreement"], finite_number(evaluation, "low"), finite_number(evaluation, "high")
+    )
     return f"{summary.name} agrees with you on {share} of {among} it has not trained on"
 
 
@@ -121,10 +122,10 @@ def how_sure(summary: Summary) -> list[str]:
     last = measured(summary)
     if last is None:
         return [_why_unmeasured(summary)]
-    said = []
+    sentences = []
     low, high, step = finite_number(last, "low"), finite_number(last, "high"), int(finite_number(last, "step") or 0)
     if low is not None and high is not None:
-        said.append(
+        sentences.append(
             "In brackets is where it lies with 95 % certainty: the fewer pairs are held out, the less exactly it is "
             "known."
         )
@@ -134,10 +135,10 @@ def how_sure(summary: Summary) -> list[str]:
         sentence = f"Before training it was {format_percent(before)}."
         if low is not None and high is not None and low <= before <= high:
             sentence += " The two are too close for so few pairs: the difference may be chance."
-        said.append(sentence)
+        sentences.append(sentence)
     if step < summary.step and step != summary.kept:
-        said.append(f"Measured at step {step}; the training went on to step {summary.step}.")
-    return said
+        sentences.append(f"Measured at step {step}; the training went on to step {summary.step}.")
+    return sentences
 
 
 def how_it_ended(summary: Summary) -> str:
@@ -146,10 +147,10 @@ def how_it_ended(summary: Summary) -> str:
     again = f"Go on with it by `{resume_command(summary)}`."
     if summary.ending == "finished":
         complete = f"The training is complete: {format_count(summary.steps, 'step')}."
-        return " ".join(filter(None, ["" if summary.early else complete, summary.said]))
+        return " ".join(filter(None, ["" if summary.early else complete, summary.reason]))
     if summary.ending == "stopped":
         where = f"Stopped at {done}, saved." if summary.step else "Stopped before the first step."
-        return " ".join(filter(None, [where, summary.said, again]))
+        return " ".join(filter(None, [where, summary.reason, again]))
     if summary.ending == "failed":
         error = summary.error.rstrip(". ") or "it left no message"
         return f"Failed at {done}: {error}. When that is mended: `{resume_command(summary)}`."
@@ -157,9 +158,9 @@ def how_it_ended(summary: Summary) -> str:
 
 
 def damage(summary: Summary) -> str | None:
-    """A warning where the agreement was bought with the picture quality, which agreement alone does not show."""
-    told = measured(summary)
-    if told is None or (point := point_of(told)) is None:
+    """A warning where the agreement was bought with image quality, which agreement alone does not show."""
+    evaluation = measured(summary)
+    if evaluation is None or (point := point_of(evaluation)) is None:
         return None
     earlier = (one for one in summary.evaluations if (finite_number(one, "step") or 0) < point.step)
     rise = history_of(earlier).chosen_error_rise(point)

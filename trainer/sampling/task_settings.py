@@ -1,4 +1,4 @@
-"""Settings of a task, checked; and those that every task has that generates images."""
+"""Task settings, checked; and those that every task has that generates images."""
 
 from __future__ import annotations
 
@@ -60,19 +60,19 @@ def cleaned(prompts: Iterable[str]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(filter(None, map(normalize_prompt, prompts))))
 
 
-def prompts_in(given: Iterable[str]) -> tuple[str, ...]:
+def prompts_in(texts: Iterable[str]) -> tuple[str, ...]:
     """Prompts from texts and text files, one a line. Raises UserError for a file that cannot be read."""
-    found: list[str] = []
-    for one in given:
-        file = Path(one).expanduser()
-        if not (one.endswith(".txt") or (len(one) < 250 and file.is_file())):
-            found.append(one)
+    prompts: list[str] = []
+    for text in texts:
+        file = Path(text).expanduser()
+        if not (text.endswith(".txt") or (len(text) < 250 and file.is_file())):
+            prompts.append(text)
             continue
         try:
-            found += file.read_text(encoding="utf-8").splitlines()
+            prompts += file.read_text(encoding="utf-8").splitlines()
         except (OSError, UnicodeDecodeError) as error:
-            raise UserError(f"{one} cannot be read as a list of prompts, one a line: {error}") from None
-    return cleaned(found)
+            raise UserError(f"{text} cannot be read as a list of prompts, one a line: {error}") from None
+    return cleaned(prompts)
 
 
 def lora_file(text: str) -> Path:

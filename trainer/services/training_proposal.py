@@ -235,8 +235,8 @@ def _earlier(workspace: Path, base: str) -> Summary | None:
     """The newest run on the same base that took enough steps to know its pace."""
     for run in all_runs(workspace):
         with suppress(UserError):  # a damaged run is told of in the library
-            if run.config().base == base and len((found := summarize_run(run)).taken) > 1:
-                return found
+            if run.config().base == base and len((summary := summarize_run(run)).step_events) > 1:
+                return summary
     return None
 
 

@@ -121,5 +121,6 @@ def lora_settings(config: RunConfig) -> tuple[adapter.LoraSettings, dict[str, Te
     if config.adapter.continue_from:
         file = read_lora(Path(config.adapter.continue_from))
         return file.settings, file.state
-    asked = config.adapter
-    return adapter.LoraSettings(asked.rank, asked.alpha, asked.dropout, asked.targets, asked.rslora), None
+    shape = config.adapter
+    settings = adapter.LoraSettings(shape.rank, shape.alpha, shape.dropout, shape.targets, shape.rslora)
+    return settings, None

@@ -218,11 +218,13 @@ def _import_class(implementation: Implementation, paged: bool) -> type[torch.opt
     for path in implementation.paths:
         module, _, name = path.rpartition(".")
         try:
-            found = getattr(importlib.import_module(module), name)
+            optimizer_class = getattr(importlib.import_module(module), name)
         except ImportError as error:
             problem = problem or error
             continue
-        return _without_wait(found) if implementation.library == "bitsandbytes" and not paged else found
+        if implementation.library == "bitsandbytes" and not paged:
+            return _without_wait(optimizer_class)
+        return optimizer_class
     assert problem is not None
     raise problem
 

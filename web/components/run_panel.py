@@ -194,7 +194,7 @@ def strip_html(run: Run, events: list[Event]) -> str:
 
 def curves_html(summary: Summary) -> str:
     """Agreement, errors and margin so far."""
-    if not summary.taken and not summary.evaluations:
+    if not summary.step_events and not summary.evaluations:
         return ""
     charts = (run_charts.agreement(summary), run_charts.errors(summary), run_charts.margin(summary))
     return f'<div class="curves">{"".join(_chart(chart, summary.steps) for chart in charts)}</div>'
