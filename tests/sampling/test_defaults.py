@@ -108,9 +108,9 @@ def pressed(page, name, values):
 
 
 PANELS = {
-    "begin": lambda studio: generate_panel(studio, lambda _: "cats", gr.State()),
-    "begin targets": lambda studio: targets_panel(studio, lambda _: "cats", gr.State()),
-    "begin comparison": comparison_form.comparison_form,
+    "start": lambda studio: generate_panel(studio, lambda _: "cats", gr.State()),
+    "start targets": lambda studio: targets_panel(studio, lambda _: "cats", gr.State()),
+    "compare_loras": comparison_form.comparison_form,
     "try_strengths": comparison_form.comparison_form,
 }
 
