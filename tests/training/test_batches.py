@@ -18,6 +18,7 @@ from mapo_studio.trainer.training.batches import (
     split_index,
     stack,
 )
+from torch.utils._python_dispatch import TorchDispatchMode
 
 TIED = ((0,), (1, 2), (3,))
 
@@ -170,6 +171,26 @@ def test_a_batch_of_pairs_holds_all_chosen_images_and_then_all_rejected_ones(mak
         assert part.pairs == whole.pairs[row : row + 1]
         assert torch.equal(part.images.latents, whole.images.latents[[row, row + 3]])
         assert part.pair_index.tolist() == [[0], [1]]
+
+
+class Operations(TorchDispatchMode):
+    """The names of torch's operations while it is entered."""
+
+    def __init__(self):
+        super().__init__()
+        self.names = set()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.names.add(func.overloadpacket.__name__)
+        return func(*args, **(kwargs or {}))
+
+
+def test_drawing_uses_no_operation_that_starts_threads_of_its_own(make):
+    """They would be a second team of OpenMP's beside the training's, and slow down each of its operations."""
+    with Operations() as seen:
+        make()[0]
+    assert "stack" in seen.names
+    assert seen.names & {"index", "index_select", "gather", "take"} == set()
 
 
 def test_a_ranking_shares_noise_and_timestep_and_holds_each_image_once(ranking):
