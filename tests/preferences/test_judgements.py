@@ -7,7 +7,7 @@ import math
 import pytest
 from mapo_studio.trainer.errors import UserError
 from mapo_studio.trainer.preferences.bulk_insert import PairRow, add_rows
-from mapo_studio.trainer.preferences.judgements import Answer, answer, rank
+from mapo_studio.trainer.preferences.judgements import Answer, SequenceTaken, answer, rank
 from mapo_studio.trainer.preferences.schema import Judgement, Pair
 from sqlalchemy import event, select
 
@@ -41,14 +41,38 @@ def test_an_answer_is_added_to_its_pair(filled, said, after):
     assert columns(there.now(1)) == (0, 0, 0, 0, 0, 0)
 
 
-def test_an_answer_sent_again_counts_once_whatever_it_says_then(filled):
+def test_an_answer_sent_again_counts_once(filled):
     there = filled()
     assert there.judge(sequence=7)
     assert not there.judge(sequence=7)
-    assert not there.judge(sequence=7, answer="right")
-    assert not there.judge(sequence=7, pair=1)
     assert there.judge(sequence=7, client="another page")
     assert columns(there.now()) == (2, 0, 0, 2, 2, 1)
+
+
+@pytest.mark.parametrize("other", [{"answer": "right"}, {"pair": 1}, {"purpose": "compare"}])
+def test_another_answer_under_a_known_number_is_not_taken_for_the_known_one(filled, other):
+    there = filled()
+    there.judge(sequence=7)
+    with pytest.raises(SequenceTaken, match="number 7 of this page is that of another judgement"):
+        there.judge(sequence=7, **other)
+    assert columns(there.now()) == (1, 0, 0, 1, 1, 1)
+    assert columns(there.now(1)) == (0, 0, 0, 0, 0, 0)
+
+
+def test_another_ranking_under_a_known_number_is_not_taken_for_the_known_one(filled):
+    there = filled()
+    best_first = [[record.sha256] for record in there.pictures[:3]]
+
+    def ranked(tiers):
+        with there.store.writing() as session:
+            return rank(session, "ann", there.prompt.id, tiers, "page", 7, None)
+
+    assert ranked(best_first) == 3
+    assert ranked(best_first) == 0
+    for other in (best_first[::-1], best_first[:2]):
+        with pytest.raises(SequenceTaken):
+            ranked(other)
+    assert len(rows(there)) == 3
 
 
 def test_two_people_count_both(filled):
@@ -157,7 +181,8 @@ def test_a_ranking_is_one_submission(filled):
     there = filled()
     assert ranked(there, [0], [1, 2, 3]) == 3
     assert ranked(there, [0], [1, 2, 3]) == 0
-    assert not there.judge(sequence=1)
+    with pytest.raises(SequenceTaken):
+        there.judge(sequence=1)
     assert there.undo(1, sequence=2)
     assert preferred(there) == {}
     assert len(rows(there)) == 6

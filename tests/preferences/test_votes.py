@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 from mapo_studio.trainer.preferences.bulk_insert import PairRow, add_rows
 from mapo_studio.trainer.preferences.datasets import add_candidates, add_prompt, create_dataset, make_pairs
-from mapo_studio.trainer.preferences.judgements import Answer, answer, rank, undo
+from mapo_studio.trainer.preferences.judgements import Answer, SequenceTaken, answer, rank, undo
 from mapo_studio.trainer.preferences.preference import preference
 from mapo_studio.trainer.preferences.schema import ImageRecord, Judgement, Pair
 from mapo_studio.trainer.preferences.store import open_store
@@ -80,7 +80,10 @@ class Judging(RuleBasedStateMachine):
         with self.store.writing() as session:
             if isinstance(given, Answer):
                 self.done["answered again"] += 1
-                assert not answer(session, annotator, Answer(**{**vars(given), "answer": other}))
+                assert not answer(session, annotator, given)
+                if other != given.answer:
+                    with pytest.raises(SequenceTaken):
+                        answer(session, annotator, Answer(**{**vars(given), "answer": other}))
             else:
                 self.done["ranked again"] += 1
                 assert rank(session, annotator, *given) == 0

@@ -153,6 +153,8 @@ class GroupsReply(BaseModel):
 class Refused(BaseModel):
     sequence: int
     why: str
+    taken: bool = False
+    """Something else is stored under this number: the same submission is welcome under another one."""
 
 
 class AnswersReply(BaseModel):
@@ -296,21 +298,22 @@ def _store_each(
     # One transaction: a browser that was offline has fifty answers, and the disk is waited for once.
     with store.writing() as session:
         for submission in submissions:
-            reason = _refusal(session, lambda submission=submission: add(session, submission))
-            if reason is None:
+            refusal = _refusal(session, lambda submission=submission: add(session, submission))
+            if refusal is None:
                 reply.stored.append(submission.sequence)
             else:
-                reply.refused.append(Refused(sequence=submission.sequence, why=reason))
+                taken = isinstance(refusal, judgements.SequenceTaken)
+                reply.refused.append(Refused(sequence=submission.sequence, why=str(refusal), taken=taken))
     return reply
 
 
-def _refusal(session: Session, add: Callable[[], object]) -> str | None:
+def _refusal(session: Session, add: Callable[[], object]) -> UserError | None:
     """Add a submission; or roll it back, and why it cannot be stored."""
     try:
         with session.begin_nested():
             add()
     except UserError as error:
-        return str(error)
+        return error
     return None
 
 

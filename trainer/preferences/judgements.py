@@ -30,6 +30,13 @@ _MAX_SEQUENCE = 2**63 - 1
 _UNDOING = aliased(Judgement)  # to build it anew takes longer than the query
 
 
+class SequenceTaken(UserError):
+    """A client's running number under which something else is stored: the same submission needs another number."""
+
+    def __init__(self, sequence: int) -> None:
+        super().__init__(f"number {sequence} of this page is that of another judgement: it needs a new number")
+
+
 @dataclass(frozen=True)
 class Answer:
     """An annotator's answer to a pair. left: SHA-256 of the image that was shown on the left.
@@ -86,15 +93,19 @@ def insert_judgements(session: Session, rows: Sequence[JudgementRow]) -> None:
 
 
 def answer(session: Session, annotator: str, given: Answer) -> bool:
-    """Append a judgement. False where this client's number is there already, whatever its answer: it counts once.
+    """Append a judgement. False where it is there already: sent again, it counts once.
 
-    Raises UserError where there is no such pair, or the answer is not valid for it.
+    Raises UserError where there is no such pair, or the answer is not valid for it, and SequenceTaken where this
+    client's number is that of something else.
     """
     check_submission(given.client, given.sequence)
     for value, known in ((given.answer, ANSWERS), (given.strength, STRENGTHS), (given.purpose, _PURPOSES)):
         if value not in known:
             raise UserError(f"{value!r} is none of {', '.join(known)}")
-    if _is_stored(session, given.client, given.sequence):
+    if stored := _stored(session, given.client, given.sequence):
+        same = (given.pair, given.answer, given.purpose)
+        if [(row.pair_id, row.answer, row.purpose) for row in stored] != [same]:
+            raise SequenceTaken(given.sequence)
         return False
     pair = session.get(Pair, given.pair)
     if pair is None:
@@ -139,7 +150,7 @@ def undo(session: Session, annotator: str, client: str, sequence: int, undoes: i
     standing = [judgement for judgement, undone_by in submitted if undone_by is None]
     if not standing:
         return bool(submitted)
-    if _is_stored(session, client, sequence):
+    if _stored(session, client, sequence):
         return False  # the number is that of another submission
     rows = [
         JudgementRow(
@@ -176,11 +187,10 @@ def rank(
 
     tiers: SHA-256 of the images; [[best], the others] says only which is best. Of k images each judgement weighs
     2 / k: k (k - 1) / 2 of them tell what k - 1 comparisons do. Returns how many were appended, 0 where it is there
-    already. Raises UserError for what is no ranking of this prompt's images.
+    already. Raises UserError for what is no ranking of this prompt's images, and SequenceTaken where this client's
+    number is that of something else.
     """
     check_submission(client, sequence)
-    if _is_stored(session, client, sequence):
-        return 0
     prompt = session.get(Prompt, prompt_id)
     if prompt is None:
         raise UserError(f"there is no prompt {prompt_id}: load the page again")
@@ -196,6 +206,14 @@ def rank(
         for preferred, other in itertools.product(above, below)
     ]
     pairs = pairs_between(session, prompt, better)
+    if stored := _stored(session, client, sequence):
+        same = {
+            (pair.id, "left" if pair.first_id == preferred.id else "right", "ranking")
+            for pair, (preferred, _) in zip(pairs, better, strict=True)
+        }
+        if {(row.pair_id, row.answer, row.purpose) for row in stored} != same:
+            raise SequenceTaken(sequence)
+        return 0
     annotator_id = annotator_named(session, annotator).id
     total_seconds = _valid_seconds(seconds)
     rows = [
@@ -273,9 +291,10 @@ def _candidates(session: Session, prompt: Prompt, names: Collection[str]) -> dic
     return candidates
 
 
-def _is_stored(session: Session, client: str, sequence: int) -> bool:
-    known = select(Judgement.id).where(Judgement.client == client, Judgement.sequence == sequence)
-    return session.scalar(known.limit(1)) is not None
+def _stored(session: Session, client: str, sequence: int) -> Sequence[Judgement]:
+    """What is stored under this number of this client's."""
+    same = (Judgement.client == client, Judgement.sequence == sequence)
+    return session.scalars(select(Judgement).where(*same).order_by(Judgement.id)).all()
 
 
 def _valid_seconds(seconds: float | None) -> float | None:

@@ -16,6 +16,8 @@ const LONGEST_PAUSE = 15000; // ms between attempts
 const LEAVING_BYTES = 60000;
 
 const client = newClient();
+// One count for all queues of this page: the server knows a submission by (client, sequence), wherever it was made.
+let count = 0;
 const queues = new Map();
 
 /** The one queue of this page for an api; several elements share it. */
@@ -30,8 +32,8 @@ export class AnswerQueue extends EventTarget {
   #api;
   #prefix;
   #entries = [];
-  #count = 0;
   #last = 0;
+  #made = new Map(); // of what this load of the page added and is unsent: entry -> {client, sequence}
   #sending = false;
   #atOnce = AT_ONCE;
   #failures = 0;
@@ -60,8 +62,8 @@ export class AnswerQueue extends EventTarget {
 
   /** Appends a judgement and returns what takes it back: {client, sequence}. kind: "answers" or "rankings". */
   add(kind, dataset, body) {
-    const made = { client, sequence: 2 * ++this.#count };
-    this.#append(kind, dataset, { ...body, ...made });
+    const made = nextNumber();
+    this.#made.set(this.#append(kind, dataset, { ...body, ...made }), made);
     return made;
   }
 
@@ -83,6 +85,7 @@ export class AnswerQueue extends EventTarget {
     this.#entries.push(entry);
     this.#changed();
     this.#send();
+    return entry;
   }
 
   #adopt(age) {
@@ -137,10 +140,34 @@ export class AnswerQueue extends EventTarget {
     this.#atOnce = Math.min(AT_ONCE, this.#atOnce * 2);
     this.#failures = 0;
     this.trouble = null;
-    batch.forEach(erase);
-    for (const { why } of refused) this.dispatchEvent(new CustomEvent("refused", { detail: why }));
+    const taken = new Set(refused.filter((one) => one.taken).map((one) => one.sequence));
+    const again = kind === "undo" ? [] : batch.filter((entry) => taken.has(entry.body.sequence) && !entry.renumbered);
+    const numbers = new Set(again.map((entry) => entry.body.sequence));
+    batch.filter((entry) => !again.includes(entry)).forEach((entry) => (erase(entry), this.#made.delete(entry)));
+    again.forEach((entry) => this.#renumber(entry));
+    for (const { why } of refused.filter((one) => !numbers.has(one.sequence))) {
+      this.dispatchEvent(new CustomEvent("refused", { detail: why }));
+    }
     this.dispatchEvent(new Event("sent"));
-    return [];
+    return again;
+  }
+
+  /** The server has something else under an entry's number: another one, also for what takes it back. */
+  #renumber(entry) {
+    const { client: before, sequence } = entry.body;
+    const made = Object.assign(this.#made.get(entry) ?? {}, nextNumber());
+    this.#rewrite(entry, { ...made, renumbered: true });
+    for (const later of this.#entries) {
+      if (later.kind !== "undo" || later.body.client !== before || later.body.undoes !== sequence) continue;
+      this.#rewrite(later, { client, sequence: made.sequence + 1, undoes: made.sequence });
+    }
+  }
+
+  #rewrite(entry, { renumbered = entry.renumbered, ...numbers }) {
+    erase(entry);
+    const body = { ...entry.body, ...numbers };
+    Object.assign(entry, { body, renumbered, name: `${this.#prefix}${entry.at}:${body.client}:${body.sequence}` });
+    write(entry);
   }
 
   /** The next entries that fit in one request: of one kind and one client, in order. */
@@ -184,6 +211,10 @@ export class AnswerQueue extends EventTarget {
 /** Of milliseconds, doubled by every failure; uneven, so that a team's pages do not all come back at once. */
 export function pauseAfter(failures) {
   return Math.min(LONGEST_PAUSE, 500 * 2 ** (failures - 1)) * (0.75 + Math.random() / 2);
+}
+
+function nextNumber() {
+  return { client, sequence: 2 * ++count };
 }
 
 function newClient() {
